@@ -1,0 +1,1 @@
+"""Presets as files a user can read and copy."""

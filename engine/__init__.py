@@ -1,0 +1,1 @@
+"""The diffusion side: backbone, h-space, identity, losses, optimisation, editing."""

@@ -1,0 +1,1 @@
+"""fluidvid: consistent pseudonyms for faces in video."""

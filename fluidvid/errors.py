@@ -1,0 +1,61 @@
+"""Every error a user can meet, with its exit code; the message carries the remedy. A leaf: all may import it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Stable process exit codes (documented in README.md)."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    INPUT = 3
+    OUTPUT = 4
+    MODEL = 5
+    STRICT = 6
+    DETECTION = 7
+    INTERRUPTED = 130
+
+
+class FluidvidError(Exception):
+    """Base of all expected failures: one clear line that says what is wrong and what to do."""
+
+    exit_code: ExitCode = ExitCode.INTERNAL
+
+
+class ConfigError(FluidvidError):
+    """A flag, preset or configuration file is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InputError(FluidvidError):
+    """The source cannot be opened, read or decoded."""
+
+    exit_code = ExitCode.INPUT
+
+
+class OutputError(FluidvidError):
+    """The target cannot be written."""
+
+    exit_code = ExitCode.OUTPUT
+
+
+class ModelError(FluidvidError):
+    """A model file is missing, foreign or altered."""
+
+    exit_code = ExitCode.MODEL
+
+
+class DetectionError(FluidvidError):
+    """The face detector or tracker failed: the run stops, since an uninspected frame must not leave."""
+
+    exit_code = ExitCode.DETECTION
+
+
+class StrictError(FluidvidError):
+    """`--strict` found a face held too long or a suspicious gap."""
+
+    exit_code = ExitCode.STRICT

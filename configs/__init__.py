@@ -1,1 +1,1 @@
-"""Presets as files a user can read and copy."""
+"""Presets as files a user can read and copy: `fluidvid anonymize --config NAME|FILE`."""

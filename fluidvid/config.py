@@ -1,0 +1,338 @@
+"""The one typed table of options that preset files, `--flags` and the Python API all read.
+
+Every leaf has a dotted key (`edit.strength`), a type, a range and a help text; those with a `flag` in their
+metadata are also command-line options. Wrong keys, types and ranges become one `ConfigError` line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from fluidvid.errors import ConfigError
+
+Mode = Literal["fluid", "blur", "pixelate", "solid"]
+MaskKind = Literal["solid", "pixelate", "blur"]
+PRESETS = ("default", "fast", "quality", "live")
+
+
+def parse_time(text: str) -> Fraction:
+    """Seconds as an exact fraction from `12.5`, `1:02.5` or `1:00:02`; raises ValueError otherwise."""
+    parts = text.strip().split(":")
+    if len(parts) > 3:
+        raise ValueError("a time is seconds, MM:SS or HH:MM:SS")
+    seconds = Fraction(0)
+    for part in parts:
+        try:
+            seconds = seconds * 60 + Fraction(part)
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError("a time is seconds, MM:SS or HH:MM:SS") from error
+    if seconds < 0:
+        raise ValueError("a time must not be negative")
+    return seconds
+
+
+def _checked_time(text: str) -> str:
+    parse_time(text)
+    return text
+
+
+Time = Annotated[str, AfterValidator(_checked_time)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+def _option(default: Any, text: str, *, flag: str | None = None, **limits: Any) -> Any:
+    extra = {"flag": flag} if flag else None
+    return Field(default=default, description=text, json_schema_extra=extra, **limits)
+
+
+class DetectConfig(_Section):
+    """How faces are found."""
+
+    detector: str = _option(
+        "centerface", "first detector: centerface, scrfd, yunet or insightface", flag="--detector", min_length=1
+    )
+    model: str | None = _option(None, "ONNX file of the first detector, instead of the embedded one")
+    second: str | None = _option(
+        "facemesh", "second opinion for what the first misses: a detector's name, or none", flag="--second"
+    )
+    second_model: str | None = _option(None, "ONNX file of the second detector")
+    score: float = _option(0.5, "score from which a detection starts a track", ge=0.05, le=0.99)
+    low_score: float = _option(0.3, "score from which a detection may continue a track", ge=0.05, le=0.99)
+    long_side: int = _option(
+        1280, "pictures are scaled down to this long side for detection", flag="--long-side", ge=160, le=8192
+    )
+    every: int = _option(1, "detect in every n-th frame, the tracker holds in between", ge=1, le=10)
+
+
+class TrackConfig(_Section):
+    """How faces are followed."""
+
+    look_ahead: int = _option(12, "frames a track is applied before its first and after its last detection",
+                              ge=0, le=120)
+    max_gap: int = _option(30, "longest gap inside a track, in frames, that is filled from both sides", ge=0, le=600)
+    cut_threshold: float = _option(0.35, "scene-cut sensitivity: distance of consecutive pictures", gt=0, le=1)
+    link: bool = _option(True, "give a person who returns the same pseudonym within the run")
+    strict_held: int = _option(
+        15, "with --strict: longest stretch of frames a face may be held without a detection", ge=0, le=600
+    )
+    strict_gap: int = _option(
+        60, "with --strict: a face that vanishes and reappears in place within these frames is suspicious",
+        ge=0, le=600,
+    )
+
+
+class EditConfig(_Section):
+    """How a face is turned into another one (mode fluid)."""
+
+    editor: Literal["difference", "inversion"] = _option("difference", "editing method", flag="--editor")
+    geometry: Literal["linear", "geodesic"] = _option(
+        "geodesic", "how the direction is applied in h-space", flag="--geometry"
+    )
+    strength: float = _option(1.0, "strength of the edit", flag="--strength", ge=0.1, le=3.0)
+    backbone: str = _option(
+        "prior", "'prior' (embedded), a diffusers folder, or the name of a pulled model", flag="--backbone", min_length=1
+    )
+    min_face: int = _option(
+        40, "faces with a shorter side below this many pixels are masked, not edited", flag="--min-face",
+        ge=8, le=2000,
+    )
+    max_yaw: float = _option(50.0, "faces turned further (degrees) are masked", ge=5, le=90)
+    key_frames: int = _option(6, "pictures per person the direction is found on", ge=2, le=8)
+    iterations: int = _option(30, "optimisation steps per person", flag="--iterations", ge=1, le=1000)
+    timesteps: tuple[Annotated[int, Field(ge=1, le=999)], ...] = _option(
+        (700, 500, 300), "edit levels, from noisy to clean", min_length=1, max_length=12
+    )
+    inversion_steps: int = _option(20, "DDIM steps of the inversion editor", ge=2, le=200)
+    fade_frames: int = _option(8, "frames of the cross-fade between mask and new face", ge=0, le=120)
+    batch: int = _option(4, "faces edited at once", ge=1, le=64)
+
+
+class MaskConfig(_Section):
+    """What covers a face that is not edited, and the classic modes."""
+
+    kind: MaskKind = _option("solid", "mask for faces that cannot be edited (mode fluid)", flag="--mask")
+    cells: int = _option(6, "cells across a pixelated or blurred face", ge=1, le=8)
+    margin: float = _option(0.2, "margin around the tracked box, as a share of its size", ge=0.05, le=1.0)
+
+
+class MediaConfig(_Section):
+    """What part is read and how the result is written."""
+
+    start: Time | None = _option(None, "begin here (seconds or HH:MM:SS)", flag="--start")
+    end: Time | None = _option(None, "stop here (seconds or HH:MM:SS)", flag="--end")
+    codec: str | None = _option(None, "video codec; default: the source's", flag="--codec", min_length=1)
+    crf: int | None = _option(None, "constant quality; lower is better", flag="--crf", ge=0, le=63)
+    preset: str | None = _option(None, "the encoder's own speed preset", flag="--preset", min_length=1)
+    keep_metadata: bool = _option(False, "keep tags, cover art and data tracks (they identify)", flag="--keep-metadata")
+
+
+class Config(_Section):
+    """The whole configuration. Immutable; `updated` makes a changed copy."""
+
+    mode: Mode = _option("fluid", "what happens to faces", flag="--mode")
+    device: str = _option(
+        "auto", "auto, cpu, cuda, cuda:N or mps", flag="--device", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"
+    )
+    seed: int | None = _option(
+        None, "for tests only: makes pseudonyms predictable; the default is a fresh secret", flag="--seed",
+        ge=0, le=2**63 - 1,
+    )
+    strict: bool = _option(
+        False, "refuse (exit 6, no output) when a face was held too long or a gap is suspicious", flag="--strict"
+    )
+    detect: DetectConfig = DetectConfig()
+    track: TrackConfig = TrackConfig()
+    edit: EditConfig = EditConfig()
+    mask: MaskConfig = MaskConfig()
+    media: MediaConfig = MediaConfig()
+
+    @property
+    def mask_kind(self) -> MaskKind:
+        """The mask in force: the mode itself in the classic modes."""
+        return self.mask.kind if self.mode == "fluid" else self.mode
+
+    @property
+    def start(self) -> Fraction | None:
+        """Begin of the part to process, in seconds."""
+        return None if self.media.start is None else parse_time(self.media.start)
+
+    @property
+    def end(self) -> Fraction | None:
+        """End of the part to process, in seconds."""
+        return None if self.media.end is None else parse_time(self.media.end)
+
+    def updated(self, changes: Mapping[str, Any]) -> Config:
+        """A copy with dotted keys changed: `updated({"edit.strength": 0.8})`.
+
+        Raises:
+            ConfigError: a key is unknown or a value is of the wrong type or out of range.
+        """
+        tree = self.model_dump()
+        for key, value in changes.items():
+            option_at(key)
+            node = tree
+            *sections, leaf = key.split(".")
+            for section in sections:
+                node = node[section]
+            node[leaf] = value
+        return from_mapping(tree)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One leaf of the configuration tree: dotted key, pydantic field, command-line flag or None."""
+
+    key: str
+    field: FieldInfo
+    flag: str | None
+
+    @property
+    def is_switch(self) -> bool:
+        """True for booleans."""
+        return self.field.annotation is bool
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, e.g. `0.1 to 3.0` or `linear, geodesic`."""
+        return _allowed(self.field.annotation, self.field.metadata)
+
+
+def _allowed(annotation: Any, metadata: list[Any]) -> str:
+    """Words for a type and its pydantic constraints."""
+    optional = ""
+    if get_origin(annotation) in (Union, UnionType):
+        members = [a for a in get_args(annotation) if a is not type(None)]
+        annotation, optional = members[0], " or none"
+    if get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        if any(isinstance(m, AfterValidator) for m in more):
+            return "seconds, MM:SS or HH:MM:SS" + optional
+    if get_origin(annotation) is Literal:
+        return ", ".join(str(a) for a in get_args(annotation)) + optional
+    if annotation is bool:
+        return "true or false"
+    if get_origin(annotation) is tuple:
+        return "a list of whole numbers from 1 to 999"
+    for item in metadata:
+        if pattern := getattr(item, "pattern", None):
+            return str(pattern).strip("^$") + optional
+    kind = {int: "a whole number", float: "a number", str: "text"}.get(annotation, str(annotation))
+    low = high = None
+    for item in metadata:
+        low = getattr(item, "ge", getattr(item, "gt", low))
+        high = getattr(item, "le", getattr(item, "lt", high))
+    if low is not None and high is not None:
+        above = " above" if any(hasattr(m, "gt") for m in metadata) else ""
+        kind += f" above {low} up to {high}" if above else f" from {low} to {high}"
+    return kind + optional
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[Option]:
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _walk(annotation, f"{prefix}{name}.")
+        else:
+            extra = field.json_schema_extra
+            flag = extra.get("flag") if isinstance(extra, dict) else None
+            yield Option(prefix + name, field, str(flag) if flag else None)
+
+
+@cache
+def options() -> dict[str, Option]:
+    """All leaves by dotted key, in the order of the table."""
+    return {option.key: option for option in _walk(Config, "")}
+
+
+def option_at(key: str) -> Option:
+    """The leaf of that dotted key; raises ConfigError naming the nearest known one."""
+    found = options().get(key)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(key, options(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see configs/default.toml for all of them"
+    raise ConfigError(f"unknown configuration key {key}: {hint}")
+
+
+def from_mapping(tree: Mapping[str, Any], *, origin: str = "") -> Config:
+    """Build a Config from nested mappings (as TOML gives); absent keys keep their defaults.
+
+    Args:
+        tree: sections and leaves.
+        origin: where it came from, put in front of the message.
+
+    Raises:
+        ConfigError: one line naming the key, the offending value and the allowed range.
+    """
+    try:
+        return Config.model_validate(dict(tree))
+    except ValidationError as error:
+        raise ConfigError((f"{origin}: " if origin else "") + _first_line(error)) from None
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    names = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    key = ".".join(names)
+    if first["type"] == "extra_forbidden":
+        try:
+            option_at(key)
+        except ConfigError as unknown:
+            return str(unknown)
+    option = options().get(key)
+    if option is None:
+        return f"{key or 'configuration'} = {first['input']!r}: a section of keys is needed, as in configs/default.toml"
+    return f"{key} = {first['input']!r} is not allowed: {option.allowed}"
+
+
+def parse_value(key: str, text: str) -> Any:
+    """Turn a flag's text into a TOML-like value for `key`; the tree's own validation judges it.
+
+    `none` empties an optional key; lists are comma-separated.
+    """
+    option = option_at(key)
+    annotation = option.field.annotation
+    if text.lower() == "none" and type(None) in get_args(annotation):
+        return None
+    if get_origin(annotation) is tuple:
+        return [part.strip() for part in text.split(",")]
+    return text
+
+
+def load(name_or_path: str | Path = "default") -> Config:
+    """Load a preset by name or a TOML file by path.
+
+    Raises:
+        ConfigError: no such preset or file, not TOML, or wrong content.
+    """
+    name = str(name_or_path)
+    if name in PRESETS:
+        text = resources.files("fluidvid.configs").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(f"no preset or file {name!r}: presets are {', '.join(PRESETS)}, a file must exist")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read {path}: {error}; a UTF-8 TOML file is needed") from None
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not valid TOML: {error}") from None
+    return from_mapping(tree, origin=name)

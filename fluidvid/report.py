@@ -1,0 +1,128 @@
+"""The report of a run: one frozen record, as JSON for machines and as a short summary for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HONEST_WORDS = (
+    "This is pseudonymisation of faces, not anonymity: hair, clothes, gait, voice and context still identify people. "
+    "Faces that no detector found are not in this account."
+)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What one run did. Contains no embedding, direction, seed or salt.
+
+    Attributes:
+        input: source path as given.
+        output: target path as given.
+        mode: fluid, blur, pixelate or solid.
+        frames: frames written.
+        faces: face instances over all frames; `edited + held + masked == faces`.
+        tracks: tracks with at least one face in the picture.
+        edited: faces turned into another one, supported by a detection.
+        held: faces without a detection in that frame (predicted, interpolated), edited or masked all the same.
+        masked: faces covered, supported by a detection.
+        raw: always 0: a run that would leave a tracked face untreated stops instead.
+        masked_reasons: why, with counts that add up to `masked`.
+        people: distinct people after linking tracks, None if nothing was linked.
+        coverage: shares by frame and by track, see `Coverage.summary`.
+        preparation: per person what `FaceEditor.prepare` measured: ok, reason, seconds, figures.
+        dropped_streams: streams left out of the result, and why.
+        dropped_metadata: tags left out.
+        corrupt_frames: frames that could not be decoded and were concealed.
+        suspicious_gaps: places where a face may have been missed, in words.
+        warnings: everything else worth knowing.
+        detectors: names and providers in use.
+        encoder: name of the video encoder.
+        seconds: wall-clock time of the run.
+        fps: frames per second of wall-clock time.
+        realtime_factor: seconds of work per second of video; None if the duration is not known.
+    """
+
+    input: str
+    output: str
+    mode: str
+    frames: int
+    faces: int
+    tracks: int
+    edited: int
+    held: int
+    masked: int
+    masked_reasons: Mapping[str, int]
+    seconds: float
+    fps: float
+    realtime_factor: float | None
+    raw: int = 0
+    people: int | None = None
+    coverage: Mapping[str, Any] = field(default_factory=dict)
+    preparation: tuple[Mapping[str, Any], ...] = ()
+    dropped_streams: tuple[str, ...] = ()
+    dropped_metadata: tuple[str, ...] = ()
+    corrupt_frames: int = 0
+    suspicious_gaps: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    detectors: tuple[str, ...] = ()
+    encoder: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an account that does not add up.
+
+        Raises:
+            ValueError: `edited + held + masked != faces`, or `raw` is not 0, or the reasons do not add up.
+        """
+        if self.edited + self.held + self.masked != self.faces or self.raw != 0:
+            raise ValueError(
+                f"account does not add up: {self.edited} edited + {self.held} held + {self.masked} masked, "
+                f"{self.faces} faces, {self.raw} raw"
+            )
+        if sum(self.masked_reasons.values()) != self.masked:
+            raise ValueError(f"reasons {dict(self.masked_reasons)} do not add up to {self.masked} masked")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, in the order of the fields."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def print_summary(self, console: Console) -> None:
+        """Write the human summary to `console` (stderr in the command line)."""
+        from rich.table import Table
+
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column()
+        people = "" if self.people is None else f", {self.people} people"
+        table.add_row("output", f"{self.output} ({self.mode}, {self.encoder or 'encoder not reported'})")
+        table.add_row("frames", str(self.frames) + (f", {self.corrupt_frames} corrupt" if self.corrupt_frames else ""))
+        table.add_row("faces", f"{self.faces} in {self.tracks} tracks{people}")
+        table.add_row("treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw")
+        if self.masked_reasons:
+            table.add_row("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
+        shares = [f"{self.coverage[key]:.1%} {words}" for key, words in (
+            ("edited_by_face", "of faces carry a new face"), ("edited_by_track_min", "in the worst track"),
+        ) if self.coverage.get(key) is not None]
+        if shares and self.mode == "fluid":
+            table.add_row("coverage", ", ".join(shares))
+        for stream in self.dropped_streams:
+            table.add_row("dropped", stream)
+        if self.dropped_metadata:
+            table.add_row("dropped tags", ", ".join(self.dropped_metadata))
+        factor = "" if self.realtime_factor is None else f", {self.realtime_factor:.2f} s per second of video"
+        table.add_row("speed", f"{self.seconds:.1f} s, {self.fps:.1f} frames/s{factor}")
+        for gap in self.suspicious_gaps:
+            table.add_row("[yellow]gap[/]", gap)
+        for warning in self.warnings:
+            table.add_row("[yellow]note[/]", warning)
+        console.print(table)
+        console.print(HONEST_WORDS, style="dim")

@@ -1,1 +1,31 @@
-"""fluidvid: consistent pseudonyms for faces in video."""
+"""fluidvid: consistent pseudonyms for faces in video.
+
+The public functions are loaded on first use, so that `import fluidvid` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fluidvid.api import anonymize
+    from fluidvid.config import Config
+    from fluidvid.frames import anonymize_frames
+    from fluidvid.report import RunReport
+
+__version__ = "0.1.0"
+__all__ = ["Config", "RunReport", "__version__", "anonymize", "anonymize_frames"]
+
+_HOMES = {
+    "anonymize": "fluidvid.api",
+    "anonymize_frames": "fluidvid.frames",
+    "Config": "fluidvid.config",
+    "RunReport": "fluidvid.report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fluidvid' has no attribute {name!r}")

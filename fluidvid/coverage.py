@@ -17,6 +17,7 @@ class Reason(StrEnum):
     MODE = "classic mode"
     TOO_SMALL = "too small"
     TOO_TURNED = "too turned"
+    HELD = "held too long to edit"
     NOT_PREPARED = "not prepared"
     FADING = "fading between mask and face"
     NO_LANDMARKS = "no usable landmarks"

@@ -11,7 +11,7 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -200,7 +200,7 @@ class ModelStore:
         name: str,
         *,
         source: str | None = None,
-        sha256: str | None = None,
+        sha256: Mapping[str, str] | None = None,
         force: bool = False,
         progress: Progress | None = None,
     ) -> Path:
@@ -208,8 +208,8 @@ class ModelStore:
 
         Args:
             name: the manifest's name.
-            source: URL or local path instead of the manifest's URL (single-file models).
-            sha256: the hash you trust, needed where the manifest pins none.
+            source: local file or URL instead of the manifest's; for a model of several files a local folder.
+            sha256: hashes you trust by file name, needed where the manifest pins none.
             force: replace a file that is already there.
             progress: called while bytes arrive.
 
@@ -219,12 +219,12 @@ class ModelStore:
         entry = self.entry(name)
         if entry.embedded:
             raise ModelError(f"model {name} is embedded in fluidvid: there is nothing to pull")
-        if len(entry.files) > 1 and (source or sha256):
-            raise ModelError(f"model {name} is a folder of files: --from and --sha256 need a single-file model")
+        given = sha256 or {}
         for file in entry.files:
             target = self.store / file.path
-            expected = file.sha256 or (sha256.lower() if sha256 else None)
-            origin = source or file.url
+            base = Path(file.path).name
+            expected = file.sha256 or (given[base].lower() if base in given else None)
+            origin = str(Path(source) / base) if source and Path(source).is_dir() else source or file.url
             if target.is_file() and not force:
                 if expected is None or sha256_of(target) == expected:
                     continue
@@ -232,7 +232,9 @@ class ModelStore:
             if origin is None:
                 raise ModelError(f"model {name} has no download address: get it from {entry.source}, then --from FILE")
             if expected is None:
-                raise ModelError(f"the manifest pins no SHA-256 for {name}: give the one you trust with --sha256")
+                raise ModelError(
+                    f"the manifest pins no SHA-256 for {base}: give the one you trust with --sha256 {base}=HEX"
+                )
             _fetch(origin, target, expected, progress)
         self._verified.pop(name, None)
         return self.location(entry)

@@ -1,0 +1,5 @@
+"""`python -m fluidvid`."""
+
+from fluidvid.cli import main
+
+main()

@@ -1,0 +1,265 @@
+"""The command line: `anonymize`, `doctor`, `models`, `version`. Errors are one line on stderr, stdout is for results."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+
+import typer
+
+from fluidvid import __version__, config
+from fluidvid.errors import ConfigError, ExitCode, FluidvidError, ModelError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable, 4 target not writable, "
+    "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 130 interrupted. "
+    "Whatever is not 0 leaves no output. "
+    "Pseudonyms are stable within a run and change from run to run. Hair, clothes, gait, voice and context still identify."
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Consistent pseudonyms for faces in video.",
+    epilog=_EPILOG,
+)
+models_app = typer.Typer(no_args_is_help=True, help="Models: licence, source, SHA-256; opt-in ones are pulled here.")
+app.add_typer(models_app, name="models")
+
+
+def _console(quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet)
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _anonymize(
+    *,
+    source: Path,
+    target: Path,
+    preset: str,
+    assignments: list[str] | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Give every face in IN a pseudonym (or a mask) and write OUT."""
+    chosen = config.load(preset).updated(_changes(flags, assignments or []))
+    from fluidvid.api import anonymize, check_paths
+    from fluidvid.progress import progress_bar, silent
+
+    check_paths(source, target, overwrite=overwrite)
+    console = _console(quiet)
+    with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
+        report = anonymize(source, target, config=chosen, overwrite=overwrite, progress=progress)
+    if not quiet:
+        report.print_summary(console)
+    if as_json:
+        _out(report.to_json())
+
+
+def _changes(flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Dotted keys and values from flags and `--set key=value`, values still as text where they came as text."""
+    changes: dict[str, Any] = {}
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {text}: KEY=VALUE is needed, e.g. --set edit.max_yaw=40")
+        changes[key.strip()] = config.parse_value(key.strip(), value.strip())
+    for key, option in config.options().items():
+        value = flags.get(_parameter(key))
+        if value is not None:
+            changes[key] = value if option.is_switch else config.parse_value(key, value)
+    return changes
+
+
+def _parameter(key: str) -> str:
+    return key.replace(".", "__")
+
+
+def _signature() -> inspect.Signature:
+    """The command's parameters: paths and switches of the run, then one option per flag of the configuration table."""
+
+    def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+
+    fixed = [
+        parameter("source", Annotated[Path, typer.Argument(metavar="IN", help="video file")]),
+        parameter("target", Annotated[Path, typer.Argument(metavar="OUT", help="result; written whole or not at all")]),
+        parameter(
+            "preset",
+            Annotated[str, typer.Option("--config", metavar="PRESET|FILE", help=f"{', '.join(config.PRESETS)}, or a TOML file")],
+            "default",
+        ),
+        parameter(
+            "assignments",
+            Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any key of the configuration")],
+            None,
+        ),
+        parameter("overwrite", Annotated[bool, typer.Option("--overwrite", help="replace an existing OUT")], False),
+        parameter("as_json", Annotated[bool, typer.Option("--json", help="one JSON object on stdout")], False),
+        parameter("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no summary")], False),
+    ]
+    return inspect.Signature(fixed + [
+        parameter(_parameter(key), _flag_type(option), None) for key, option in config.options().items() if option.flag
+    ])
+
+
+def _flag_type(option: config.Option) -> Any:
+    assert option.flag is not None
+    words = f"{option.field.description} [{option.key}]"
+    if option.is_switch:
+        return Annotated[bool | None, typer.Option(f"{option.flag}/--no-{option.flag[2:]}", help=words)]
+    nullable = type(None) in get_args(option.field.annotation)
+    shown = "TEXT" if option.allowed.startswith("text") else option.allowed.removesuffix(" or none")
+    default = "" if nullable else f" (default: {option.field.default})"
+    # Text, whatever the type: the tree judges values of files and flags alike, with the same words.
+    return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words + default)]
+
+
+_anonymize.__signature__ = _signature()  # type: ignore[attr-defined]
+_anonymize.__annotations__ = {name: p.annotation for name, p in _signature().parameters.items()}
+app.command("anonymize", epilog=_EPILOG)(_anonymize)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    _out(__version__)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False) -> None:
+    """Check the installation: exit 0 if a run can work, 1 if something is broken."""
+    from rich.markup import escape
+
+    from fluidvid.doctor import broken, examine, to_dict
+
+    findings = examine()
+    if as_json:
+        _out(json.dumps(to_dict(findings)))
+    else:
+        console = _console()
+        colours = {"ok": "green", "note": "yellow", "broken": "red"}
+        for finding in findings:
+            console.print(f"[{colours[finding.level]}]{finding.level:6}[/] [bold]{finding.name}[/]: {escape(finding.text)}",
+                          highlight=False, soft_wrap=True)
+    if broken(findings):
+        raise typer.Exit(ExitCode.INTERNAL)
+
+
+@models_app.command("list")
+def models_list(as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False) -> None:
+    """List all models with roles, licence, source and SHA-256."""
+    from dataclasses import asdict
+
+    from fluidvid.models import ModelStore
+
+    store = ModelStore()
+    if as_json:
+        _out(json.dumps({"models": [asdict(entry) for entry in store.entries]}))
+        return
+    for entry in store.entries:
+        where = "embedded" if entry.embedded else ("pulled" if store.location(entry).exists() else "opt-in, not pulled")
+        use = "commercial use allowed" if entry.commercial_use else "NON-COMMERCIAL use only"
+        size = "size unknown" if entry.size is None else f"{entry.size / 1e6:.1f} MB"
+        _out(f"{entry.name}  [{', '.join(entry.roles)}]  {where}, {size}\n  licence: {entry.licence}; {use}"
+             f"\n  source: {entry.source}\n  trained on: {entry.training_data}")
+        for file in entry.files:
+            _out(f"  sha256 {file.sha256 or 'not pinned'}  {file.path}")
+
+
+@models_app.command("pull")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="name from `models list`")],
+    source: Annotated[str | None, typer.Option("--from", metavar="URL|FILE", help="instead of the manifest's address")] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(metavar="FILE=HEX", help="a hash you trust, where the manifest pins none")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
+) -> None:
+    """Fetch an opt-in model, verified by SHA-256. The only command that downloads."""
+    from fluidvid.models import ModelStore
+
+    store = ModelStore()
+    console = _console()
+    entry = store.entry(name)
+    console.print(f"{name}: licence {entry.licence}" + ("" if entry.commercial_use else "; NON-COMMERCIAL use only"))
+    hashes = dict(text.partition("=")[::2] for text in sha256 or [])
+    path = store.pull(name, source=source, sha256=hashes, force=force)
+    console.print(f"installed and verified: {path}", soft_wrap=True)
+
+
+@models_app.command("verify")
+def models_verify(as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False) -> None:
+    """Compare every model that is there with its SHA-256; exit 5 if one is altered or an embedded one is missing."""
+    from fluidvid.models import ModelStore
+
+    store = ModelStore()
+    states = [store.status(entry) for entry in store.entries]
+    if as_json:
+        _out(json.dumps({"models": {s.entry.name: s.state for s in states}}))
+    else:
+        for status in states:
+            _out(f"{status.state:8} {status.entry.name}")
+    bad = [s for s in states if s.state == "altered" or (s.state == "absent" and s.entry.embedded)]
+    if bad:
+        raise ModelError(f"{len(bad)} models are not as they should be, first: {bad[0].detail}; reinstall fluidvid or pull "
+                         "it again with --force")
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Call `command` and turn every ending into an exit code and at most one line on stderr."""
+    try:
+        result = command()
+    except KeyboardInterrupt:
+        return _fail("interrupted: nothing was written", ExitCode.INTERRUPTED)
+    except FluidvidError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.Exit as ending:
+        return int(ending.exit_code)
+    except typer.Abort:
+        return _fail("interrupted: nothing was written", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        return int(ExitCode.OUTPUT)
+    except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback, no output
+        if hasattr(error, "format_message"):  # typer's own usage errors
+            return _fail(error.format_message(), ExitCode.USAGE)
+        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", ExitCode.INTERNAL)
+    return result if isinstance(result, int) else int(ExitCode.OK)
+
+
+def _fail(message: str, code: ExitCode) -> int:
+    sys.stderr.write("fluidvid: " + " ".join(message.split()) + "\n")
+    return int(code)
+
+
+def main() -> NoReturn:
+    """Entry point of the `fluidvid` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    command = typer.main.get_command(app)
+    sys.exit(run(lambda: command(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    main()

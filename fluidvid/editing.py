@@ -1,0 +1,70 @@
+"""What the pipeline asks of an editor: the protocol the engine fills, seen from the product's side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Crops = NDArray[np.uint8]
+"""`(N, S, S, 3)` uint8 RGB, aligned onto the editor's template."""
+
+
+class Preparation(Protocol):
+    """Outcome of finding one person's direction. `reason` says in words why `ok` is False."""
+
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+    @property
+    def figures(self) -> Mapping[str, float]: ...  # noqa: D102
+    @property
+    def seconds(self) -> float: ...  # noqa: D102
+
+
+class EditedCrop(Protocol):
+    """One edited face.
+
+    `residual` is `(S, S, 3)` float32 in pixel units [-255, 255], already times the soft `mask` `(S, S)` float32 in
+    [0, 1]; `reason` says in words why `ok` is False.
+    """
+
+    @property
+    def residual(self) -> NDArray[np.float32]: ...  # noqa: D102
+    @property
+    def mask(self) -> NDArray[np.float32]: ...  # noqa: D102
+    @property
+    def ok(self) -> bool: ...  # noqa: D102
+    @property
+    def reason(self) -> str: ...  # noqa: D102
+
+
+class FaceEditor(Protocol):
+    """Turns aligned crops of known people into residuals that make another face of them."""
+
+    @property
+    def crop_size(self) -> int:
+        """Side S of the aligned crops in pixels."""
+        ...
+
+    @property
+    def template(self) -> NDArray[np.float64]:
+        """`(5, 2)` landmarks of an aligned crop, in fractions of its side."""
+        ...
+
+    def prepare(self, person_id: int, crops: Crops, landmarks: NDArray[np.float32]) -> Preparation:
+        """Find and verify one person's direction from key crops `(K, S, S, 3)`, landmarks `(K, 5, 2)` in crop pixels."""
+        ...
+
+    def edit(
+        self,
+        person_ids: Sequence[int],
+        crops: Crops,
+        landmarks: NDArray[np.float32],
+        strengths: NDArray[np.float32],
+    ) -> Sequence[EditedCrop]:
+        """Edit `(N, S, S, 3)` crops of prepared people; `(N,)` strengths in [0, 1] scale the configured one."""
+        ...

@@ -1,0 +1,391 @@
+"""Two passes over a file: find and follow the faces, find one direction per person, then treat and write each frame.
+
+Only boxes, transforms and at most `key_frames` aligned crops per track are kept between the passes, never frames.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.config import Config
+from fluidvid.coverage import Coverage, Reason
+from fluidvid.editing import FaceEditor, Preparation
+from fluidvid.errors import DetectionError, FluidvidError, StrictError
+from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
+from fluidvid.geometry import similarity, transform
+from fluidvid.keyframes import KeyCrop, KeyCrops, merge
+from fluidvid.progress import ProgressCallback, ProgressEvent, silent
+from fluidvid.suspicion import longest_held, suspicious_gaps
+from fluidvid.tracktable import TrackTable
+from fluidvid.trackers.align import crop as aligned_crop
+from fluidvid.trackers.types import Detection, TrackedFace
+from fluidvid.treatment import FrameTreatment, PlannedFace
+
+_log = logging.getLogger(__name__)
+
+
+class SourceFrame(Protocol):
+    """One decoded frame; see `fluidvid.video`."""
+
+    @property
+    def index(self) -> int: ...  # noqa: D102
+    @property
+    def pts(self) -> int | None: ...  # noqa: D102
+    def rgb(self) -> NDArray[np.uint8]: ...  # noqa: D102
+
+
+class Reader(Protocol):
+    """A source of frames, iterable once."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Writer(Protocol):
+    """A sink of frames; leaving its context normally commits the result, an exception removes it."""
+
+    def write(  # noqa: D102
+        self, frame: Any, rgb: NDArray[np.uint8] | None = None, regions: Sequence[tuple[int, int, int, int]] = ()
+    ) -> None: ...
+
+
+class Detector(Protocol):
+    """Finds faces in `(H, W, 3)` uint8 RGB."""
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Detection]: ...  # noqa: D102
+
+
+class OnlineTracker(Protocol):
+    """Follows faces from frame to frame."""
+
+    def update(  # noqa: D102
+        self,
+        frame_index: int,
+        detections: Sequence[Detection],
+        embeddings: NDArray[np.float32] | None = None,
+        scene_cut: bool = False,
+    ) -> list[TrackedFace]: ...
+
+
+class CutDetector(Protocol):
+    """Tells whether this picture begins a new shot."""
+
+    def update(self, image: NDArray[np.uint8]) -> bool: ...  # noqa: D102
+
+
+Embedder = Callable[[NDArray[np.uint8], Sequence[Detection]], NDArray[np.float32]]
+"""`(H, W, 3)` picture and N detections -> `(N, D)` float32 unit embeddings. In memory only."""
+
+
+class Pose(Protocol):
+    """What gating and key-frame choice need to know of a face."""
+
+    @property
+    def yaw(self) -> float: ...  # noqa: D102
+    @property
+    def quality(self) -> float: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Everything a run is made of; each part can be replaced (tests make each of them fail in turn).
+
+    Attributes:
+        open_reader: a fresh reader per pass.
+        open_writer: opens the target for the second pass.
+        detector: finds faces.
+        tracker: follows them.
+        cuts: scene cuts, or None.
+        complete: `(faces of one track, frames, cuts) -> faces by frame`, gaps filled and ends extended.
+        smooth: `(T, 5, 2) landmarks, (T,) observed, (5, 2) template in crop pixels -> (T, 2, 3)` transforms.
+        pose: `(landmarks, picture or None, box) -> Pose`.
+        editor: None in the classic modes.
+        embedder: for appearance in tracking and for linking, or None.
+        link: `{track: (K, D) embeddings}, {track: frames} -> {track: person}`, or None: every track its own person.
+    """
+
+    open_reader: Callable[[], AbstractContextManager[Any]]
+    open_writer: Callable[[Any], AbstractContextManager[Any]]
+    detector: Detector
+    tracker: OnlineTracker
+    complete: Callable[[list[TrackedFace], int, Collection[int]], Mapping[int, list[TrackedFace]]]
+    smooth: Callable[[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]], NDArray[np.float64]]
+    pose: Callable[[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.float32]], Pose]
+    cuts: CutDetector | None = None
+    editor: FaceEditor | None = None
+    embedder: Embedder | None = None
+    link: Callable[[Mapping[int, NDArray[np.float32]], Mapping[int, NDArray[np.int64]]], Mapping[int, int]] | None = None
+
+
+@dataclass
+class Analysis:
+    """What the first pass found. Holds no frame."""
+
+    table: TrackTable = field(default_factory=TrackTable)
+    frames: int = 0
+    shape: tuple[int, int] = (0, 0)
+    pts: list[int | None] = field(default_factory=list)
+    cuts: set[int] = field(default_factory=set)
+    key_crops: dict[int, KeyCrops] = field(default_factory=dict)
+    embeddings: dict[int, list[NDArray[np.float32]]] = field(default_factory=dict)
+    people: dict[int, int] = field(default_factory=dict)
+    gaps: tuple[str, ...] = ()
+    longest_held: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the pipeline did; `api.anonymize` makes the report of it."""
+
+    coverage: Coverage
+    analysis: Analysis
+    preparations: Mapping[int, Preparation | None]
+    seconds: float
+    duration: Fraction | None
+    reader: Any
+    writer: Any
+
+
+def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> Outcome:
+    """Run both passes.
+
+    Raises:
+        DetectionError: detector or tracker failed, or the second pass met a frame that was not inspected.
+        StrictError: `config.strict` and a face was held too long or a gap is suspicious; nothing is written.
+        FluidvidError: whatever the stages raise; the writer leaves nothing behind.
+    """
+    began = time.perf_counter()
+    analysis = analyse(stages, config, progress)
+    if config.strict:
+        check_strict(analysis, config)
+    preparations = prepare(stages, analysis, config, progress)
+    plan(stages, analysis, preparations, config)
+    coverage, reader, writer = write(stages, analysis, config, progress)
+    info = getattr(reader, "info", None)
+    return Outcome(
+        coverage, analysis, preparations, time.perf_counter() - began, getattr(info, "duration", None), reader, writer
+    )
+
+
+def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analysis:
+    """First pass: detect, track, choose key crops; then complete the tracks and link them."""
+    found = Analysis()
+    with stages.open_reader() as reader:
+        total = getattr(getattr(reader, "info", None), "frames_estimate", None)
+        for frame in reader:
+            rgb = frame.rgb()
+            if frame.index != found.frames:
+                raise DetectionError(f"frame {frame.index} came where {found.frames} was due; re-mux the source")
+            found.shape = rgb.shape[:2]
+            faces = _follow(stages, config, found, frame.index, rgb)
+            found.table.append(faces)
+            found.pts.append(frame.pts)
+            found.frames += 1
+            progress(ProgressEvent("detect", found.frames, total))
+    found.table.finish(
+        found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts)
+    )
+    found.gaps = suspicious_gaps(found.table, found.cuts, config.track.strict_gap)
+    found.longest_held = longest_held(found.table)
+    _link(stages, found)
+    return found
+
+
+def _follow(
+    stages: Stages, config: Config, found: Analysis, index: int, rgb: NDArray[np.uint8]
+) -> list[TrackedFace]:
+    try:
+        cut = stages.cuts.update(rgb) if stages.cuts is not None else False
+        if cut:
+            found.cuts.add(index)
+        detections = stages.detector.detect(rgb) if index % config.detect.every == 0 else []
+        embeddings = stages.embedder(rgb, detections) if stages.embedder and detections else None
+        faces = stages.tracker.update(index, detections, embeddings, scene_cut=cut)
+        if stages.editor is not None:
+            _collect(stages, stages.editor, config, found, rgb, faces)
+    except FluidvidError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one class and one exit code for every failure to inspect a frame
+        raise DetectionError(
+            f"face detection failed in frame {index} ({type(error).__name__}: {error}): stopped, nothing was written"
+        ) from error
+    return faces
+
+
+def _collect(
+    stages: Stages, editor: FaceEditor, config: Config, found: Analysis, rgb: NDArray[np.uint8],
+    faces: list[TrackedFace],
+) -> None:
+    """Keep key crops, and an embedding of each, of the faces that are good enough."""
+    size = editor.crop_size
+    for face in faces:
+        box = face.box
+        if not face.observed or min(box[2] - box[0], box[3] - box[1]) < config.edit.min_face:
+            continue
+        pose = stages.pose(face.landmarks, rgb, box)
+        if not np.isfinite(pose.yaw) or abs(pose.yaw) > config.edit.max_yaw:
+            continue
+        keep = found.key_crops.setdefault(face.track_id, KeyCrops(config.edit.key_frames))
+        if not keep.wants(face.frame, pose.quality, pose.yaw):
+            continue
+        matrix = similarity(face.landmarks, editor.template * size)
+        crop = aligned_crop(rgb, matrix, size)
+        placed = transform(matrix, face.landmarks).astype(np.float32)
+        keep.offer(KeyCrop(crop, placed, face.frame, pose.quality, pose.yaw))
+        if stages.embedder is not None:
+            seen = found.embeddings.setdefault(face.track_id, [])
+            detection = Detection(box=box, score=face.score, landmarks=face.landmarks)
+            seen.append(stages.embedder(rgb, [detection])[0])
+            del seen[: -2 * config.edit.key_frames]
+
+
+def _link(stages: Stages, found: Analysis) -> None:
+    tracks = {track: found.table.rows(rows)["frame"].astype(np.int64) for track, rows in found.table.tracks()}
+    found.people = {track: track for track in tracks}
+    if stages.link is not None and found.embeddings:
+        known = {track: np.stack(seen) for track, seen in found.embeddings.items() if track in tracks}
+        found.people |= stages.link(known, tracks)
+    found.embeddings.clear()
+
+
+def check_strict(analysis: Analysis, config: Config) -> None:
+    """Raise StrictError naming the first offence."""
+    if analysis.longest_held > config.track.strict_held:
+        raise StrictError(
+            f"a face was held for {analysis.longest_held} frames without a detection, --strict allows "
+            f"{config.track.strict_held} (track.strict_held): look at the source or lower detect.score; nothing was written"
+        )
+    if analysis.gaps:
+        raise StrictError(
+            f"{len(analysis.gaps)} suspicious gaps, first: {analysis.gaps[0]}; raise track.max_gap or lower "
+            "detect.score; nothing was written"
+        )
+
+
+def prepare(
+    stages: Stages, analysis: Analysis, config: Config, progress: ProgressCallback
+) -> dict[int, Preparation | None]:
+    """One direction per person; None where the editor threw. Key crops are dropped afterwards."""
+    results: dict[int, Preparation | None] = {}
+    if stages.editor is None:
+        return results
+    groups: dict[int, list[KeyCrops]] = {}
+    for track, crops in analysis.key_crops.items():
+        if track in analysis.people:
+            groups.setdefault(analysis.people[track], []).append(crops)
+    for done, (person, members) in enumerate(sorted(groups.items())):
+        progress(ProgressEvent("prepare", done, len(groups)))
+        chosen = merge(members, config.edit.key_frames)
+        try:
+            results[person] = stages.editor.prepare(
+                person, np.stack([c.crop for c in chosen]), np.stack([c.landmarks for c in chosen])
+            )
+        except Exception as error:  # noqa: BLE001 - this person's faces are masked and counted
+            _log.warning("no pseudonym for person %d: %s: %s", person, type(error).__name__, error)
+            results[person] = None
+    if groups:
+        progress(ProgressEvent("prepare", len(groups), len(groups)))
+    analysis.key_crops.clear()
+    return results
+
+
+def plan(
+    stages: Stages, analysis: Analysis, preparations: Mapping[int, Preparation | None], config: Config
+) -> None:
+    """Write each row's transform, weight of the edit and reason into the table."""
+    editor, table = stages.editor, analysis.table
+    limits = GateLimits(
+        config.edit.min_face, config.edit.max_yaw, config.edit.max_held, config.edit.fade_frames
+    )
+    for track, indices in table.tracks():
+        rows = table.rows(indices)
+        if editor is None:
+            table.set(indices, "reason", np.full(len(indices), code_of(Reason.MODE), np.uint8))
+            continue
+        prepared = preparations.get(analysis.people[track])
+        sides = np.minimum(rows["box"][:, 2] - rows["box"][:, 0], rows["box"][:, 3] - rows["box"][:, 1])
+        yaws = np.array([stages.pose(r["landmarks"], None, r["box"]).yaw for r in rows], dtype=np.float64)
+        weights, reasons = gate_track(sides.astype(np.float64), np.abs(yaws), rows["observed"], limits)
+        if prepared is None or not prepared.ok:
+            reasons[reasons == 0] = code_of(Reason.NOT_PREPARED)
+            reasons[weights > 0] = code_of(Reason.NOT_PREPARED)
+            weights[:] = 0
+        elif weights.any():
+            template = editor.template * editor.crop_size
+            matrices = stages.smooth(rows["landmarks"], rows["observed"], template)
+            bad = ~np.isfinite(matrices).all(axis=(1, 2))
+            weights[bad], reasons[bad] = 0, code_of(Reason.NO_LANDMARKS)
+            table.set(indices, "matrix", np.nan_to_num(matrices).astype(np.float32))
+        table.set(indices, "weight", weights)
+        table.set(indices, "reason", reasons)
+
+
+def planned(analysis: Analysis, frame: int) -> list[PlannedFace]:
+    """The faces of one frame as the treatment takes them."""
+    return [
+        PlannedFace(
+            track_id=int(row["track"]),
+            person_id=analysis.people[int(row["track"])],
+            box=row["box"],
+            landmarks=row["landmarks"],
+            observed=bool(row["observed"]),
+            matrix=row["matrix"].astype(np.float64) if row["weight"] > 0 else None,
+            weight=float(row["weight"]),
+            reason=REASONS[int(row["reason"])],
+        )
+        for row in analysis.table.at(frame)
+    ]
+
+
+def write(
+    stages: Stages, analysis: Analysis, config: Config, progress: ProgressCallback
+) -> tuple[Coverage, Any, Any]:
+    """Second pass: treat and write every frame. Every frame must have been inspected in the first."""
+    treatment = FrameTreatment(
+        config.mask, config.mask_kind, stages.editor, batch=config.edit.batch, fade_frames=config.edit.fade_frames
+    )
+    coverage = Coverage()
+    with stages.open_reader() as reader, stages.open_writer(reader) as writer:
+        for frame in reader:
+            _check_inspected(analysis, coverage.frames, frame)
+            faces = planned(analysis, frame.index)
+            if faces:
+                treated = treatment.apply(frame.rgb(), faces)
+                coverage.add(frame.index, len(faces), treated.outcomes)
+                writer.write(frame, treated.rgb, treated.regions)
+            else:
+                coverage.add(frame.index, 0, ())
+                writer.write(frame)
+            progress(ProgressEvent("write", coverage.frames, analysis.frames))
+        if coverage.frames != analysis.frames:
+            raise DetectionError(
+                f"the second pass gave {coverage.frames} frames, the first {analysis.frames}: the source changed or "
+                "decodes unsteadily; nothing was written"
+            )
+    return coverage, reader, writer
+
+
+def _check_inspected(analysis: Analysis, due: int, frame: SourceFrame) -> None:
+    known = frame.index == due and due < analysis.frames
+    if not known or frame.pts != analysis.pts[due]:
+        raise DetectionError(
+            f"frame {frame.index} (pts {frame.pts}) of the second pass was not inspected in the first: the source "
+            "changed or decodes unsteadily; nothing was written"
+        )
+
+
+def reasons_not_prepared(preparations: Mapping[int, Preparation | None]) -> Iterable[str]:
+    """One line per person without a pseudonym."""
+    for person, prepared in sorted(preparations.items()):
+        if prepared is None:
+            yield f"person {person}: the editor failed, all of this person's faces are masked"
+        elif not prepared.ok:
+            yield f"person {person}: {prepared.reason}, all of this person's faces are masked"

@@ -1,0 +1,104 @@
+"""The one table of options: files, flags and the API agree, and what is wrong is named in one line."""
+
+from __future__ import annotations
+
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from fluidvid import config
+from fluidvid.config import Config
+from fluidvid.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", config.PRESETS)
+def test_presets_load(name: str) -> None:
+    assert isinstance(config.load(name), Config)
+
+
+def test_default_preset_is_the_defaults_and_lists_every_key(root: Path) -> None:
+    text = (root / "configs" / "default.toml").read_text()
+    assert config.load("default") == Config()
+    for key in config.options():
+        leaf = key.rsplit(".", 1)[-1]
+        assert any(line.startswith((f"{leaf} =", f"# {leaf} =")) for line in text.splitlines()), key
+
+
+def test_presets_differ_from_the_defaults() -> None:
+    assert len({config.load(name).model_dump_json() for name in config.PRESETS}) == len(config.PRESETS)
+
+
+@pytest.mark.parametrize("key", [k for k, o in config.options().items() if o.flag])
+def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
+    examples = {
+        "mode": "blur", "device": "cuda:1", "seed": "7", "strict": "true", "detect.detector": "yunet",
+        "detect.second": "none", "detect.long_side": "640", "edit.editor": "inversion", "edit.geometry": "linear",
+        "edit.strength": "0.75", "edit.backbone": "folder", "edit.min_face": "50", "edit.iterations": "12",
+        "mask.kind": "pixelate", "media.start": "1:02.5", "media.end": "70", "media.codec": "libx265", "media.crf": "20",
+        "media.preset": "slow", "media.keep_metadata": "true",
+    }
+    text = examples[key]
+    from_flag = Config().updated({key: config.parse_value(key, text)})
+    if text == "none":
+        return
+    *section, leaf = key.split(".")
+    number = config.option_at(key).allowed.startswith(("a number", "a whole", "true"))
+    path = tmp_path / "own.toml"
+    path.write_text((f"[{section[0]}]\n" if section else "") + f"{leaf} = " + (text if number else f'"{text}"') + "\n")
+    assert config.load(path) == from_flag != Config()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[edit]\nstrenth = 1.0", ["edit.strenth", "edit.strength"]),
+        ("[edt]\nstrength = 1.0", ["edt"]),
+        ("[edit]\nstrength = 7.5", ["edit.strength", "7.5", "0.1 to 3.0"]),
+        ('[edit]\nstrength = "much"', ["edit.strength", "much", "0.1 to 3.0"]),
+        ("[mask]\ncells = 9", ["mask.cells", "9", "1 to 8"]),
+        ("[mask]\ncells = 2.5", ["mask.cells", "2.5", "1 to 8"]),
+        ('mode = "raw"', ["mode", "raw", "fluid, blur, pixelate, solid"]),
+        ("edit = 3", ["edit", "3"]),
+        ("[edit]\ntimesteps = [700, 5000]", ["edit.timesteps", "5000"]),
+        ('[media]\nstart = "soon"', ["media.start", "soon", "seconds"]),
+        ("mode = ", ["TOML"]),
+        ("[edit]\nstrength = nan", ["edit.strength", "nan"]),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(content: str, named: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in named:
+        assert word in message, message
+
+
+def test_missing_file_and_preset() -> None:
+    with pytest.raises(ConfigError, match="no preset or file 'fastt'"):
+        config.load("fastt")
+
+
+def test_updated_refuses_unknown_keys() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean mask\.cells"):
+        Config().updated({"mask.cell": 3})
+
+
+def test_values_of_the_documented_files_are_within_range(root: Path) -> None:
+    for path in (root / "configs").glob("*.toml"):
+        config.from_mapping(tomllib.loads(path.read_text()), origin=path.name)
+
+
+@pytest.mark.parametrize(("text", "value"), [("12.5", Fraction(25, 2)), ("1:02.5", Fraction(125, 2)), ("1:00:02", 3602)])
+def test_times_are_exact(text: str, value: Fraction) -> None:
+    assert config.parse_time(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "a", "-3", "1:2:3:4", "1/0"])
+def test_times_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="time"):
+        config.parse_time(text)

@@ -1,0 +1,113 @@
+"""The manifest: entries are complete, files are verified, pulling is atomic and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from fluidvid.errors import ModelError
+from fluidvid.models import ModelEntry, ModelFile, ModelStore, parse_manifest
+
+
+def entry(content: bytes, *, url: str | None = None, pinned: bool = True, embedded: bool = False) -> ModelEntry:
+    digest = hashlib.sha256(content).hexdigest() if pinned else None
+    file = ModelFile("net.onnx", digest, len(content), url)
+    return ModelEntry("net", ("detector",), "MIT", True, "a test", embedded, "nothing", (file,))
+
+
+def store_of(item: ModelEntry, folder: Path) -> ModelStore:
+    return ModelStore((item,), assets=folder / "assets", store=folder / "store")
+
+
+def test_the_manifest_is_complete_and_its_files_verify() -> None:
+    store = ModelStore()
+    assert store.entries
+    for item in store.entries:
+        assert item.licence and item.source and item.training_data and item.roles, item.name
+        if item.embedded:
+            assert all(file.sha256 and file.size for file in item.files), item.name
+            assert item.commercial_use, f"{item.name}: the embedded set is permissive"
+            assert store.status(item).state == "ok", store.status(item).detail
+    assert store.with_role("detector")
+
+
+def test_every_embedded_file_is_in_the_manifest_and_in_third_party(root: Path) -> None:
+    assets = root / "fluidvid" / "assets"
+    listed = {file.path for item in ModelStore().entries if item.embedded for file in item.files}
+    present = {p.relative_to(assets).as_posix() for p in assets.rglob("*") if p.is_file()} - {"manifest.json"}
+    assert present - listed == set()
+    third_party = (root / "THIRD_PARTY.md").read_text()
+    for item in ModelStore().entries:
+        if item.embedded:
+            assert f"`{item.name}`" in third_party, item.name
+
+
+def test_pull_verifies_and_resolve_finds(tmp_path: Path) -> None:
+    (tmp_path / "src").write_bytes(b"weights")
+    store = store_of(entry(b"weights", url=(tmp_path / "src").as_uri()), tmp_path)
+    with pytest.raises(ModelError, match="fluidvid models pull net"):
+        store.resolve("net")
+    seen: list[int] = []
+    path = store.pull("net", progress=lambda done, total: seen.append(done))
+    assert path.read_bytes() == b"weights" and store.resolve("net") == path and seen[-1] == 7
+
+
+def test_a_wrong_hash_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "src").write_bytes(b"tampered")
+    store = store_of(entry(b"weights", url=(tmp_path / "src").as_uri()), tmp_path)
+    with pytest.raises(ModelError, match="expected"):
+        store.pull("net")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_altered_after_pull_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "src").write_bytes(b"weights")
+    item = entry(b"weights", url=(tmp_path / "src").as_uri())
+    path = store_of(item, tmp_path).pull("net")
+    path.write_bytes(b"weightz")
+    with pytest.raises(ModelError, match="altered"):
+        store_of(item, tmp_path).resolve("net")
+    with pytest.raises(ModelError, match="--force"):
+        store_of(item, tmp_path).pull("net")
+    assert store_of(item, tmp_path).pull("net", force=True).read_bytes() == b"weights"
+
+
+def test_without_a_pinned_hash_one_must_be_given(tmp_path: Path) -> None:
+    (tmp_path / "src").write_bytes(b"weights")
+    store = store_of(entry(b"weights", pinned=False), tmp_path)
+    with pytest.raises(ModelError, match="no download address"):
+        store.pull("net")
+    with pytest.raises(ModelError, match="--sha256"):
+        store.pull("net", source=str(tmp_path / "src"))
+    store.pull("net", source=str(tmp_path / "src"), sha256={"net.onnx": hashlib.sha256(b"weights").hexdigest()})
+    assert store.status(store.entry("net")).state == "unpinned"
+
+
+def test_only_https_and_files(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="only https"):
+        store_of(entry(b"x", url="http://localhost/x"), tmp_path).pull("net")
+
+
+def test_embedded_cannot_be_pulled_and_missing_says_reinstall(tmp_path: Path) -> None:
+    store = store_of(entry(b"x", embedded=True), tmp_path)
+    with pytest.raises(ModelError, match="embedded"):
+        store.pull("net")
+    with pytest.raises(ModelError, match="reinstall"):
+        store.resolve("net")
+
+
+def test_unknown_name_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="it has net"):
+        store_of(entry(b"x"), tmp_path).entry("other")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../up.onnx"])
+def test_paths_stay_below_the_store(path: str) -> None:
+    tree = {"format": 1, "models": [{"name": "n", "roles": ["x"], "licence": "MIT", "commercial_use": True, "source": "s",
+                                     "embedded": False, "training_data": "t",
+                                     "files": [{"path": path, "sha256": None, "size": None}]}]}
+    with pytest.raises(ValueError, match="below the store"):
+        parse_manifest(json.loads(json.dumps(tree)))

@@ -1,0 +1,261 @@
+"""The whole pipeline over fakes: whatever breaks, no raw face leaves; and its memory does not hold frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fluidvid.config import Config
+from fluidvid.errors import DetectionError, StrictError
+from fluidvid.pipeline import Outcome, run
+from fluidvid.progress import ProgressEvent
+from tests.fluidvid.fakes import Boom, Rig, box_at, picture, raw_share
+
+CONFIG = Config().updated({"edit.fade_frames": 3, "edit.batch": 2, "edit.key_frames": 4})
+
+
+def go(rig: Rig, config: Config = CONFIG, **changes: Any) -> Outcome:
+    return run(rig.stages(), config.updated(changes) if changes else config)
+
+
+def assert_nothing_raw(rig: Rig) -> None:
+    """In everything that was handed to a writer that committed, every face differs from the source all over."""
+    for writer in rig.writers:
+        if writer.committed:
+            for index, result in enumerate(writer.frames):
+                assert raw_share(picture(index), result, index) < 0.02, index
+
+
+def assert_account(outcome: Outcome, faces: int) -> None:
+    c = outcome.coverage
+    assert c.faces == faces == c.edited + c.held + c.masked
+    assert sum(c.masked_reasons.values()) == c.masked
+
+
+@pytest.mark.parametrize("mode", ["blur", "pixelate", "solid"])
+def test_classic_modes_mask_every_face(mode: str) -> None:
+    rig = Rig(classic=True)
+    outcome = go(rig, mode=mode)
+    assert rig.writers[0].committed and len(rig.writers[0].frames) == 40
+    assert_account(outcome, 40)
+    assert dict(outcome.coverage.masked_reasons) == {"classic mode": 40}
+    assert_nothing_raw(rig)
+
+
+def test_fluid_edits_every_face_and_touches_nothing_far_from_it() -> None:
+    rig = Rig()
+    outcome = go(rig)
+    assert_account(outcome, 40)
+    assert outcome.coverage.edited == 40
+    assert rig.editor is not None and rig.editor.prepared_with == {1: 4}
+    assert_nothing_raw(rig)
+    result = rig.writers[0].frames[10]
+    assert np.array_equal(result[:, 160:], picture(10)[:, 160:])
+
+
+def test_raw_share_would_notice_a_raw_face() -> None:
+    assert raw_share(picture(3), picture(3), 3) == 1.0
+
+
+STAGES = ["open_reader", "reader", "detector", "tracker", "complete", "smooth", "pose", "prepare", "edit", "open_writer",
+          "writer", "commit"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, MemoryError])
+@pytest.mark.parametrize("call", [0, 15, 55])
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_exception_in_any_stage_never_lets_a_raw_face_out(stage: str, call: int, error: type[Exception]) -> None:
+    rig = Rig(boom=Boom(stage, call, error))
+    outcome = None
+    try:
+        outcome = go(rig)
+    except (error, DetectionError):
+        assert not any(writer.committed for writer in rig.writers)
+    assert_nothing_raw(rig)
+    if outcome is not None:
+        assert_account(outcome, 40)
+    if stage in ("detector", "tracker") and rig.boom.counts[stage] > call:
+        assert outcome is None
+    if stage in ("prepare", "edit") and call == 0:
+        assert outcome is not None and outcome.coverage.edited == 0
+        reason = "not prepared" if stage == "prepare" else "editor error"
+        assert outcome.coverage.masked_reasons[reason] > 0
+
+
+def test_a_broken_composite_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("composite broke")
+
+    monkeypatch.setattr("fluidvid.treatment.add_residual", broken)
+    rig = Rig()
+    outcome = go(rig)
+    assert outcome.coverage.edited == 0 and outcome.coverage.masked_reasons["composite error"] > 0
+    assert rig.writers[0].committed
+    assert_nothing_raw(rig)
+
+
+def test_a_broken_mask_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("mask broke")
+
+    monkeypatch.setattr("fluidvid.treatment.face_mask", broken)
+    rig = Rig(classic=True)
+    with pytest.raises(RuntimeError):
+        go(rig, mode="blur")
+    assert not rig.writers[0].committed
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.2, float("nan")])
+def test_an_edit_that_changes_nothing_is_no_edit(gain: float) -> None:
+    rig = Rig(gain=gain)
+    outcome = go(rig)
+    assert outcome.coverage.edited == 0 and outcome.coverage.masked == 40
+    assert_nothing_raw(rig)
+
+
+def test_an_edit_that_calls_itself_bad_is_masked_with_its_reason() -> None:
+    rig = Rig(ok=False)
+    outcome = go(rig)
+    assert outcome.coverage.masked_reasons["out of domain"] > 0 and outcome.coverage.edited == 0
+    assert_nothing_raw(rig)
+
+
+def test_a_person_whose_verification_failed_is_masked() -> None:
+    rig = Rig(prepared=False)
+    outcome = go(rig)
+    assert dict(outcome.coverage.masked_reasons) == {"not prepared": 40}
+    assert_nothing_raw(rig)
+
+
+@pytest.mark.parametrize(("changes", "yaw", "reason"), [({"edit.min_face": 70}, 0.0, "too small"), ({}, 70.0, "too turned")])
+def test_gates(changes: dict[str, Any], yaw: float, reason: str) -> None:
+    rig = Rig(yaw=yaw)
+    outcome = go(rig, **changes)
+    assert dict(outcome.coverage.masked_reasons) == {reason: 40}
+    assert_nothing_raw(rig)
+
+
+def test_one_failed_edit_masks_for_a_while_and_fades_in() -> None:
+    class Once(Boom):
+        def __call__(self, stage: str) -> None:
+            self.counts[stage] = self.counts.get(stage, 0) + 1
+            if stage == "edit" and self.counts[stage] == 10:
+                raise RuntimeError("once")
+
+    rig = Rig(boom=Once())
+    outcome = go(rig)
+    reasons = outcome.coverage.masked_reasons
+    assert reasons["editor error"] == 1 and reasons["after a failed edit"] == 3 and reasons["fading between mask and face"] == 3
+    assert outcome.coverage.edited == 40 - 7
+    assert_nothing_raw(rig)
+
+
+def test_held_faces_are_counted_and_never_raw() -> None:
+    """The tracker's box stands still where the face moves on: the margin and the mask still cover most of it."""
+    rig = Rig(missing={10, 11, 20, 21, 22, 23, 24, 25})
+    outcome = go(rig)
+    c = outcome.coverage
+    assert c.held == 8 and c.held_edited == 2 and dict(c.held_reasons) == {"held too long to edit": 6}
+    assert_account(outcome, 40)
+
+
+def test_strict_refuses_before_anything_is_opened_for_writing() -> None:
+    rig = Rig(missing=set(range(10, 20)))
+    with pytest.raises(StrictError, match="held for 10 frames"):
+        go(rig, strict=True, **{"track.strict_held": 9})
+    assert rig.writers == []
+    go(Rig(missing=set(range(10, 20))), strict=True, **{"track.strict_held": 10})
+
+
+def test_strict_refuses_a_suspicious_gap() -> None:
+    rig = Rig(classic=True)
+    stages = rig.stages()
+
+    class TwoTracks:
+        def update(self, frame_index: int, detections: Any, embeddings: Any = None, scene_cut: bool = False) -> Any:
+            from fluidvid.trackers.types import TrackedFace
+
+            if 15 <= frame_index < 20:
+                return []
+            found = detections[0]
+            return [TrackedFace(1 if frame_index < 15 else 2, frame_index, found.box, found.landmarks, 0.9, True)]
+
+    import dataclasses
+
+    with pytest.raises(StrictError, match="frames 15 to 19 between tracks 1 and 2"):
+        run(dataclasses.replace(stages, tracker=TwoTracks()), CONFIG.updated({"mode": "solid", "strict": True}))
+    assert rig.writers == []
+
+
+def test_a_frame_that_was_not_inspected_stops_the_run() -> None:
+    rig = Rig()
+    stages = rig.stages()
+    passes = []
+
+    def growing() -> Any:
+        passes.append(1)
+        rig.count = 40 if len(passes) == 1 else 41
+        return stages.open_reader()
+
+    import dataclasses
+
+    with pytest.raises(DetectionError, match="not inspected"):
+        run(dataclasses.replace(stages, open_reader=growing), CONFIG)
+    assert not rig.writers[0].committed
+
+
+def test_fewer_frames_in_the_second_pass_stop_the_run() -> None:
+    rig = Rig()
+    stages = rig.stages()
+    passes = []
+
+    def shrinking() -> Any:
+        passes.append(1)
+        rig.count = 40 if len(passes) == 1 else 30
+        return stages.open_reader()
+
+    import dataclasses
+
+    with pytest.raises(DetectionError, match="the second pass gave 30"):
+        run(dataclasses.replace(stages, open_reader=shrinking), CONFIG)
+    assert not rig.writers[0].committed
+
+
+def test_keyboard_interrupt_passes_and_nothing_is_committed() -> None:
+    for stage in ("detector", "prepare", "edit", "writer"):
+        rig = Rig(boom=Boom(stage, 3 if stage != "prepare" else 0, KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            go(rig)
+        assert not any(writer.committed for writer in rig.writers)
+
+
+def test_frames_are_not_kept() -> None:
+    """However long the run: a handful of frames alive, and the analysis holds rows, no pictures."""
+    for count in (20, 60):
+        rig = Rig(count=count)
+        outcome = go(rig)
+        assert rig.live[1] <= 3
+        assert outcome.analysis.key_crops == {} and outcome.analysis.embeddings == {}
+
+
+def test_bytes_per_face_are_bounded() -> None:
+    from fluidvid.tracktable import ROW
+
+    assert ROW.itemsize <= 128
+
+
+def test_progress_covers_both_passes() -> None:
+    events: list[ProgressEvent] = []
+    run(Rig().stages(), CONFIG, events.append)
+    assert [e.done for e in events if e.stage == "detect"] == list(range(1, 41))
+    assert [e.done for e in events if e.stage == "write"] == list(range(1, 41))
+    assert any(e.stage == "prepare" for e in events)
+
+
+def test_the_face_leaves_through_the_edge_and_is_still_treated() -> None:
+    rig = Rig(count=80, classic=True)
+    outcome = go(rig, mode="solid")
+    visible = sum(box_at(i)[0] < 192 for i in range(80))
+    assert_account(outcome, visible)

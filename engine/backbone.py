@@ -1,0 +1,210 @@
+"""A backbone: first stage + frozen unconditional U-Net + noise schedule, loaded from a folder or a hub id.
+
+Layout: diffusers' own (`unet/`, `scheduler/`, and `vqvae/` or `vae/` for latent models; or a bare UNet2DModel folder), plus
+our `fluidvid.json` for what diffusers cannot say, and `autoencoder/` for the embedded `FaceAutoencoder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DModel, VQModel
+from diffusers.utils import logging as diffusers_logging
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.hspace import SplitUNet
+from fluidvid.engine.schedule import NoiseSchedule
+from fluidvid.errors import ModelError
+
+FFHQ = np.array([(0.37691, 0.46864), (0.62285, 0.46912), (0.50123, 0.61331), (0.39308, 0.72541), (0.61150, 0.72490)])
+"""FFHQ / CelebA-HQ alignment in fractions of the side: five-point means of the aligned data sets."""
+
+
+class FirstStage(Protocol):
+    """Pixels to the U-Net's space and back; both differentiable."""
+
+    def encode(self, crops: Tensor) -> Tensor:
+        """`(N, 3, S, S)` in [-1, 1] to `(N, C, s, s)`."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """`(N, C, s, s)` to `(N, 3, S, S)`, not clamped."""
+
+
+class IdentityStage(nn.Module):
+    """Pixel-space models: nothing to do."""
+
+    def encode(self, crops: Tensor) -> Tensor:
+        return crops
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z
+
+
+class DiffusersStage(nn.Module):
+    """diffusers' AutoencoderTiny, VQModel or AutoencoderKL (mean of the posterior), scaled as its pipeline scales it."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.scale = 1.0 if isinstance(model, AutoencoderTiny) else float(model.config.get("scaling_factor") or 1.0)
+
+    def encode(self, crops: Tensor) -> Tensor:
+        out = self.model.encode(crops)
+        z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
+        return cast(Tensor, z * self.scale)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.model.decode(z / self.scale).sample)
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """Everything the editors need of a model.
+
+    Attributes:
+        name: folder name or hub id.
+        unet: the split U-Net, frozen.
+        schedule: noise schedule and prediction type.
+        first_stage: pixels <-> the U-Net's space.
+        template: `(5, 2)` alignment in fractions of the crop's side.
+        crop_size: side of the crop in pixels.
+        edit_timesteps: default levels of the edit, descending.
+        digest: SHA-256 over the weight files, the identity of the model in caches and reports.
+        card: `fluidvid.json` as read (licence, training data, figures).
+    """
+
+    name: str
+    unet: SplitUNet
+    schedule: NoiseSchedule
+    first_stage: FirstStage
+    template: NDArray[np.float64]
+    crop_size: int
+    edit_timesteps: tuple[int, ...]
+    digest: str
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    def encode(self, crops: Tensor) -> Tensor:
+        """`(N, 3, S, S)` crops in [-1, 1] to latents in the U-Net's dtype."""
+        return self.first_stage.encode(crops.to(self.device, self.dtype))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents to crops `(N, 3, S, S)` float32 in [-1, 1]."""
+        return self.first_stage.decode(z).float().clamp(-1, 1)
+
+    def predict(self, z_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """(x0, eps) of the unedited model at `(N,)` timesteps."""
+        return self.schedule.x0_and_eps(self.unet.decode(self.unet.encode(z_t, timesteps)), z_t, timesteps)
+
+
+def resolve_folder(source: str | Path) -> Path:
+    """A local folder, or the already downloaded snapshot of a hub id; never touches the network.
+
+    Raises:
+        ModelError: neither exists here.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if str(source).count("/") == 1 and not str(source).startswith((".", "/")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(str(source), local_files_only=True))
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+            remedy = f"download it once with 'fluidvid models pull {source}'"
+            raise ModelError(f"the backbone {source} is not on this machine: {remedy}") from error
+    raise ModelError(
+        f"no backbone folder at {source}: give a folder in diffusers' layout or a hub id such as owner/name"
+    )
+
+
+def _weight_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _load_first_stage(folder: Path) -> FirstStage:
+    if (folder / "autoencoder" / "model.safetensors").exists():
+        return FaceAutoencoder.from_pretrained(folder / "autoencoder").requires_grad_(False)
+    classes = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny, "VQModel": VQModel}
+    for name in ("vqvae", "vae", "autoencoder", "first_stage"):
+        config = folder / name / "config.json"
+        if config.exists():
+            kind = json.loads(config.read_text()).get("_class_name")
+            if kind not in classes:
+                raise ModelError(
+                    f"{config} names a {kind}: only {', '.join(classes)} and FaceAutoencoder are supported"
+                )
+            return DiffusersStage(classes[kind].from_pretrained(folder / name, low_cpu_mem_usage=False))
+    return IdentityStage()
+
+
+def load_backbone(
+    source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Backbone:
+    """Load a backbone folder or an already downloaded hub id.
+
+    Args:
+        source: folder in diffusers' layout, bare UNet2DModel folder, or hub id.
+        device: where the networks run.
+        dtype: of the U-Net and the first stage.
+
+    Raises:
+        ModelError: missing, incomplete, altered (its digest differs from fluidvid.json's) or unsupported.
+    """
+    folder = resolve_folder(source)
+    diffusers_logging.set_verbosity_error()
+    card: dict[str, Any] = {}
+    if (folder / "fluidvid.json").exists():
+        card = json.loads((folder / "fluidvid.json").read_text())
+    digest = _weight_digest(folder)
+    if card.get("sha256") not in (None, digest):
+        raise ModelError(f"the weights in {folder} are not those of its fluidvid.json: reinstall or train again")
+    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    try:
+        unet = UNet2DModel.from_pretrained(unet_folder, low_cpu_mem_usage=False)
+        first_stage = _load_first_stage(folder)
+        scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+        has_scheduler = (scheduler_folder / "scheduler_config.json").exists()
+        scheduler = DDIMScheduler.from_pretrained(scheduler_folder) if has_scheduler else DDIMScheduler()
+    except (OSError, ValueError, KeyError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise ModelError(f"{folder} is not a complete backbone ({line}): see README, 'Backbones'") from error
+    template = np.array(card["template"]["points"]) if "template" in card else FFHQ
+    crop_size = int(card.get("crop_size") or _crop_size(unet, first_stage))
+    if isinstance(first_stage, nn.Module):
+        first_stage.to(device, dtype)
+    split = SplitUNet(unet.to(device, dtype))
+    levels = tuple(int(t) for t in card.get("edit_timesteps", (700, 500, 300)))
+    schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))
+    return Backbone(str(source), split, schedule, first_stage, template, crop_size, levels, digest, card)
+
+
+def _crop_size(unet: UNet2DModel, first_stage: FirstStage) -> int:
+    """The crop whose latents have the U-Net's sample size, found from the first stage itself."""
+    side = unet.config["sample_size"]
+    side = int(side[0] if isinstance(side, list | tuple) else side)
+    if isinstance(first_stage, IdentityStage):
+        return side
+    probe = first_stage.encode(torch.zeros(1, 3, 64, 64))
+    return side * 64 // probe.shape[-1]

@@ -1,0 +1,89 @@
+"""The U-Net in two halves: h-space is the output of the bottleneck (Asyrp, 2210.10960)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from fluidvid.errors import ModelError
+
+
+@dataclass(frozen=True, eq=False)
+class Bottleneck:
+    """What the first half hands to the second; one of these serves many decodes.
+
+    Attributes:
+        h: `(N, C, h, w)` output of the mid block.
+        skips: tensors of the contracting path, outermost first.
+        embedding: `(N, E)` time embedding.
+        timesteps: `(N,)`.
+    """
+
+    h: Tensor
+    skips: tuple[Tensor, ...]
+    embedding: Tensor
+    timesteps: Tensor
+
+    def repeat(self, times: int) -> Bottleneck:
+        """Stack `times` copies along the batch, for several decodes in one."""
+        tile = lambda x: x.repeat(times, *[1] * (x.ndim - 1))  # noqa: E731
+        return Bottleneck(tile(self.h), tuple(tile(s) for s in self.skips), tile(self.embedding), tile(self.timesteps))
+
+
+class SplitUNet:
+    """A frozen diffusers `UNet2DModel`, cut at the bottleneck; equal to its forward to float precision."""
+
+    def __init__(self, unet: UNet2DModel) -> None:
+        if unet.class_embedding is not None:
+            raise ModelError("this U-Net is conditioned on classes: fluidvid edits unconditional models only")
+        self.unet = unet.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self.unet.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(torch.dtype, self.unet.dtype)
+
+    def encode(self, z_t: Tensor, timesteps: Tensor) -> Bottleneck:
+        """`(N, C, H, W)` noisy latents and `(N,)` timesteps to the bottleneck."""
+        unet = self.unet
+        x = 2 * z_t - 1.0 if unet.config["center_input_sample"] else z_t
+        embedding = unet.time_embedding(unet.time_proj(timesteps).to(dtype=self.dtype))
+        outer = x
+        x = unet.conv_in(x)
+        skips: tuple[Tensor, ...] = (x,)
+        for block in unet.down_blocks:
+            if hasattr(block, "skip_conv"):
+                x, taken, outer = block(hidden_states=x, temb=embedding, skip_sample=outer)
+            else:
+                x, taken = block(hidden_states=x, temb=embedding)
+            skips += tuple(taken)
+        if unet.mid_block is not None:
+            x = unet.mid_block(x, embedding)
+        return Bottleneck(x, skips, embedding, timesteps)
+
+    def decode(self, bottleneck: Bottleneck, h: Tensor | None = None) -> Tensor:
+        """The network's output `(N, C, H, W)` from a bottleneck, with its h replaced by `h` if given."""
+        unet, embedding = self.unet, bottleneck.embedding
+        x = bottleneck.h if h is None else h
+        skips = bottleneck.skips
+        outer: Tensor | None = None
+        for block in unet.up_blocks:
+            count = len(block.resnets)
+            taken, skips = skips[-count:], skips[:-count]
+            if hasattr(block, "skip_conv"):
+                x, outer = block(x, taken, embedding, outer)
+            else:
+                x = block(x, taken, embedding)
+        x = unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
+        if outer is not None:
+            x = x + outer
+        if unet.config["time_embedding_type"] == "fourier":
+            x = x / bottleneck.timesteps.reshape(-1, 1, 1, 1)
+        return cast(Tensor, x)

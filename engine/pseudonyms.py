@@ -1,0 +1,107 @@
+"""Who a person becomes: synthetic embeddings to draw pseudonyms from, and a first guess of the direction to them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fluidvid.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Person:
+    """What decides which pseudonyms fit: age in years, probability of male."""
+
+    age: float
+    male: float
+
+
+@dataclass(eq=False)
+class PseudonymBank:
+    """Embeddings of synthetic people only; no picture and no real person's template is inside.
+
+    Attributes:
+        embeddings: recogniser name -> `(N, D)` unit embeddings.
+        ages: `(N,)` years.
+        males: `(N,)` probabilities.
+        predictor: `(L, K, D)` linear guess from a change of embedding to a change of direction coordinates, or None.
+        predictor_recogniser: name of the recogniser whose embedding the predictor reads.
+        used: indices already given away in this run.
+    """
+
+    embeddings: dict[str, Tensor]
+    ages: Tensor
+    males: Tensor
+    predictor: Tensor | None = None
+    predictor_recogniser: str = ""
+    used: set[int] = field(default_factory=set)
+
+    def draw(self, person: Person, source: dict[str, Tensor], generator: torch.Generator) -> int:
+        """Draw a pseudonym of like age and gender, unlike the person and unlike those already given away.
+
+        Args:
+            person: estimates for the real person.
+            source: the person's unit embedding `(D,)` by recogniser name.
+            generator: the run's secret randomness.
+
+        Returns:
+            Row of the bank.
+        """
+        fit = (self.ages - person.age).abs() / 10 + 2 * (self.males - person.male).abs()
+        for name, embedding in source.items():
+            if name in self.embeddings:
+                table = self.embeddings[name]
+                fit = fit + 2 * (table @ embedding).clamp_min(0)
+                for other in self.used:
+                    fit = fit + (table @ table[other]).clamp_min(0.2)
+        for other in self.used:
+            fit[other] = torch.inf
+        candidates = fit.argsort()[: max(8, len(fit) // 32)]
+        row = int(candidates[torch.randint(len(candidates), (), generator=generator)])
+        if len(self.used) < len(fit) - 1:
+            self.used.add(row)
+        return row
+
+    def target(self, row: int) -> dict[str, Tensor]:
+        """Unit embedding `(D,)` of a pseudonym by recogniser name."""
+        return {name: table[row] for name, table in self.embeddings.items()}
+
+    def predict(self, row: int, source: dict[str, Tensor]) -> Tensor | None:
+        """First guess of the coordinates `(L, K)` towards pseudonym `row`, without any optimisation."""
+        name = self.predictor_recogniser
+        if self.predictor is None or name not in source:
+            return None
+        return self.predictor @ (self.embeddings[name][row] - source[name])
+
+    def save(self, path: Path) -> None:
+        """Write as float16 safetensors."""
+        tensors = {f"embedding.{name}": table for name, table in self.embeddings.items()}
+        tensors |= {"ages": self.ages, "males": self.males}
+        if self.predictor is not None:
+            tensors["predictor"] = self.predictor
+        meta = {"fluidvid": json.dumps({"predictor_recogniser": self.predictor_recogniser})}
+        save_file({k: v.half().contiguous() for k, v in tensors.items()}, path, metadata=meta)
+
+    @classmethod
+    def load(cls, path: Path) -> PseudonymBank:
+        """Read a file of `save`."""
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+                meta = json.loads((file.metadata() or {}).get("fluidvid", "{}"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} is not a pseudonym bank: {error}; reinstall fluidvid") from error
+        prefix = "embedding."
+        tables = {
+            k.removeprefix(prefix): torch.nn.functional.normalize(v, dim=1)
+            for k, v in tensors.items()
+            if k.startswith(prefix)
+        }
+        name = meta.get("predictor_recogniser", "")
+        return cls(tables, tensors["ages"], tensors["males"], tensors.get("predictor"), name)

@@ -1,0 +1,1 @@
+"""Training of the embedded networks on synthetic faces: pictures, autoencoder, diffusion, directions."""

@@ -1,0 +1,208 @@
+"""Train `FaceAutoencoder`: faithful pictures, and latents that a small diffusion model can learn.
+
+Reconstruction (L1, gradients, pooled L1, features of a face network) makes the pictures; two terms make the latents easy:
+scale equivariance (the pooled latent decodes to the pooled picture: EQ-VAE, arXiv 2502.09509) and nested channel dropout
+(early channels carry most: arXiv 1402.0915).
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.onnx_module import OnnxModule
+from fluidvid.engine.training.pictures import augment, to_crops
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AutoencoderTraining:
+    """Options of one run; weights multiply the mean of each term."""
+
+    hours: float = 0.7
+    batch: int = 12
+    learning_rate: float = 3e-4
+    latent_noise: float = 0.25
+    equivariance: float = 0.5
+    channel_dropout: float = 0.25
+    identity: float = 0.3
+    features: float = 0.1
+    checkpoint_seconds: float = 180.0
+    seed: int = 0
+
+
+def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
+    """L1 + half the L1 of gradients + L1 of the 4x pooled pictures."""
+    gradient = sum((a - b).abs().mean() for a, b in zip(_gradients(y), _gradients(x), strict=True)) / 2
+    return (y - x).abs().mean() + gradient + (F.avg_pool2d(y, 4) - F.avg_pool2d(x, 4)).abs().mean()
+
+
+class FaceFeatures:
+    """Feature maps and embedding of a frozen face network on whole crops, as a perceptual distance."""
+
+    def __init__(self, path: Path, taps: tuple[str, ...]) -> None:
+        self.net = OnnxModule(path, taps=taps).eval().requires_grad_(False)
+        self.taps = taps
+
+    @staticmethod
+    def _arcface(crops: Tensor) -> Tensor:
+        # The ArcFace template lies in the 128 px FFHQ_112 template at almost the same scale, 8 px in and 1 px down.
+        return crops[..., 1:113, 8:120]
+
+    def __call__(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine distance of the embeddings, and mean distance of channel-normalised feature maps."""
+        with torch.no_grad():
+            target = self.net(self._arcface(x))
+        found = self.net(self._arcface(y))
+        name = self.net.output_names[0]
+        cosine = 1 - F.cosine_similarity(found[name].float(), target[name].float()).mean()
+        maps = [
+            (F.normalize(found[t], dim=1) - F.normalize(target[t], dim=1)).float().pow(2).sum(1).mean()
+            for t in self.taps
+        ]
+        return cosine, torch.stack(maps).mean()
+
+
+@torch.no_grad()
+def evaluate(model: FaceAutoencoder, crops: Tensor, features: FaceFeatures, noise: float = 0.15) -> dict[str, float]:
+    """Held-out figures: PSNR of the round trip, with latent noise, of pooled latents, and identity cosine."""
+    model.eval()
+    generator = torch.Generator().manual_seed(1)
+    sums = dict.fromkeys(("mse", "noisy", "pooled", "cosine"), 0.0)
+    for part in crops.split(32):
+        z = model.encode(part)
+        y = model.decode(z).clamp(-1, 1)
+        noisy = model.decode(z + noise * torch.randn(z.shape, generator=generator)).clamp(-1, 1)
+        pooled = model.decode(F.avg_pool2d(z, 2)).clamp(-1, 1)
+        sums["mse"] += float((y - part).pow(2).mean()) * len(part)
+        sums["noisy"] += float((noisy - part).pow(2).mean()) * len(part)
+        sums["pooled"] += float((pooled - F.avg_pool2d(part, 2)).pow(2).mean()) * len(part)
+        sums["cosine"] += (1 - float(features(y, part)[0])) * len(part)
+    model.train()
+    mean = {k: v / len(crops) for k, v in sums.items()}
+    db = {f"psnr_{k}_db": 10 * math.log10(4 / mean[k]) for k in ("mse", "noisy", "pooled")}
+    return db | {"identity_cosine": mean["cosine"]}
+
+
+@torch.no_grad()
+def calibrate(model: FaceAutoencoder, crops: Tensor) -> None:
+    """Set the encoder's fixed normalisation from these crops without changing what the decoder makes of them."""
+    z = torch.cat([model.encoder.raw(part) for part in crops.split(64)])
+    old_mean, old_scale = model.encoder.normalise.mean.clone(), torch.sqrt(model.encoder.normalise.variance + 1e-5)
+    mean, variance = z.mean((0, 2, 3)), z.var((0, 2, 3))
+    scale = torch.sqrt(variance + 1e-5)
+    model.encoder.normalise.mean.copy_(mean)
+    model.encoder.normalise.variance.copy_(variance)
+    # z_old = a * z_new + b, folded into the decoder's first convolution (b is exact except at the border).
+    a, b = scale / old_scale, (mean - old_mean) / old_scale
+    conv = model.decoder.conv_in
+    assert conv.bias is not None
+    conv.bias += (conv.weight * b[None, :, None, None]).sum((1, 2, 3))
+    conv.weight *= a[None, :, None, None]
+
+
+def train_autoencoder(
+    model: FaceAutoencoder,
+    pictures: NDArray[np.uint8],
+    held_out: NDArray[np.bool_],
+    features: FaceFeatures,
+    out: Path,
+    options: AutoencoderTraining,
+) -> dict[str, float]:
+    """Train in place for `options.hours`, checkpointing atomically into `out`; returns the last held-out figures.
+
+    A run that was killed continues from `out/state.pt`, with its clock, when called again with the same options.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(options.seed)
+    rng = np.random.default_rng(options.seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    step, spent = 0, 0.0
+    if (out / "state.pt").exists():
+        state = torch.load(out / "state.pt", weights_only=False)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, spent = state["step"], state["spent"]
+        generator.set_state(state["generator"])
+        rng = state["rng"]
+    model.train()
+    training, validation = np.flatnonzero(~held_out), to_crops(pictures[held_out][:192])
+    figures: dict[str, float] = evaluate(model, validation, features)
+    log.info("start at step %d: %s", step, figures)
+    clock, last_save = time.monotonic(), time.monotonic()
+    running: list[dict[str, float]] = []
+    while True:
+        elapsed = spent + time.monotonic() - clock
+        progress = min(elapsed / (options.hours * 3600), 1.0)
+        rate = options.learning_rate * min(1.0, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * progress)) + 0.01)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        x = augment(to_crops(pictures[rng.choice(training, options.batch, replace=False)]), generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            z = model.encode(x)
+            noise = options.latent_noise * torch.rand(len(x), 1, 1, 1, generator=generator)
+            noisy = z + noise * torch.randn(z.shape, generator=generator)
+            if float(torch.rand((), generator=generator)) < options.channel_dropout:
+                keep = int(torch.randint(1, 4, (), generator=generator)) * z.shape[1] // 4
+                noisy = torch.cat([noisy[:, :keep], torch.zeros_like(noisy[:, keep:])], 1)
+            y = model.decode(noisy)
+            half = model.decode(F.avg_pool2d(z, 2))
+            cosine, maps = features(y, x)
+        y, half, z = y.float(), half.float(), z.float()
+        terms = {
+            "picture": reconstruction_loss(y, x),
+            "equivariance": options.equivariance * reconstruction_loss(half, F.avg_pool2d(x, 2)),
+            "identity": options.identity * cosine,
+            "features": options.features * maps,
+            # The normalisation is fixed, so hold the moments of the latents near (0, 1) while the encoder moves.
+            "moments": 0.05 * (z.mean((0, 2, 3)).pow(2).mean() + (z.var((0, 2, 3)) - 1).pow(2).mean()),
+        }
+        loss = torch.stack(list(terms.values())).sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if not math.isfinite(float(loss)):
+            raise FloatingPointError(f"the loss became {float(loss)} at step {step}: lower the learning rate")
+        optimiser.step()
+        step += 1
+        running.append({k: float(v) for k, v in terms.items()})
+        done = progress >= 1.0
+        if done or time.monotonic() - last_save > options.checkpoint_seconds:
+            if done:
+                model.eval()
+                calibrate(model, to_crops(pictures[rng.choice(training, 512, replace=False)]))
+                model.train()
+            figures = evaluate(model, validation, features)
+            mean = {k: float(np.mean([r[k] for r in running])) for k in running[0]}
+            row = {"step": step, "pictures": step * options.batch, "hours": elapsed / 3600, "lr": rate} | mean | figures
+            log.info("%s", {k: round(v, 4) for k, v in row.items()})
+            new = not (out / "log.csv").exists()
+            with (out / "log.csv").open("a", newline="") as file:
+                writer = csv.DictWriter(file, list(row))
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": elapsed}
+            torch.save(state | {"generator": generator.get_state(), "rng": rng}, out / "state.tmp")
+            os.replace(out / "state.tmp", out / "state.pt")
+            model.save_pretrained(out / "autoencoder")
+            last_save, running = time.monotonic(), []
+        if done:
+            return figures

@@ -1,0 +1,108 @@
+"""Training pictures: aligned faces from zips or folders, held out by name, augmented towards real footage."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluidvid.errors import InputError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+    if source.is_dir():
+        for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
+            yield path.name, path.read_bytes()
+    elif zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            for name in sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES)):
+                yield name, archive.read(name)
+    else:
+        raise InputError(f"{source} is neither a folder nor a zip of pictures: give one that holds aligned faces")
+
+
+def load_pictures(sources: Sequence[Path], size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Read aligned face pictures.
+
+    Args:
+        sources: folders or zips of pictures that are already aligned to the backbone's template.
+        size: side in pixels; others are resized.
+
+    Returns:
+        `(N, size, size, 3)` uint8 RGB, and `(N,)` bool: True where held out (2 %, by a hash of the name).
+
+    Raises:
+        InputError: a source holds no pictures.
+    """
+    pictures, held_out = [], []
+    for source in sources:
+        before = len(pictures)
+        for name, data in _files(Path(source)):
+            picture = Image.open(io.BytesIO(data)).convert("RGB")
+            if picture.size != (size, size):
+                picture = picture.resize((size, size), Image.Resampling.LANCZOS)
+            pictures.append(np.asarray(picture))
+            held_out.append(hashlib.sha256(f"{Path(source).name}/{name}".encode()).digest()[0] < 5)
+        if len(pictures) == before:
+            raise InputError(f"{source} holds no pictures ({', '.join(SUFFIXES)})")
+    return np.stack(pictures), np.array(held_out)
+
+
+def to_crops(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
+    """`(N, S, S, 3)` uint8 to `(N, 3, S, S)` float32 in [-1, 1]."""
+    tensor = torch.as_tensor(np.ascontiguousarray(pictures) if isinstance(pictures, np.ndarray) else pictures)
+    return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+
+
+def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Imitate real footage: mirror, light, colour, small affine, horizontal squeeze of a half, blur, noise.
+
+    Args:
+        crops: `(N, 3, S, S)` float in [-1, 1].
+        generator: source of every random number.
+
+    Returns:
+        `(N, 3, S, S)` float in [-1, 1], same dtype.
+    """
+    n = len(crops)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(n, *shape).uniform_(low, high, generator=generator)
+
+    mirror = torch.rand(n, generator=generator) < 0.5
+    crops = torch.where(mirror[:, None, None, None], crops.flip(3), crops)
+    angle, scale = uniform(-0.14, 0.14), torch.exp(uniform(-0.1, 0.1))
+    matrix = torch.zeros(n, 2, 3)
+    matrix[:, 0, 0], matrix[:, 0, 1] = torch.cos(angle) * scale, -torch.sin(angle) * scale
+    matrix[:, 1, 0], matrix[:, 1, 1] = torch.sin(angle) * scale, torch.cos(angle) * scale
+    matrix[:, :, 2] = uniform(-0.06, 0.06, 2)
+    grid = F.affine_grid(matrix, list(crops.shape), align_corners=False)
+    # A smooth bend of x that widens one half of the face and narrows the other: the first order of a turned head.
+    bend = uniform(-0.12, 0.12)[:, None, None]
+    x = grid[..., 0]
+    grid = torch.stack([x + bend * (1 - x.clamp(-1, 1) ** 2), grid[..., 1]], -1)
+    crops = F.grid_sample(crops, grid, padding_mode="reflection", align_corners=False)
+    v = (crops + 1) / 2
+    v = v.clamp(1e-4, 1) ** torch.exp(uniform(-0.35, 0.35))[:, None, None, None]
+    grey = v.mean(1, keepdim=True)
+    v = grey + (v - grey) * uniform(0.6, 1.25)[:, None, None, None]
+    v = v * uniform(0.75, 1.2)[:, None, None, None] * uniform(0.93, 1.07, 3)[:, :, None, None]
+    slope = uniform(-0.15, 0.15, 2)
+    axis = torch.linspace(-1, 1, v.shape[-1])
+    v = v * (1 + slope[:, 0, None, None, None] * axis[None, None, None] + slope[:, 1, None, None, None] * axis[:, None])
+    soften = torch.rand(n, generator=generator) < 0.3
+    half = F.interpolate(F.avg_pool2d(v, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
+    v = torch.where(soften[:, None, None, None], half, v)
+    v = v + torch.randn(v.shape, generator=generator) * (uniform(0, 0.02).clamp_min(0.0))[:, None, None, None]
+    return v.clamp(0, 1) * 2 - 1

@@ -1,20 +1,17 @@
-"""The Python API for files, and the one place where a run's parts are put together."""
+"""The Python API for files."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Collection, Mapping
+import math
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fluidvid.assembly import file_stages
 from fluidvid.config import Config
-from fluidvid.editing import FaceEditor
+from fluidvid.editing import Preparation
 from fluidvid.errors import InputError, OutputError
-from fluidvid.models import ModelStore
-from fluidvid.pipeline import Outcome, Stages, reasons_not_prepared, run
+from fluidvid.pipeline import Outcome, reasons_not_prepared, run
 from fluidvid.progress import ProgressCallback, silent
 from fluidvid.report import RunReport
 
@@ -49,9 +46,9 @@ def anonymize(
     chosen = config or Config()
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
-    stages = build_stages(where_from, where_to, chosen, overwrite=overwrite)
-    outcome = run(stages, chosen, progress or silent)
-    return make_report(where_from, where_to, chosen, stages, outcome)
+    began = time.perf_counter()
+    outcome = run(file_stages(where_from, where_to, chosen, overwrite=overwrite), chosen, progress or silent)
+    return make_report(where_from, where_to, chosen, outcome, time.perf_counter() - began)
 
 
 def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
@@ -73,20 +70,55 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
         raise OutputError(f"folder {target.parent} does not exist: create it first")
 
 
-def make_editor(config: Config, models: ModelStore, generator: np.random.Generator) -> FaceEditor | None:
-    """Build the editor the configuration asks for; None in the classic modes.
+def make_report(source: Path, target: Path, config: Config, outcome: Outcome, seconds: float) -> RunReport:
+    """The account of a finished run.
 
     Args:
-        config: the whole tree; `edit` and `device` matter here.
-        models: resolves manifest names to verified paths.
-        generator: the run's secret salt.
-
-    Raises:
-        ModelError: the backbone or a network it needs is missing or altered.
+        source: as the user named it.
+        target: as the user named it.
+        config: what was asked for.
+        outcome: what the pipeline did.
+        seconds: wall-clock time in all, from before the models were loaded.
     """
-    if config.mode != "fluid":
-        return None
-    from fluidvid.engine import build_editor
+    coverage, analysis = outcome.coverage, outcome.analysis
+    mux: Any = getattr(outcome.writer, "report", None)
+    duration = outcome.duration
+    warnings = [*getattr(mux, "warnings", ()), *reasons_not_prepared(outcome.preparations)]
+    return RunReport(
+        input=str(source),
+        output=str(target),
+        mode=config.mode,
+        frames=coverage.frames,
+        faces=coverage.faces,
+        tracks=coverage.tracks,
+        edited=coverage.edited,
+        held=coverage.held,
+        masked=coverage.masked,
+        masked_reasons=dict(coverage.masked_reasons.most_common()),
+        seconds=round(seconds, 3),
+        fps=round(coverage.frames / seconds, 3) if seconds > 0 else 0.0,
+        realtime_factor=round(seconds / float(duration), 3) if duration else None,
+        people=len(set(analysis.people.values())) if config.mode == "fluid" else None,
+        coverage=coverage.summary(),
+        preparation=tuple(_described(person, p) for person, p in sorted(outcome.preparations.items())),
+        dropped_streams=tuple(getattr(mux, "dropped_streams", ())),
+        dropped_metadata=tuple(getattr(mux, "dropped_metadata", ())),
+        corrupt_frames=int(getattr(outcome.reader, "corrupt_frames", 0)),
+        suspicious_gaps=analysis.gaps,
+        warnings=tuple(dict.fromkeys(warnings)),
+        detectors=outcome.detectors,
+        encoder=str(getattr(mux, "encoder", "")),
+    )
 
-    editor: FaceEditor = build_editor(config, models, generator)
-    return editor
+
+def _described(person: int, prepared: Preparation | None) -> dict[str, Any]:
+    if prepared is None:
+        return {"person": person, "ok": False, "reason": "editor failed", "seconds": None, "figures": {}}
+    figures = {name: round(float(value), 4) for name, value in prepared.figures.items()}
+    return {
+        "person": person,
+        "ok": prepared.ok,
+        "reason": prepared.reason,
+        "seconds": round(prepared.seconds, 3),
+        "figures": {name: value for name, value in figures.items() if math.isfinite(value)},
+    }

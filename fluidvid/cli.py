@@ -1,4 +1,6 @@
-"""The command line: `anonymize`, `doctor`, `models`, `version`. Errors are one line on stderr, stdout is for results."""
+"""The command line: `anonymize`, `doctor`, `models`, `version`. Errors are one line on stderr, stdout is
+for results.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ _EPILOG = (
     "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable, 4 target not writable, "
     "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 130 interrupted. "
     "Whatever is not 0 leaves no output. "
-    "Pseudonyms are stable within a run and change from run to run. Hair, clothes, gait, voice and context still identify."
+    "Pseudonyms are stable within a run and change from run to run. Hair, clothes, gait, voice and context still "
+    "identify people."
 )
 
 app = typer.Typer(
@@ -83,9 +86,9 @@ def _changes(flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {text}: KEY=VALUE is needed, e.g. --set edit.max_yaw=40")
         changes[key.strip()] = config.parse_value(key.strip(), value.strip())
     for key, option in config.options().items():
-        value = flags.get(_parameter(key))
-        if value is not None:
-            changes[key] = value if option.is_switch else config.parse_value(key, value)
+        given = flags.get(_parameter(key))
+        if given is not None:
+            changes[key] = given if option.is_switch else config.parse_value(key, given)
     return changes
 
 
@@ -101,24 +104,38 @@ def _signature() -> inspect.Signature:
 
     fixed = [
         parameter("source", Annotated[Path, typer.Argument(metavar="IN", help="video file")]),
-        parameter("target", Annotated[Path, typer.Argument(metavar="OUT", help="result; written whole or not at all")]),
+        parameter(
+            "target",
+            Annotated[Path, typer.Argument(metavar="OUT", help="result; written whole or not at all")],
+        ),
         parameter(
             "preset",
-            Annotated[str, typer.Option("--config", metavar="PRESET|FILE", help=f"{', '.join(config.PRESETS)}, or a TOML file")],
+            Annotated[
+                str,
+                typer.Option("--config", metavar="PRESET|FILE", help=f"{', '.join(config.PRESETS)}, or a TOML file"),
+            ],
             "default",
         ),
         parameter(
             "assignments",
-            Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any key of the configuration")],
+            Annotated[
+                list[str] | None,
+                typer.Option("--set", metavar="KEY=VALUE", help="any key of the configuration"),
+            ],
             None,
         ),
         parameter("overwrite", Annotated[bool, typer.Option("--overwrite", help="replace an existing OUT")], False),
         parameter("as_json", Annotated[bool, typer.Option("--json", help="one JSON object on stdout")], False),
         parameter("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no summary")], False),
     ]
-    return inspect.Signature(fixed + [
-        parameter(_parameter(key), _flag_type(option), None) for key, option in config.options().items() if option.flag
-    ])
+    return inspect.Signature(
+        fixed
+        + [
+            parameter(_parameter(key), _flag_type(option), None)
+            for key, option in config.options().items()
+            if option.flag
+        ]
+    )
 
 
 def _flag_type(option: config.Option) -> Any:
@@ -145,7 +162,9 @@ def version() -> None:
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
     """Check the installation: exit 0 if a run can work, 1 if something is broken."""
     from rich.markup import escape
 
@@ -158,14 +177,19 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON object
         console = _console()
         colours = {"ok": "green", "note": "yellow", "broken": "red"}
         for finding in findings:
-            console.print(f"[{colours[finding.level]}]{finding.level:6}[/] [bold]{finding.name}[/]: {escape(finding.text)}",
-                          highlight=False, soft_wrap=True)
+            console.print(
+                f"[{colours[finding.level]}]{finding.level:6}[/] [bold]{finding.name}[/]: {escape(finding.text)}",
+                highlight=False,
+                soft_wrap=True,
+            )
     if broken(findings):
         raise typer.Exit(ExitCode.INTERNAL)
 
 
 @models_app.command("list")
-def models_list(as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False) -> None:
+def models_list(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
     """List all models with roles, licence, source and SHA-256."""
     from dataclasses import asdict
 
@@ -179,8 +203,10 @@ def models_list(as_json: Annotated[bool, typer.Option("--json", help="one JSON o
         where = "embedded" if entry.embedded else ("pulled" if store.location(entry).exists() else "opt-in, not pulled")
         use = "commercial use allowed" if entry.commercial_use else "NON-COMMERCIAL use only"
         size = "size unknown" if entry.size is None else f"{entry.size / 1e6:.1f} MB"
-        _out(f"{entry.name}  [{', '.join(entry.roles)}]  {where}, {size}\n  licence: {entry.licence}; {use}"
-             f"\n  source: {entry.source}\n  trained on: {entry.training_data}")
+        _out(
+            f"{entry.name}  [{', '.join(entry.roles)}]  {where}, {size}\n  licence: {entry.licence}; {use}"
+            f"\n  source: {entry.source}\n  trained on: {entry.training_data}"
+        )
         for file in entry.files:
             _out(f"  sha256 {file.sha256 or 'not pinned'}  {file.path}")
 
@@ -188,9 +214,12 @@ def models_list(as_json: Annotated[bool, typer.Option("--json", help="one JSON o
 @models_app.command("pull")
 def models_pull(
     name: Annotated[str, typer.Argument(help="name from `models list`")],
-    source: Annotated[str | None, typer.Option("--from", metavar="URL|FILE", help="instead of the manifest's address")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL|FILE", help="instead of the manifest's address")
+    ] = None,
     sha256: Annotated[
-        list[str] | None, typer.Option(metavar="FILE=HEX", help="a hash you trust, where the manifest pins none")
+        list[str] | None,
+        typer.Option(metavar="FILE=HEX", help="a hash you trust, where the manifest pins none"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
 ) -> None:
@@ -207,7 +236,9 @@ def models_pull(
 
 
 @models_app.command("verify")
-def models_verify(as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False) -> None:
+def models_verify(
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+) -> None:
     """Compare every model that is there with its SHA-256; exit 5 if one is altered or an embedded one is missing."""
     from fluidvid.models import ModelStore
 
@@ -220,8 +251,10 @@ def models_verify(as_json: Annotated[bool, typer.Option("--json", help="one JSON
             _out(f"{status.state:8} {status.entry.name}")
     bad = [s for s in states if s.state == "altered" or (s.state == "absent" and s.entry.embedded)]
     if bad:
-        raise ModelError(f"{len(bad)} models are not as they should be, first: {bad[0].detail}; reinstall fluidvid or pull "
-                         "it again with --force")
+        raise ModelError(
+            f"{len(bad)} models are not as they should be, first: {bad[0].detail}; reinstall fluidvid or pull "
+            "it again with --force"
+        )
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

@@ -22,9 +22,7 @@ def crop_footprint(matrix: Matrix, size: int, shape: tuple[int, ...]) -> Region 
     return clip_region((*placed.min(0), *placed.max(0)), shape)
 
 
-def add_residual(
-    canvas: NDArray[np.uint8], residual: NDArray[np.float32], matrix: Matrix
-) -> Region | None:
+def add_residual(canvas: NDArray[np.uint8], residual: NDArray[np.float32], matrix: Matrix) -> Region | None:
     """Add a crop's residual to the frame, in place: `frame + warp^-1(residual)`, clipped.
 
     Args:
@@ -58,7 +56,11 @@ def add_residual(
     local = matrix.copy()
     local[:, 2] += local[:, :2] @ np.array([x1, y1], dtype=np.float64)
     warped = cv2.warpAffine(
-        residual, local, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=(0, 0, 0)
+        residual,
+        local,
+        (x2 - x1, y2 - y1),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderValue=(0, 0, 0),
     )
     patch = canvas[y1:y2, x1:x2]
     canvas[y1:y2, x1:x2] = np.clip(np.rint(patch + warped), 0, 255).astype(np.uint8)

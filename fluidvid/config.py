@@ -64,7 +64,10 @@ class DetectConfig(_Section):
     """How faces are found."""
 
     detector: str = _option(
-        "centerface", "first detector: centerface, scrfd, yunet or insightface", flag="--detector", min_length=1
+        "centerface",
+        "first detector: centerface, scrfd, yunet or insightface",
+        flag="--detector",
+        min_length=1,
     )
     model: str | None = _option(None, "ONNX file of the first detector, instead of the embedded one")
     second: str | None = _option(
@@ -82,8 +85,9 @@ class DetectConfig(_Section):
 class TrackConfig(_Section):
     """How faces are followed."""
 
-    look_ahead: int = _option(12, "frames a track is applied before its first and after its last detection",
-                              ge=0, le=120)
+    look_ahead: int = _option(
+        12, "frames a track is applied before its first and after its last detection", ge=0, le=120
+    )
     max_gap: int = _option(30, "longest gap inside a track, in frames, that is filled from both sides", ge=0, le=600)
     cut_threshold: float = _option(0.35, "scene-cut sensitivity: distance of consecutive pictures", gt=0, le=1)
     link: bool = _option(True, "give a person who returns the same pseudonym within the run")
@@ -91,8 +95,10 @@ class TrackConfig(_Section):
         15, "with --strict: longest stretch of frames a face may be held without a detection", ge=0, le=600
     )
     strict_gap: int = _option(
-        60, "with --strict: a face that vanishes and reappears in place within these frames is suspicious",
-        ge=0, le=600,
+        60,
+        "with --strict: a face that vanishes and reappears in place within these frames is suspicious",
+        ge=0,
+        le=600,
     )
 
 
@@ -105,11 +111,17 @@ class EditConfig(_Section):
     )
     strength: float = _option(1.0, "strength of the edit", flag="--strength", ge=0.1, le=3.0)
     backbone: str = _option(
-        "prior", "'prior' (embedded), a diffusers folder, or the name of a pulled model", flag="--backbone", min_length=1
+        "prior",
+        "'prior' (embedded), a diffusers folder, or the name of a pulled model",
+        flag="--backbone",
+        min_length=1,
     )
     min_face: int = _option(
-        40, "faces with a shorter side below this many pixels are masked, not edited", flag="--min-face",
-        ge=8, le=2000,
+        40,
+        "faces with a shorter side below this many pixels are masked, not edited",
+        flag="--min-face",
+        ge=8,
+        le=2000,
     )
     max_yaw: float = _option(50.0, "faces turned further (degrees) are masked", ge=5, le=90)
     max_held: int = _option(3, "a face held longer than this many frames between detections is masked", ge=0, le=60)
@@ -150,11 +162,16 @@ class Config(_Section):
         "auto", "auto, cpu, cuda, cuda:N or mps", flag="--device", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"
     )
     seed: int | None = _option(
-        None, "for tests only: makes pseudonyms predictable; the default is a fresh secret", flag="--seed",
-        ge=0, le=2**63 - 1,
+        None,
+        "for tests only: makes pseudonyms predictable; the default is a fresh secret",
+        flag="--seed",
+        ge=0,
+        le=2**63 - 1,
     )
     strict: bool = _option(
-        False, "refuse (exit 6, no output) when a face was held too long or a gap is suspicious", flag="--strict"
+        False,
+        "refuse (exit 6, no output) when a face was held too long or a gap is suspicious",
+        flag="--strict",
     )
     detect: DetectConfig = DetectConfig()
     track: TrackConfig = TrackConfig()

@@ -13,8 +13,19 @@ from typing import Any, Literal
 from fluidvid.models import ModelStore
 
 Level = Literal["ok", "note", "broken"]
-ENCODERS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "mpeg4", "mpeg2video", "h264_nvenc", "hevc_nvenc", "h264_qsv",
-            "h264_vaapi", "h264_videotoolbox")
+ENCODERS = (
+    "libx264",
+    "libx265",
+    "libsvtav1",
+    "libvpx-vp9",
+    "mpeg4",
+    "mpeg2video",
+    "h264_nvenc",
+    "hevc_nvenc",
+    "h264_qsv",
+    "h264_vaapi",
+    "h264_videotoolbox",
+)
 REQUIRED_ENCODERS = ("libx264",)
 
 
@@ -30,7 +41,13 @@ class Finding:
 def examine(store: ModelStore | None = None) -> list[Finding]:
     """Look at everything; never raises for what it looks at."""
     checks: tuple[Callable[[], list[Finding]], ...] = (
-        _python, _torch, _onnxruntime, _av, _encoders, _opencv, lambda: _models(store or ModelStore())
+        _python,
+        _torch,
+        _onnxruntime,
+        _av,
+        _encoders,
+        _opencv,
+        lambda: _models(store or ModelStore()),
     )
     found: list[Finding] = []
     for check in checks:
@@ -87,11 +104,23 @@ def _onnxruntime() -> list[Finding]:
     installed = " and ".join(f"{n} {v}" for n, v in (("onnxruntime", cpu), ("onnxruntime-gpu", gpu)) if v)
     text = f"{installed or onnxruntime.__version__}; asked for {asked}, got {', '.join(got)}"
     if cpu and gpu:
-        return [Finding("onnxruntime", "broken", text + ": both builds are installed and the CPU one shadows the other; "
-                        "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'fluidvid[gpu]'")]
+        return [
+            Finding(
+                "onnxruntime",
+                "broken",
+                text + ": both builds are installed and the CPU one shadows the other; "
+                "pip uninstall onnxruntime onnxruntime-gpu, then pip install 'fluidvid[gpu]'",
+            )
+        ]
     if gpu and asked not in got:
-        return [Finding("onnxruntime", "broken", text + ": the GPU build sees no usable CUDA; check driver and CUDA "
-                        "libraries, or install 'fluidvid[cpu]'")]
+        return [
+            Finding(
+                "onnxruntime",
+                "broken",
+                text + ": the GPU build sees no usable CUDA; check driver and CUDA "
+                "libraries, or install 'fluidvid[cpu]'",
+            )
+        ]
     if "CPUExecutionProvider" not in got:
         return [Finding("onnxruntime", "broken", text + ": no CPU provider; reinstall it")]
     return [Finding("onnxruntime", "ok", text)]
@@ -159,5 +188,7 @@ def _models(store: ModelStore) -> list[Finding]:
             found.append(Finding(name, "broken", f"{status.detail}: {remedy}"))
         elif status.state != "absent":
             note = "" if entry.commercial_use else "; NON-COMMERCIAL licence"
-            found.append(Finding(name, "ok" if entry.commercial_use else "note", f"{status.state}, {entry.licence}{note}"))
+            found.append(
+                Finding(name, "ok" if entry.commercial_use else "note", f"{status.state}, {entry.licence}{note}")
+            )
     return found

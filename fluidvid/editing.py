@@ -16,13 +16,13 @@ class Preparation(Protocol):
     """Outcome of finding one person's direction. `reason` says in words why `ok` is False."""
 
     @property
-    def ok(self) -> bool: ...  # noqa: D102
+    def ok(self) -> bool: ...
     @property
-    def reason(self) -> str: ...  # noqa: D102
+    def reason(self) -> str: ...
     @property
-    def figures(self) -> Mapping[str, float]: ...  # noqa: D102
+    def figures(self) -> Mapping[str, float]: ...
     @property
-    def seconds(self) -> float: ...  # noqa: D102
+    def seconds(self) -> float: ...
 
 
 class EditedCrop(Protocol):
@@ -33,13 +33,13 @@ class EditedCrop(Protocol):
     """
 
     @property
-    def residual(self) -> NDArray[np.float32]: ...  # noqa: D102
+    def residual(self) -> NDArray[np.float32]: ...
     @property
-    def mask(self) -> NDArray[np.float32]: ...  # noqa: D102
+    def mask(self) -> NDArray[np.float32]: ...
     @property
-    def ok(self) -> bool: ...  # noqa: D102
+    def ok(self) -> bool: ...
     @property
-    def reason(self) -> str: ...  # noqa: D102
+    def reason(self) -> str: ...
 
 
 class FaceEditor(Protocol):
@@ -56,7 +56,9 @@ class FaceEditor(Protocol):
         ...
 
     def prepare(self, person_id: int, crops: Crops, landmarks: NDArray[np.float32]) -> Preparation:
-        """Find and verify one person's direction from key crops `(K, S, S, 3)`, landmarks `(K, 5, 2)` in crop pixels."""
+        """Find and verify one person's direction from key crops `(K, S, S, 3)`, landmarks `(K, 5, 2)` in
+        crop pixels.
+        """
         ...
 
     def edit(

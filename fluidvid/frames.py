@@ -17,7 +17,7 @@ from fluidvid.gating import CausalGate, GateLimits
 from fluidvid.geometry import similarity, transform
 from fluidvid.keyframes import KeyCrop, KeyCrops
 from fluidvid.masks import clip_region
-from fluidvid.pipeline import Stages
+from fluidvid.stages import Stages
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import TrackedFace
 from fluidvid.treatment import FrameTreatment, PlannedFace
@@ -54,7 +54,7 @@ def anonymize_frames(
         ModelError: a model is missing or altered.
         ValueError: a picture is of another shape or type.
     """
-    from fluidvid.api import frame_stages
+    from fluidvid.assembly import frame_stages
     from fluidvid.config import load
 
     chosen = config or load("live")
@@ -90,7 +90,10 @@ class _Window:
         edit = self.config.edit
         self._gate = CausalGate(GateLimits(edit.min_face, edit.max_yaw, edit.max_held, edit.fade_frames))
         self._treatment = FrameTreatment(
-            self.config.mask, self.config.mask_kind, self.stages.editor, batch=edit.batch,
+            self.config.mask,
+            self.config.mask_kind,
+            self.stages.editor,
+            batch=edit.batch,
             fade_frames=edit.fade_frames,
         )
         self._history = max(self.config.track.look_ahead, self.config.track.max_gap)
@@ -111,8 +114,10 @@ class _Window:
             faces = self.stages.tracker.update(index, detections, embeddings, scene_cut=cut)
         except FluidvidError:
             raise
-        except Exception as error:  # noqa: BLE001 - every failure to inspect a picture stops the stream
-            raise DetectionError(f"face detection failed in picture {index}: {type(error).__name__}: {error}") from error
+        except Exception as error:
+            raise DetectionError(
+                f"face detection failed in picture {index}: {type(error).__name__}: {error}"
+            ) from error
         if cut:
             self._cuts.add(index)
         self._faces[index] = faces
@@ -148,9 +153,7 @@ class _Window:
         assert editor is not None
         chosen = keys.best()
         self._ready[track] = False
-        prepared = editor.prepare(
-            track, np.stack([c.crop for c in chosen]), np.stack([c.landmarks for c in chosen])
-        )
+        prepared = editor.prepare(track, np.stack([c.crop for c in chosen]), np.stack([c.landmarks for c in chosen]))
         self._ready[track] = prepared.ok
         self._keys.pop(track, None)
 
@@ -184,12 +187,24 @@ class _Window:
                 side = float(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
                 matrix = similarity(face.landmarks, editor.template * editor.crop_size)
             except ValueError:
-                return PlannedFace(face.track_id, face.track_id, face.box, face.landmarks, face.observed,
-                                   reason=Reason.NO_LANDMARKS)
+                return PlannedFace(
+                    face.track_id,
+                    face.track_id,
+                    face.box,
+                    face.landmarks,
+                    face.observed,
+                    reason=Reason.NO_LANDMARKS,
+                )
             weight, why = self._gate.decide(face.track_id, side, yaw, face.observed)
             reason = why or reason
         return PlannedFace(
-            face.track_id, face.track_id, face.box, face.landmarks, face.observed, matrix, weight,
+            face.track_id,
+            face.track_id,
+            face.box,
+            face.landmarks,
+            face.observed,
+            matrix,
+            weight,
             None if weight >= 1 else reason,
         )
 
@@ -204,5 +219,3 @@ class _Window:
         self._ready = {k: v for k, v in self._ready.items() if k in alive}
         self._gate.forget(alive)
         self._treatment.forget(alive)
-
-

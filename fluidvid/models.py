@@ -243,7 +243,7 @@ class ModelStore:
 def _open(origin: str) -> tuple[BinaryIO, int | None]:
     scheme = urlparse(origin).scheme
     if scheme == "https":
-        request = urllib.request.Request(origin, headers={"User-Agent": "fluidvid"})  # noqa: S310
+        request = urllib.request.Request(origin, headers={"User-Agent": "fluidvid"})
         response = urllib.request.urlopen(request, timeout=60)
         length = response.headers.get("Content-Length")
         return response, int(length) if length else None
@@ -273,9 +273,7 @@ def _fetch(origin: str, target: Path, expected: str, progress: Progress | None) 
             except (OSError, urllib.error.URLError, ValueError) as error:
                 raise ModelError(f"cannot fetch {origin}: {error}; check the address and try again") from error
         if digest.hexdigest() != expected:
-            raise ModelError(
-                f"{origin} has SHA-256 {digest.hexdigest()}, expected {expected}: nothing was installed"
-            )
+            raise ModelError(f"{origin} has SHA-256 {digest.hexdigest()}, expected {expected}: nothing was installed")
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)

@@ -6,12 +6,10 @@ Only boxes, transforms and at most `key_frames` aligned crops per track are kept
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,105 +22,14 @@ from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
 from fluidvid.geometry import similarity, transform
 from fluidvid.keyframes import KeyCrop, KeyCrops, merge
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
+from fluidvid.stages import SourceFrame, Stages
 from fluidvid.suspicion import longest_held, suspicious_gaps
-from fluidvid.tracktable import TrackTable
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import Detection, TrackedFace
+from fluidvid.tracktable import TrackTable
 from fluidvid.treatment import FrameTreatment, PlannedFace
 
 _log = logging.getLogger(__name__)
-
-
-class SourceFrame(Protocol):
-    """One decoded frame; see `fluidvid.video`."""
-
-    @property
-    def index(self) -> int: ...  # noqa: D102
-    @property
-    def pts(self) -> int | None: ...  # noqa: D102
-    def rgb(self) -> NDArray[np.uint8]: ...  # noqa: D102
-
-
-class Reader(Protocol):
-    """A source of frames, iterable once."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class Writer(Protocol):
-    """A sink of frames; leaving its context normally commits the result, an exception removes it."""
-
-    def write(  # noqa: D102
-        self, frame: Any, rgb: NDArray[np.uint8] | None = None, regions: Sequence[tuple[int, int, int, int]] = ()
-    ) -> None: ...
-
-
-class Detector(Protocol):
-    """Finds faces in `(H, W, 3)` uint8 RGB."""
-
-    def detect(self, image: NDArray[np.uint8]) -> list[Detection]: ...  # noqa: D102
-
-
-class OnlineTracker(Protocol):
-    """Follows faces from frame to frame."""
-
-    def update(  # noqa: D102
-        self,
-        frame_index: int,
-        detections: Sequence[Detection],
-        embeddings: NDArray[np.float32] | None = None,
-        scene_cut: bool = False,
-    ) -> list[TrackedFace]: ...
-
-
-class CutDetector(Protocol):
-    """Tells whether this picture begins a new shot."""
-
-    def update(self, image: NDArray[np.uint8]) -> bool: ...  # noqa: D102
-
-
-Embedder = Callable[[NDArray[np.uint8], Sequence[Detection]], NDArray[np.float32]]
-"""`(H, W, 3)` picture and N detections -> `(N, D)` float32 unit embeddings. In memory only."""
-
-
-class Pose(Protocol):
-    """What gating and key-frame choice need to know of a face."""
-
-    @property
-    def yaw(self) -> float: ...  # noqa: D102
-    @property
-    def quality(self) -> float: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Stages:
-    """Everything a run is made of; each part can be replaced (tests make each of them fail in turn).
-
-    Attributes:
-        open_reader: a fresh reader per pass.
-        open_writer: opens the target for the second pass.
-        detector: finds faces.
-        tracker: follows them.
-        cuts: scene cuts, or None.
-        complete: `(faces of one track, frames, cuts) -> faces by frame`, gaps filled and ends extended.
-        smooth: `(T, 5, 2) landmarks, (T,) observed, (5, 2) template in crop pixels -> (T, 2, 3)` transforms.
-        pose: `(landmarks, picture or None, box) -> Pose`.
-        editor: None in the classic modes.
-        embedder: for appearance in tracking and for linking, or None.
-        link: `{track: (K, D) embeddings}, {track: frames} -> {track: person}`, or None: every track its own person.
-    """
-
-    open_reader: Callable[[], AbstractContextManager[Any]]
-    open_writer: Callable[[Any], AbstractContextManager[Any]]
-    detector: Detector
-    tracker: OnlineTracker
-    complete: Callable[[list[TrackedFace], int, Collection[int]], Mapping[int, list[TrackedFace]]]
-    smooth: Callable[[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]], NDArray[np.float64]]
-    pose: Callable[[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.float32]], Pose]
-    cuts: CutDetector | None = None
-    editor: FaceEditor | None = None
-    embedder: Embedder | None = None
-    link: Callable[[Mapping[int, NDArray[np.float32]], Mapping[int, NDArray[np.int64]]], Mapping[int, int]] | None = None
 
 
 @dataclass
@@ -148,8 +55,8 @@ class Outcome:
     coverage: Coverage
     analysis: Analysis
     preparations: Mapping[int, Preparation | None]
-    seconds: float
     duration: Fraction | None
+    detectors: tuple[str, ...]
     reader: Any
     writer: Any
 
@@ -162,7 +69,6 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
         StrictError: `config.strict` and a face was held too long or a gap is suspicious; nothing is written.
         FluidvidError: whatever the stages raise; the writer leaves nothing behind.
     """
-    began = time.perf_counter()
     analysis = analyse(stages, config, progress)
     if config.strict:
         check_strict(analysis, config)
@@ -170,9 +76,7 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
     plan(stages, analysis, preparations, config)
     coverage, reader, writer = write(stages, analysis, config, progress)
     info = getattr(reader, "info", None)
-    return Outcome(
-        coverage, analysis, preparations, time.perf_counter() - began, getattr(info, "duration", None), reader, writer
-    )
+    return Outcome(coverage, analysis, preparations, getattr(info, "duration", None), stages.detectors, reader, writer)
 
 
 def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analysis:
@@ -190,18 +94,14 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
             found.pts.append(frame.pts)
             found.frames += 1
             progress(ProgressEvent("detect", found.frames, total))
-    found.table.finish(
-        found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts)
-    )
+    found.table.finish(found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts))
     found.gaps = suspicious_gaps(found.table, found.cuts, config.track.strict_gap)
     found.longest_held = longest_held(found.table)
     _link(stages, found)
     return found
 
 
-def _follow(
-    stages: Stages, config: Config, found: Analysis, index: int, rgb: NDArray[np.uint8]
-) -> list[TrackedFace]:
+def _follow(stages: Stages, config: Config, found: Analysis, index: int, rgb: NDArray[np.uint8]) -> list[TrackedFace]:
     try:
         cut = stages.cuts.update(rgb) if stages.cuts is not None else False
         if cut:
@@ -213,7 +113,7 @@ def _follow(
             _collect(stages, stages.editor, config, found, rgb, faces)
     except FluidvidError:
         raise
-    except Exception as error:  # noqa: BLE001 - one class and one exit code for every failure to inspect a frame
+    except Exception as error:
         raise DetectionError(
             f"face detection failed in frame {index} ({type(error).__name__}: {error}): stopped, nothing was written"
         ) from error
@@ -221,7 +121,11 @@ def _follow(
 
 
 def _collect(
-    stages: Stages, editor: FaceEditor, config: Config, found: Analysis, rgb: NDArray[np.uint8],
+    stages: Stages,
+    editor: FaceEditor,
+    config: Config,
+    found: Analysis,
+    rgb: NDArray[np.uint8],
     faces: list[TrackedFace],
 ) -> None:
     """Keep key crops, and an embedding of each, of the faces that are good enough."""
@@ -261,7 +165,8 @@ def check_strict(analysis: Analysis, config: Config) -> None:
     if analysis.longest_held > config.track.strict_held:
         raise StrictError(
             f"a face was held for {analysis.longest_held} frames without a detection, --strict allows "
-            f"{config.track.strict_held} (track.strict_held): look at the source or lower detect.score; nothing was written"
+            f"{config.track.strict_held} (track.strict_held): look at the source or lower detect.score; "
+            "nothing was written"
         )
     if analysis.gaps:
         raise StrictError(
@@ -297,14 +202,10 @@ def prepare(
     return results
 
 
-def plan(
-    stages: Stages, analysis: Analysis, preparations: Mapping[int, Preparation | None], config: Config
-) -> None:
+def plan(stages: Stages, analysis: Analysis, preparations: Mapping[int, Preparation | None], config: Config) -> None:
     """Write each row's transform, weight of the edit and reason into the table."""
     editor, table = stages.editor, analysis.table
-    limits = GateLimits(
-        config.edit.min_face, config.edit.max_yaw, config.edit.max_held, config.edit.fade_frames
-    )
+    limits = GateLimits(config.edit.min_face, config.edit.max_yaw, config.edit.max_held, config.edit.fade_frames)
     for track, indices in table.tracks():
         rows = table.rows(indices)
         if editor is None:
@@ -345,12 +246,14 @@ def planned(analysis: Analysis, frame: int) -> list[PlannedFace]:
     ]
 
 
-def write(
-    stages: Stages, analysis: Analysis, config: Config, progress: ProgressCallback
-) -> tuple[Coverage, Any, Any]:
+def write(stages: Stages, analysis: Analysis, config: Config, progress: ProgressCallback) -> tuple[Coverage, Any, Any]:
     """Second pass: treat and write every frame. Every frame must have been inspected in the first."""
     treatment = FrameTreatment(
-        config.mask, config.mask_kind, stages.editor, batch=config.edit.batch, fade_frames=config.edit.fade_frames
+        config.mask,
+        config.mask_kind,
+        stages.editor,
+        batch=config.edit.batch,
+        fade_frames=config.edit.fade_frames,
     )
     coverage = Coverage()
     with stages.open_reader() as reader, stages.open_writer(reader) as writer:

@@ -45,7 +45,13 @@ def progress_bar(console: Console) -> Iterator[ProgressCallback]:
 
     labels = {"detect": "finding faces", "prepare": "making pseudonyms", "write": "writing"}
     tasks: dict[str, TaskID] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
 
         def show(event: ProgressEvent) -> None:

@@ -109,9 +109,14 @@ class RunReport:
         table.add_row("treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw")
         if self.masked_reasons:
             table.add_row("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
-        shares = [f"{self.coverage[key]:.1%} {words}" for key, words in (
-            ("edited_by_face", "of faces carry a new face"), ("edited_by_track_min", "in the worst track"),
-        ) if self.coverage.get(key) is not None]
+        shares = [
+            f"{self.coverage[key]:.1%} {words}"
+            for key, words in (
+                ("edited_by_face", "of faces carry a new face"),
+                ("edited_by_track_min", "in the worst track"),
+            )
+            if self.coverage.get(key) is not None
+        ]
         if shares and self.mode == "fluid":
             table.add_row("coverage", ", ".join(shares))
         for stream in self.dropped_streams:

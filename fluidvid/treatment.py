@@ -76,7 +76,13 @@ class FrameTreatment:
     """
 
     def __init__(
-        self, mask: MaskConfig, kind: MaskKind, editor: FaceEditor | None, *, batch: int = 4, fade_frames: int = 8
+        self,
+        mask: MaskConfig,
+        kind: MaskKind,
+        editor: FaceEditor | None,
+        *,
+        batch: int = 4,
+        fade_frames: int = 8,
     ) -> None:
         self._mask = mask
         self._kind = kind
@@ -155,7 +161,11 @@ class FrameTreatment:
                 edits += [_Edit(face, None, Reason.EDITOR_ERROR) for face in group]
             else:
                 edits += [
-                    _Edit(face, result if result.ok else None, None if result.ok else result.reason or Reason.BAD_EDIT)
+                    _Edit(
+                        face,
+                        result if result.ok else None,
+                        None if result.ok else result.reason or Reason.BAD_EDIT,
+                    )
                     for face, result in zip(group, results, strict=True)
                 ]
         return edits
@@ -209,20 +219,23 @@ class FrameTreatment:
         return FaceOutcome(face.track_id, face.observed, "masked", str(why))
 
     def _mask_on(self, image: NDArray[np.uint8], face: PlannedFace) -> Region:
-        region = face_mask(
-            image, face.box, kind=self._kind, cells=self._mask.cells, margin=self._mask.margin
-        )
+        region = face_mask(image, face.box, kind=self._kind, cells=self._mask.cells, margin=self._mask.margin)
         if region is None:
             raise CoverageError(f"track {face.track_id}: its box {face.box} lies outside the picture; report this bug")
         return region
 
     @staticmethod
     def _check(
-        shape: tuple[int, ...], faces: Sequence[PlannedFace], outcomes: list[FaceOutcome], regions: list[Region]
+        shape: tuple[int, ...],
+        faces: Sequence[PlannedFace],
+        outcomes: list[FaceOutcome],
+        regions: list[Region],
     ) -> None:
         """Every face has its own outcome and its middle lies in a region that is taken over by the writer."""
         if sorted(o.track_id for o in outcomes) != sorted(f.track_id for f in faces):
-            raise CoverageError("a tracked face was left out: stopped, nothing was written; please report this as a bug")
+            raise CoverageError(
+                "a tracked face was left out: stopped, nothing was written; please report this as a bug"
+            )
         for face in faces:
             core = _core(face, shape)
             inside = core is None or any(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidvid.geometry import FFHQ_112, similarity
-from fluidvid.pipeline import Stages
+from fluidvid.stages import Stages
 from fluidvid.trackers.types import Detection, TrackedFace
 
 HEIGHT, WIDTH = 144, 192
@@ -103,7 +103,10 @@ class FakeWriter:
     committed: bool = False
 
     def write(
-        self, frame: Any, rgb: NDArray[np.uint8] | None = None, regions: Sequence[tuple[int, int, int, int]] = ()
+        self,
+        frame: Any,
+        rgb: NDArray[np.uint8] | None = None,
+        regions: Sequence[tuple[int, int, int, int]] = (),
     ) -> None:
         self.boom("writer")
         out = frame.rgb()
@@ -134,7 +137,11 @@ class FakeTracker:
         self._last: Detection | None = None
 
     def update(
-        self, frame_index: int, detections: Sequence[Detection], embeddings: Any = None, scene_cut: bool = False
+        self,
+        frame_index: int,
+        detections: Sequence[Detection],
+        embeddings: Any = None,
+        scene_cut: bool = False,
     ) -> list[TrackedFace]:
         self._boom("tracker")
         seen = bool(detections)
@@ -177,7 +184,10 @@ class FakeEditor:
         return FakePreparation(self._prepared, "" if self._prepared else "verification failed")
 
     def edit(
-        self, person_ids: Sequence[int], crops: NDArray[np.uint8], landmarks: NDArray[np.float32],
+        self,
+        person_ids: Sequence[int],
+        crops: NDArray[np.uint8],
+        landmarks: NDArray[np.float32],
         strengths: NDArray[np.float32],
     ) -> list[FakeEdited]:
         self._boom("edit")
@@ -211,7 +221,9 @@ class Rig:
     editor: FakeEditor | None = None
 
     def stages(self) -> Stages:
-        self.editor = None if self.classic else FakeEditor(self.boom, gain=self.gain, ok=self.ok, prepared=self.prepared)
+        self.editor = (
+            None if self.classic else FakeEditor(self.boom, gain=self.gain, ok=self.ok, prepared=self.prepared)
+        )
 
         @contextmanager
         def open_reader() -> Iterator[FakeReader]:
@@ -242,6 +254,12 @@ class Rig:
             return FakePose(self.yaw)
 
         return Stages(
-            open_reader=open_reader, open_writer=open_writer, detector=FakeDetector(self.boom, self.missing),
-            tracker=FakeTracker(self.boom), complete=complete, smooth=smooth, pose=pose, editor=self.editor,
+            open_reader=open_reader,
+            open_writer=open_writer,
+            detector=FakeDetector(self.boom, self.missing),
+            tracker=FakeTracker(self.boom),
+            complete=complete,
+            smooth=smooth,
+            pose=pose,
+            editor=self.editor,
         )

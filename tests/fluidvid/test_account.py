@@ -15,8 +15,19 @@ from fluidvid.report import RunReport
 
 def report(**changes: Any) -> RunReport:
     values: dict[str, Any] = {
-        "input": "a.mp4", "output": "b.mp4", "mode": "fluid", "frames": 10, "faces": 6, "tracks": 2, "edited": 3, "held": 1,
-        "masked": 2, "masked_reasons": {"too small": 2}, "seconds": 2.0, "fps": 5.0, "realtime_factor": 4.0,
+        "input": "a.mp4",
+        "output": "b.mp4",
+        "mode": "fluid",
+        "frames": 10,
+        "faces": 6,
+        "tracks": 2,
+        "edited": 3,
+        "held": 1,
+        "masked": 2,
+        "masked_reasons": {"too small": 2},
+        "seconds": 2.0,
+        "fps": 5.0,
+        "realtime_factor": 4.0,
     }
     return RunReport(**(values | changes))
 
@@ -27,7 +38,13 @@ def test_account_of_frames() -> None:
     coverage.add(1, 2, [FaceOutcome(1, False, "edited"), FaceOutcome(2, False, "masked", "too small")])
     coverage.add(2, 1, [FaceOutcome(1, False, "masked", "held too long to edit")])
     coverage.add(3, 0, [])
-    assert (coverage.frames, coverage.faces, coverage.edited, coverage.held, coverage.masked) == (4, 5, 1, 3, 1)
+    assert (coverage.frames, coverage.faces, coverage.edited, coverage.held, coverage.masked) == (
+        4,
+        5,
+        1,
+        3,
+        1,
+    )
     assert coverage.edited + coverage.held + coverage.masked == coverage.faces and coverage.tracks == 2
     assert dict(coverage.masked_reasons) == {"too small": 1}
     summary = coverage.summary()
@@ -57,16 +74,41 @@ def test_json_has_every_promised_key_on_one_line() -> None:
     text = report(dropped_streams=("data track 2 (gpmd)",)).to_json()
     tree = json.loads(text)
     assert "\n" not in text
-    for key in ("input output mode frames faces tracks edited held masked raw masked_reasons dropped_streams warnings "
-                "seconds fps realtime_factor").split():
+    for key in [
+        "input",
+        "output",
+        "mode",
+        "frames",
+        "faces",
+        "tracks",
+        "edited",
+        "held",
+        "masked",
+        "raw",
+        "masked_reasons",
+        "dropped_streams",
+        "warnings",
+        "seconds",
+        "fps",
+        "realtime_factor",
+    ]:
         assert key in tree
     assert tree["dropped_streams"] == ["data track 2 (gpmd)"]
 
 
 def test_summary_names_what_matters() -> None:
     stream = io.StringIO()
-    report(dropped_streams=("data track 2",), warnings=("voices identify",)).print_summary(Console(file=stream, width=120))
+    report(dropped_streams=("data track 2",), warnings=("voices identify",)).print_summary(
+        Console(file=stream, width=120)
+    )
     text = stream.getvalue()
-    for words in ("6 in 2 tracks", "3 edited, 1 held, 2 masked, 0 raw", "2 too small", "data track 2", "voices identify",
-                  "pseudonymisation", "still identify"):
+    for words in (
+        "6 in 2 tracks",
+        "3 edited, 1 held, 2 masked, 0 raw",
+        "2 too small",
+        "data track 2",
+        "voices identify",
+        "pseudonymisation",
+        "still identify",
+    ):
         assert words in text

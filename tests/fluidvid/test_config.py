@@ -33,11 +33,26 @@ def test_presets_differ_from_the_defaults() -> None:
 @pytest.mark.parametrize("key", [k for k, o in config.options().items() if o.flag])
 def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
     examples = {
-        "mode": "blur", "device": "cuda:1", "seed": "7", "strict": "true", "detect.detector": "yunet",
-        "detect.second": "none", "detect.long_side": "640", "edit.editor": "inversion", "edit.geometry": "linear",
-        "edit.strength": "0.75", "edit.backbone": "folder", "edit.min_face": "50", "edit.iterations": "12",
-        "mask.kind": "pixelate", "media.start": "1:02.5", "media.end": "70", "media.codec": "libx265", "media.crf": "20",
-        "media.preset": "slow", "media.keep_metadata": "true",
+        "mode": "blur",
+        "device": "cuda:1",
+        "seed": "7",
+        "strict": "true",
+        "detect.detector": "yunet",
+        "detect.second": "none",
+        "detect.long_side": "640",
+        "edit.editor": "inversion",
+        "edit.geometry": "linear",
+        "edit.strength": "0.75",
+        "edit.backbone": "folder",
+        "edit.min_face": "50",
+        "edit.iterations": "12",
+        "mask.kind": "pixelate",
+        "media.start": "1:02.5",
+        "media.end": "70",
+        "media.codec": "libx265",
+        "media.crf": "20",
+        "media.preset": "slow",
+        "media.keep_metadata": "true",
     }
     text = examples[key]
     from_flag = Config().updated({key: config.parse_value(key, text)})
@@ -93,7 +108,9 @@ def test_values_of_the_documented_files_are_within_range(root: Path) -> None:
         config.from_mapping(tomllib.loads(path.read_text()), origin=path.name)
 
 
-@pytest.mark.parametrize(("text", "value"), [("12.5", Fraction(25, 2)), ("1:02.5", Fraction(125, 2)), ("1:00:02", 3602)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("12.5", Fraction(25, 2)), ("1:02.5", Fraction(125, 2)), ("1:00:02", 3602)]
+)
 def test_times_are_exact(text: str, value: Fraction) -> None:
     assert config.parse_time(text) == value
 

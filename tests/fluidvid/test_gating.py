@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fluidvid.coverage import Reason
 from fluidvid.gating import REASONS, CausalGate, GateLimits, gate_track
@@ -11,7 +12,9 @@ from fluidvid.gating import REASONS, CausalGate, GateLimits, gate_track
 LIMITS = GateLimits(min_face=40, max_yaw=50, max_held=3, fade_frames=4)
 
 
-def gates(sides: object = None, yaws: object = None, observed: object = None, count: int = 60) -> tuple[np.ndarray, list]:
+def gates(
+    sides: object = None, yaws: object = None, observed: object = None, count: int = 60
+) -> tuple[NDArray[np.float32], list[Reason | None]]:
     weights, codes = gate_track(
         np.full(count, 80.0) if sides is None else np.asarray(sides, float),
         np.zeros(count) if yaws is None else np.asarray(yaws, float),

@@ -106,8 +106,20 @@ def test_unknown_name_lists_the_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../up.onnx"])
 def test_paths_stay_below_the_store(path: str) -> None:
-    tree = {"format": 1, "models": [{"name": "n", "roles": ["x"], "licence": "MIT", "commercial_use": True, "source": "s",
-                                     "embedded": False, "training_data": "t",
-                                     "files": [{"path": path, "sha256": None, "size": None}]}]}
+    tree = {
+        "format": 1,
+        "models": [
+            {
+                "name": "n",
+                "roles": ["x"],
+                "licence": "MIT",
+                "commercial_use": True,
+                "source": "s",
+                "embedded": False,
+                "training_data": "t",
+                "files": [{"path": path, "sha256": None, "size": None}],
+            }
+        ],
+    }
     with pytest.raises(ValueError, match="below the store"):
         parse_manifest(json.loads(json.dumps(tree)))

@@ -59,8 +59,20 @@ def test_raw_share_would_notice_a_raw_face() -> None:
     assert raw_share(picture(3), picture(3), 3) == 1.0
 
 
-STAGES = ["open_reader", "reader", "detector", "tracker", "complete", "smooth", "pose", "prepare", "edit", "open_writer",
-          "writer", "commit"]
+STAGES = [
+    "open_reader",
+    "reader",
+    "detector",
+    "tracker",
+    "complete",
+    "smooth",
+    "pose",
+    "prepare",
+    "edit",
+    "open_writer",
+    "writer",
+    "commit",
+]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, MemoryError])
@@ -129,7 +141,9 @@ def test_a_person_whose_verification_failed_is_masked() -> None:
     assert_nothing_raw(rig)
 
 
-@pytest.mark.parametrize(("changes", "yaw", "reason"), [({"edit.min_face": 70}, 0.0, "too small"), ({}, 70.0, "too turned")])
+@pytest.mark.parametrize(
+    ("changes", "yaw", "reason"), [({"edit.min_face": 70}, 0.0, "too small"), ({}, 70.0, "too turned")]
+)
 def test_gates(changes: dict[str, Any], yaw: float, reason: str) -> None:
     rig = Rig(yaw=yaw)
     outcome = go(rig, **changes)
@@ -147,7 +161,11 @@ def test_one_failed_edit_masks_for_a_while_and_fades_in() -> None:
     rig = Rig(boom=Once())
     outcome = go(rig)
     reasons = outcome.coverage.masked_reasons
-    assert reasons["editor error"] == 1 and reasons["after a failed edit"] == 3 and reasons["fading between mask and face"] == 3
+    assert (
+        reasons["editor error"] == 1
+        and reasons["after a failed edit"] == 3
+        and reasons["fading between mask and face"] == 3
+    )
     assert outcome.coverage.edited == 40 - 7
     assert_nothing_raw(rig)
 
@@ -164,9 +182,9 @@ def test_held_faces_are_counted_and_never_raw() -> None:
 def test_strict_refuses_before_anything_is_opened_for_writing() -> None:
     rig = Rig(missing=set(range(10, 20)))
     with pytest.raises(StrictError, match="held for 10 frames"):
-        go(rig, strict=True, **{"track.strict_held": 9})
+        go(rig, CONFIG.updated({"strict": True, "track.strict_held": 9}))
     assert rig.writers == []
-    go(Rig(missing=set(range(10, 20))), strict=True, **{"track.strict_held": 10})
+    go(Rig(missing=set(range(10, 20))), CONFIG.updated({"strict": True, "track.strict_held": 10}))
 
 
 def test_strict_refuses_a_suspicious_gap() -> None:
@@ -185,7 +203,10 @@ def test_strict_refuses_a_suspicious_gap() -> None:
     import dataclasses
 
     with pytest.raises(StrictError, match="frames 15 to 19 between tracks 1 and 2"):
-        run(dataclasses.replace(stages, tracker=TwoTracks()), CONFIG.updated({"mode": "solid", "strict": True}))
+        run(
+            dataclasses.replace(stages, tracker=TwoTracks()),
+            CONFIG.updated({"mode": "solid", "strict": True}),
+        )
     assert rig.writers == []
 
 

@@ -1,0 +1,144 @@
+"""The command line as users meet it: exit codes, one line per error, one object per --json, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def fluidvid(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-m", "fluidvid", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
+
+
+def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("fluidvid: "), done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_help_is_quick_and_heavy_modules_stay_out() -> None:
+    heavy = ("torch", "av", "cv2", "onnxruntime", "diffusers", "scipy")
+    code = f"import sys, fluidvid.cli; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "" and done.returncode in (0, 1)
+    done = fluidvid("anonymize", "--help")
+    assert done.returncode == 0
+    flags = "config editor geometry strength mode min-face device codec crf preset start end seed strict json overwrite quiet"
+    for flag in (f"--{name}" for name in flags.split()):
+        assert flag in done.stdout, flag
+
+
+def test_version() -> None:
+    assert fluidvid("version").stdout.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["anonymize", "a.mp4"], ["OUT"]),
+        (["anonymize", "a.mp4", "b.mp4", "--strenght", "1"], ["--strenght"]),
+        (["anonymize", "a.mp4", "b.mp4", "--strength", "9"], ["edit.strength", "9", "0.1 to 3.0"]),
+        (["anonymize", "a.mp4", "b.mp4", "--strength", "much"], ["edit.strength", "much"]),
+        (["anonymize", "a.mp4", "b.mp4", "--mode", "raw"], ["mode", "fluid, blur, pixelate, solid"]),
+        (["anonymize", "a.mp4", "b.mp4", "--config", "nope"], ["nope", "default, fast, quality, live"]),
+        (["anonymize", "a.mp4", "b.mp4", "--set", "mask.cell=3"], ["mask.cells"]),
+        (["anonymize", "a.mp4", "b.mp4", "--set", "mask.cells"], ["KEY=VALUE"]),
+        (["frobnicate"], ["frobnicate"]),
+    ],
+)
+def test_wrong_use_is_exit_2_in_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    assert_one_line_error(fluidvid(*arguments, cwd=tmp_path), 2, *words)
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    assert_one_line_error(fluidvid("anonymize", "no.mp4", "b.mp4", cwd=tmp_path), 3, "no.mp4")
+
+
+def test_not_a_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"this is no video" * 100)
+    assert_one_line_error(fluidvid("anonymize", "a.mp4", "b.mp4", "--mode", "blur", cwd=tmp_path), 3, "a.mp4")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]
+
+
+def test_existing_targets_are_not_touched(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.mp4"
+    target.write_bytes(b"precious")
+    assert_one_line_error(fluidvid("anonymize", clip, target), 4, "b.mp4", "--overwrite")
+    assert target.read_bytes() == b"precious"
+    assert_one_line_error(fluidvid("anonymize", clip, tmp_path), 4, "folder")
+    assert_one_line_error(fluidvid("anonymize", clip, tmp_path / "no" / "b.mp4"), 4, "does not exist")
+
+
+def test_the_source_is_never_the_target(clip: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "a.mp4"
+    copy.write_bytes(clip.read_bytes())
+    assert_one_line_error(fluidvid("anonymize", copy, copy, "--overwrite"), 4, "source itself")
+
+
+def test_classic_run_with_json(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.mp4"
+    done = fluidvid("anonymize", clip, target, "--mode", "pixelate", "--end", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert report["frames"] == 30 and report["mode"] == "pixelate" and report["raw"] == 0
+    assert report["faces"] == report["edited"] + report["held"] + report["masked"] >= 30
+    assert "pseudonymisation" in done.stderr and target.stat().st_size > 1000
+    again = fluidvid("anonymize", clip, target, "--mode", "solid", "--end", "1", "--overwrite", "--quiet")
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["b.mp4"]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-m", "fluidvid", "anonymize", str(clip), "b.mp4", "--mode", "blur", "-q"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not list(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert list(tmp_path.iterdir()), "the second pass should have begun to write beside the target"
+    process.send_signal(sign)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors.strip() == "fluidvid: interrupted: nothing was written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_list_json_has_licence_source_and_hash() -> None:
+    done = fluidvid("models", "list", "--json")
+    models = json.loads(done.stdout)["models"]
+    assert done.returncode == 0 and {"centerface", "prior"} <= {m["name"] for m in models}
+    assert all(m["licence"] and m["source"] and m["files"] for m in models)
+    text = fluidvid("models", "list").stdout
+    assert "NON-COMMERCIAL" in text and "sha256" in text
+
+
+def test_models_verify_passes() -> None:
+    done = fluidvid("models", "verify", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["models"]["centerface"] == "ok"
+
+
+def test_models_pull_refuses_in_one_line() -> None:
+    assert_one_line_error(fluidvid("models", "pull", "nothing"), 5, "nothing", "centerface")
+
+
+def test_doctor_json_and_exit_code() -> None:
+    done = fluidvid("doctor", "--json")
+    tree = json.loads(done.stdout)
+    assert (done.returncode == 0) == tree["ok"]
+    named = {finding["name"]: finding for finding in tree["findings"]}
+    assert {"python", "torch", "onnxruntime", "av", "encoders", "opencv"} <= set(named)
+    assert "libx264" in named["encoders"]["text"] and "got" in named["onnxruntime"]["text"]

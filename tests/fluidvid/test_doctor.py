@@ -1,0 +1,41 @@
+"""The doctor: a broken installation is named, with the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fluidvid import doctor
+from fluidvid.models import ModelStore
+
+
+def test_cpu_build_that_shadows_the_gpu_build_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.32.0")
+    (finding,) = doctor._onnxruntime()
+    assert finding.level == "broken" and "shadows" in finding.text and "pip uninstall" in finding.text
+
+
+def test_gpu_build_without_cuda_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: "1.32.0" if name == "onnxruntime-gpu" else None)
+    (finding,) = doctor._onnxruntime()
+    assert finding.level == "broken" and "asked for CUDAExecutionProvider" in finding.text
+
+
+def test_missing_models_are_broken(tmp_path: Path) -> None:
+    findings = doctor._models(ModelStore(assets=tmp_path, store=tmp_path))
+    assert findings and all(f.level == "broken" for f in findings) and doctor.broken(findings)
+
+
+def test_a_check_that_throws_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode() -> list[doctor.Finding]:
+        raise ImportError("libGL.so.1")
+
+    monkeypatch.setattr(doctor, "_opencv", explode)
+    assert any(f.level == "broken" and "libGL.so.1" in f.text for f in doctor.examine())
+
+
+def test_test_encode_tells_a_missing_encoder() -> None:
+    assert doctor.encoder_works("libx264") == (True, "")
+    works, why = doctor.encoder_works("no_such_encoder")
+    assert not works and why

@@ -1,0 +1,94 @@
+"""The iterator form: as many pictures out as in, mask first, bounded look-ahead, nothing raw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fluidvid.config import Config
+from fluidvid.coverage import Coverage
+from fluidvid.errors import DetectionError
+from fluidvid.frames import process
+from tests.fluidvid.fakes import Boom, Rig, picture, raw_share
+
+CONFIG = Config().updated({"edit.fade_frames": 3, "edit.key_frames": 2, "track.look_ahead": 4, "track.max_gap": 5})
+
+
+def pictures(count: int) -> Iterator[NDArray[np.uint8]]:
+    for index in range(count):
+        yield picture(index)
+
+
+def results(rig: Rig, count: int = 40) -> tuple[list[NDArray[np.uint8]], Coverage]:
+    coverage = Coverage()
+    return list(process(rig.stages(), CONFIG, pictures(count), coverage)), coverage
+
+
+def test_masked_until_ready_then_faded_then_edited() -> None:
+    out, coverage = results(Rig())
+    assert len(out) == 40 and coverage.frames == coverage.faces == 40
+    assert coverage.masked_reasons["not prepared"] >= 1 and coverage.masked_reasons["fading between mask and face"] == 3
+    assert coverage.edited > 25 and coverage.edited + coverage.masked == 40
+    for index, image in enumerate(out):
+        assert raw_share(picture(index), image, index) < 0.02
+
+
+def test_look_ahead_is_bounded() -> None:
+    given = 0
+
+    def counted() -> Iterator[NDArray[np.uint8]]:
+        nonlocal given
+        for image in pictures(30):
+            given += 1
+            yield image
+
+    for taken, _ in enumerate(process(Rig().stages(), CONFIG, counted(), Coverage()), 1):
+        assert given - taken <= CONFIG.track.look_ahead
+
+
+@pytest.mark.parametrize("stage", ["detector", "tracker", "prepare", "edit", "pose", "complete"])
+@pytest.mark.parametrize("call", [0, 7])
+def test_exceptions_never_let_a_raw_face_out(stage: str, call: int) -> None:
+    rig = Rig(boom=Boom(stage, call))
+    out: list[NDArray[np.uint8]] = []
+    try:
+        for image in process(rig.stages(), CONFIG, pictures(40), Coverage()):
+            out.append(image)
+    except (DetectionError, RuntimeError):
+        pass
+    for index, image in enumerate(out):
+        assert raw_share(picture(index), image, index) < 0.02
+    if stage in ("prepare", "edit"):
+        assert len(out) == 40
+
+
+def test_pictures_are_not_modified() -> None:
+    given = list(pictures(10))
+    list(process(Rig().stages(), CONFIG, given, Coverage()))
+    assert all(np.array_equal(image, picture(i)) for i, image in enumerate(given))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_other_arrays_are_refused(bad: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        list(process(Rig().stages(), CONFIG, [bad], Coverage()))
+
+
+def test_a_change_of_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="one size"):
+        list(process(Rig().stages(), CONFIG, [picture(0), picture(1)[:100]], Coverage()))
+
+
+def test_state_does_not_grow() -> None:
+    from fluidvid.frames import _Window
+
+    window = _Window(Rig().stages(), CONFIG)
+    coverage = Coverage()
+    for image in pictures(60):
+        window.push(image)
+        if len(window.waiting) > 4:
+            window.pop(coverage)
+        assert len(window._faces) <= 4 + 5 + 2

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fluidvid.config import Config
 from fluidvid.editing import FaceEditor

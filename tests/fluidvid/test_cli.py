@@ -35,7 +35,8 @@ def test_help_is_quick_and_heavy_modules_stay_out() -> None:
     assert done.stderr.strip() == "" and done.returncode in (0, 1)
     done = fluidvid("anonymize", "--help")
     assert done.returncode == 0
-    flags = "config editor geometry strength mode min-face device codec crf preset start end seed strict json overwrite quiet"
+    flags = "config editor geometry strength mode min-face device codec crf preset start end seed "
+    flags += "strict json overwrite quiet"
     for flag in (f"--{name}" for name in flags.split()):
         assert flag in done.stdout, flag
 

@@ -92,3 +92,9 @@ def test_state_does_not_grow() -> None:
         if len(window.waiting) > 4:
             window.pop(coverage)
         assert len(window._faces) <= 4 + 5 + 2
+
+
+def test_a_direction_that_failed_verification_is_never_applied() -> None:
+    out, coverage = results(Rig(prepared=False))
+    assert coverage.edited == 0 and dict(coverage.masked_reasons) == {"not prepared": 40}
+    assert all(raw_share(picture(i), image, i) < 0.02 for i, image in enumerate(out))

@@ -1,0 +1,121 @@
+"""One frame's faces: fades mix new face and mask only, masks win over neighbours' edits, compositing is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fluidvid.composite import add_residual, crop_footprint
+from fluidvid.config import MaskConfig
+from fluidvid.coverage import CoverageError
+from fluidvid.geometry import similarity
+from fluidvid.masks import SOLID_RGB
+from fluidvid.treatment import FrameTreatment, PlannedFace
+from tests.fluidvid.fakes import Boom, FakeEditor, box_at, landmarks_in, picture
+
+MASK = MaskConfig()
+
+
+def face(index: int = 5, *, track: int = 1, weight: float = 1.0, shift: float = 0.0) -> PlannedFace:
+    box = np.array(box_at(index), np.float32) + np.array([shift, 0, shift, 0], np.float32)
+    points = landmarks_in(box.tolist())
+    matrix = similarity(points, FakeEditor.template * FakeEditor.crop_size)
+    return PlannedFace(track, track, box, points, True, matrix, weight, None if weight == 1 else "fading")
+
+
+def treatment(gain: float = 40.0) -> FrameTreatment:
+    return FrameTreatment(MASK, "solid", FakeEditor(Boom(), gain=gain), fade_frames=3)
+
+
+def test_a_fade_mixes_the_new_face_with_the_mask_and_nothing_of_the_source() -> None:
+    """The source enters with the weight of the edit only: at weight .25 its contrast is a quarter."""
+    source = picture(5)
+    for weight in (0.25, 0.5, 0.75):
+        full = treatment().apply(source, [face()]).rgb.astype(float)
+        faded = treatment().apply(source, [face(weight=weight)])
+        x1, y1, x2, y2 = (int(v) for v in box_at(5))
+        expected = weight * full + (1 - weight) * np.array(SOLID_RGB, float)
+        assert np.abs(faded.rgb[y1:y2, x1:x2] - expected[y1:y2, x1:x2]).max() <= 1
+        assert faded.outcomes[0].treatment == "masked"
+
+
+def test_a_mask_wins_over_a_neighbours_edit() -> None:
+    masked = face(shift=20, track=2, weight=0)
+    result = treatment().apply(picture(5), [masked, face()])
+    x1, y1, x2, y2 = (int(v) for v in masked.box)
+    assert (result.rgb[y1:y2, x1:x2] == SOLID_RGB).all()
+    assert {o.track_id: o.treatment for o in result.outcomes} == {1: "edited", 2: "masked"}
+
+
+def test_the_source_is_not_modified_and_frames_without_faces_pass() -> None:
+    source = picture(5)
+    treatment().apply(source, [face()])
+    assert np.array_equal(source, picture(5))
+    empty = treatment().apply(source, [])
+    assert empty.rgb is source and empty.regions == ()
+
+
+def test_regions_hold_every_changed_pixel() -> None:
+    source = picture(5)
+    result = treatment().apply(source, [face(), face(shift=60, track=2, weight=0)])
+    changed = (result.rgb != source).any(axis=2)
+    for x1, y1, x2, y2 in result.regions:
+        changed[y1:y2, x1:x2] = False
+    assert not changed.any()
+
+
+def test_two_faces_of_one_track_or_a_box_outside_are_refused() -> None:
+    with pytest.raises(CoverageError):
+        treatment().apply(picture(5), [face(shift=1000, weight=0)])
+
+
+def test_an_editor_that_loses_a_crop_masks_the_group() -> None:
+    class Losing(FakeEditor):
+        def edit(self, *arguments: object) -> list:  # type: ignore[override, type-arg]
+            return []
+
+    result = FrameTreatment(MASK, "solid", Losing(Boom())).apply(picture(5), [face()])
+    assert [o.treatment for o in result.outcomes] == ["masked"]
+
+
+def ramp(size: int) -> NDArray[np.float32]:
+    """A smooth residual that is zero at the rim."""
+    line = np.sin(np.linspace(0, np.pi, size))
+    return (60 * np.outer(line, line))[..., None].repeat(3, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0, 4.0])
+def test_a_residual_lands_where_the_crop_was_cut(scale: float) -> None:
+    """Against the analytic warp of the same smooth function; both enlarging and shrinking."""
+    size = 128
+    matrix = np.array([[scale, 0, -20.0 * scale], [0, scale, -12.0 * scale]])
+    canvas = np.full((300, 320, 3), 100, np.uint8)
+    region = add_residual(canvas, ramp(size), matrix)
+    assert region == crop_footprint(matrix, size, canvas.shape)
+    ys, xs = np.mgrid[0:300, 0:320]
+    u, v = scale * (xs - 20.0), scale * (ys - 12.0)
+    inside = (u >= 0) & (u <= size - 1) & (v >= 0) & (v <= size - 1)
+    truth = 60 * np.sin(np.pi * u / (size - 1)) * np.sin(np.pi * v / (size - 1)) * inside
+    assert np.abs(canvas[..., 0] - (100 + truth)).max() < 3.0
+
+
+def test_clipping_and_the_edge_of_the_picture() -> None:
+    canvas = np.full((60, 60, 3), 250, np.uint8)
+    region = add_residual(canvas, ramp(64), np.array([[1.0, 0, 30], [0, 1.0, 30]]))
+    assert region is not None and region[:2] == (0, 0) and canvas.max() == 255 and canvas.min() == 250
+
+
+@pytest.mark.parametrize(
+    ("residual", "matrix"),
+    [
+        (np.full((64, 64, 3), np.nan, np.float32), np.eye(2, 3)),
+        (np.zeros((64, 32, 3), np.float32), np.eye(2, 3)),
+        (np.zeros((64, 64, 3), np.float32), np.zeros((2, 3))),
+    ],
+)
+def test_unusable_residuals_are_refused(residual: NDArray[np.float32], matrix: NDArray[np.float64]) -> None:
+    canvas = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"finite|degenerate"):
+        add_residual(canvas, residual, matrix)
+    assert not canvas.any()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fluidvid.config import Config
 from fluidvid.editing import FaceEditor
 from fluidvid.errors import ModelError
 from fluidvid.models import ModelStore
+from fluidvid.stages import Stages
+from fluidvid.trackers.types import TrackedFace
 
 
 def make_editor(config: Config, models: ModelStore, seed: int) -> FaceEditor | None:
@@ -56,3 +55,101 @@ def make_editor(config: Config, models: ModelStore, seed: int) -> FaceEditor | N
 def run_seed(config: Config) -> int:
     """The run's secret: fresh from the operating system unless `config.seed` fixes it for a test."""
     return secrets.randbits(63) if config.seed is None else config.seed
+
+
+def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) -> Stages:
+    """All parts of a run over a file."""
+    from fluidvid.video import VideoReader, VideoWriter
+
+    def open_reader() -> AbstractContextManager[Any]:
+        reader: AbstractContextManager[Any] = VideoReader(source, start=config.start, end=config.end)
+        return reader
+
+    def open_writer(reader: Any) -> AbstractContextManager[Any]:
+        media = config.media
+        writer: AbstractContextManager[Any] = VideoWriter(
+            target,
+            reader,
+            codec=media.codec,
+            crf=media.crf,
+            preset=media.preset,
+            overwrite=overwrite,
+            keep_metadata=media.keep_metadata,
+            start=config.start,
+            end=config.end,
+        )
+        return writer
+
+    return _stages(config, open_reader, open_writer)
+
+
+def frame_stages(config: Config) -> Stages:
+    """All parts of a run over pictures; there is no reader and no writer."""
+
+    def nothing(*_: Any) -> AbstractContextManager[Any]:
+        raise RuntimeError("pictures come from the caller")
+
+    return _stages(config, nothing, nothing)
+
+
+def _stages(
+    config: Config,
+    open_reader: Callable[[], AbstractContextManager[Any]],
+    open_writer: Callable[[Any], AbstractContextManager[Any]],
+) -> Stages:
+    from fluidvid.embedding import OnnxEmbedder
+    from fluidvid.trackers import SceneCutDetector, Tracker, complete_tracks, face_pose, link_tracks, smooth_transforms
+
+    models = ModelStore()
+    detector = make_detector(config, models)
+    track = config.track
+
+    def complete(faces: list[TrackedFace], frames: int, cuts: Collection[int]) -> Mapping[int, list[TrackedFace]]:
+        completed: Mapping[int, list[TrackedFace]] = complete_tracks(
+            faces, frames=frames, look_ahead=track.look_ahead, max_gap=track.max_gap, cuts=cuts
+        )
+        return completed
+
+    return Stages(
+        open_reader=open_reader,
+        open_writer=open_writer,
+        detector=detector,
+        tracker=Tracker(high_score=config.detect.score, low_score=config.detect.low_score),
+        cuts=SceneCutDetector(threshold=track.cut_threshold),
+        complete=complete,
+        smooth=smooth_transforms,
+        pose=face_pose,
+        editor=make_editor(config, models, run_seed(config)),
+        embedder=OnnxEmbedder(models.resolve("identity_student")),
+        link=link_tracks if track.link and config.mode == "fluid" else None,
+        detectors=(f"{detector.name} ({', '.join(detector.providers)})",),
+    )
+
+
+def make_detector(config: Config, models: ModelStore) -> Any:
+    """The configured detector, with its second opinion if there is one."""
+    from fluidvid.trackers import EnsembleDetector, build_detector
+
+    detect = config.detect
+    providers = execution_providers(config.device)
+
+    def build(name: str, model: str | None) -> Any:
+        path = Path(model) if model else models.resolve(name)
+        return build_detector(name, path, score=detect.low_score, long_side=detect.long_side, providers=providers)
+
+    first = build(detect.detector, detect.model)
+    if detect.second is None:
+        return first
+    return EnsembleDetector(first, build(detect.second, detect.second_model))
+
+
+def execution_providers(device: str) -> tuple[str, ...]:
+    """Providers of onnxruntime for a device, in order of preference."""
+    if device.startswith("cuda"):
+        return ("CUDAExecutionProvider", "CPUExecutionProvider")
+    if device == "auto":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            return ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return ("CPUExecutionProvider",)

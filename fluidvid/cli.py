@@ -264,22 +264,20 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 def run(command: Callable[[], Any]) -> int:
     """Call `command` and turn every ending into an exit code and at most one line on stderr."""
     try:
-        result = command()
-    except KeyboardInterrupt:
-        return _fail("interrupted: nothing was written", ExitCode.INTERRUPTED)
+        ending = command()
+    except (KeyboardInterrupt, typer.Abort):
+        ending = ExitCode.INTERRUPTED
     except FluidvidError as error:
         return _fail(str(error), error.exit_code)
-    except typer.Exit as ending:
-        return int(ending.exit_code)
-    except typer.Abort:
-        return _fail("interrupted: nothing was written", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return int(ExitCode.OUTPUT)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback, no output
         if hasattr(error, "format_message"):  # typer's own usage errors
-            return _fail(error.format_message(), ExitCode.USAGE)
+            return _fail(error.format_message() or "a command is needed, see --help", ExitCode.USAGE)
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", ExitCode.INTERNAL)
-    return result if isinstance(result, int) else int(ExitCode.OK)
+    # Without its standalone mode typer returns the code of an Exit, and 130 for Ctrl-C.
+    code = int(ending) if isinstance(ending, int) else int(ExitCode.OK)
+    return _fail("interrupted: nothing was written", ExitCode.INTERRUPTED) if code == ExitCode.INTERRUPTED else code
 
 
 def _fail(message: str, code: ExitCode) -> int:

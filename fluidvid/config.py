@@ -56,8 +56,7 @@ class _Section(BaseModel):
 
 
 def _option(default: Any, text: str, *, flag: str | None = None, **limits: Any) -> Any:
-    extra = {"flag": flag} if flag else None
-    return Field(default=default, description=text, json_schema_extra=extra, **limits)
+    return Field(default=default, description=text, json_schema_extra={"flag": flag} if flag else {}, **limits)
 
 
 class DetectConfig(_Section):
@@ -71,7 +70,7 @@ class DetectConfig(_Section):
     )
     model: str | None = _option(None, "ONNX file of the first detector, instead of the embedded one")
     second: str | None = _option(
-        "facemesh", "second opinion for what the first misses: a detector's name, or none", flag="--second"
+        None, "second opinion for what the first misses: a detector's name, or none", flag="--second"
     )
     second_model: str | None = _option(None, "ONNX file of the second detector")
     score: float = _option(0.5, "score from which a detection starts a track", ge=0.05, le=0.99)

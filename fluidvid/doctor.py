@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -155,12 +157,28 @@ def encoder_works(name: str) -> tuple[bool, str]:
     return size > 0, "" if size > 0 else "no output"
 
 
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """x265 and SVT-AV1 write their banners to file descriptor 2, past every log setting."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
 def _encoders() -> list[Finding]:
     import av
 
     # Failing hardware encoders write to stderr by themselves; and PyAV's Python log callback can deadlock threads.
     av.logging.set_level(av.logging.PANIC)
-    states = {name: encoder_works(name)[0] for name in ENCODERS}
+    with _silent_libraries():
+        states = {name: encoder_works(name)[0] for name in ENCODERS}
     missing = [name for name in REQUIRED_ENCODERS if not states[name]]
     text = "test encode passed: " + (", ".join(n for n, good in states.items() if good) or "none")
     if missing:

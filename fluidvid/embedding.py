@@ -56,4 +56,4 @@ class OnnxEmbedder:
         norms = np.linalg.norm(raw, axis=1, keepdims=True)
         embeddings = raw / np.maximum(norms, 1e-12)
         embeddings[~usable] = 0
-        return embeddings.astype(np.float32)
+        return np.asarray(embeddings, dtype=np.float32)

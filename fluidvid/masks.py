@@ -43,7 +43,7 @@ def expanded(box: ArrayLike, margin: float) -> NDArray[np.float64]:
     """`(4,)` box grown on each side by `margin` times its longer side, at least one pixel."""
     b = np.asarray(box, dtype=np.float64)
     grow = max(1.0, margin * max(abs(b[2] - b[0]), abs(b[3] - b[1])))
-    return b + np.array([-grow, -grow, grow, grow])
+    return np.asarray(b + np.array([-grow, -grow, grow, grow]), dtype=np.float64)
 
 
 def face_mask(image: NDArray[np.uint8], box: ArrayLike, *, kind: MaskKind, cells: int, margin: float) -> Region | None:
@@ -82,8 +82,9 @@ def face_mask(image: NDArray[np.uint8], box: ArrayLike, *, kind: MaskKind, cells
     # attacker many different samplings of it.
     cover = _cells(patch, cell, offset=(x1 - math.floor(grown[0]), y1 - math.floor(grown[1])))
     if kind == "blur":
-        cover = cv2.GaussianBlur(cover, (0, 0), sigmaX=0.6 * cell, borderType=cv2.BORDER_REPLICATE)
-    image[y1:y2, x1:x2] = cover
+        image[y1:y2, x1:x2] = cv2.GaussianBlur(cover, (0, 0), sigmaX=0.6 * cell, borderType=cv2.BORDER_REPLICATE)
+    else:
+        image[y1:y2, x1:x2] = cover
     return region
 
 

@@ -39,3 +39,8 @@ def test_test_encode_tells_a_missing_encoder() -> None:
     assert doctor.encoder_works("libx264") == (True, "")
     works, why = doctor.encoder_works("no_such_encoder")
     assert not works and why
+
+
+def test_encoders_do_not_write_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    (finding,) = doctor._encoders()
+    assert finding.level == "ok" and capfd.readouterr().err == ""

@@ -12,7 +12,7 @@ from fluidvid.coverage import CoverageError
 from fluidvid.geometry import similarity
 from fluidvid.masks import SOLID_RGB
 from fluidvid.treatment import FrameTreatment, PlannedFace
-from tests.fluidvid.fakes import Boom, FakeEditor, box_at, landmarks_in, picture
+from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, box_at, landmarks_in, picture
 
 MASK = MaskConfig()
 
@@ -72,7 +72,7 @@ def test_two_faces_of_one_track_or_a_box_outside_are_refused() -> None:
 
 def test_an_editor_that_loses_a_crop_masks_the_group() -> None:
     class Losing(FakeEditor):
-        def edit(self, *arguments: object) -> list:  # type: ignore[override, type-arg]
+        def edit(self, *arguments: object) -> list[FakeEdited]:
             return []
 
     result = FrameTreatment(MASK, "solid", Losing(Boom())).apply(picture(5), [face()])

@@ -140,14 +140,26 @@ def _signature() -> inspect.Signature:
 
 def _flag_type(option: config.Option) -> Any:
     assert option.flag is not None
-    words = f"{option.field.description} [{option.key}]"
+    words = f"{option.field.description} ({option.key})"
     if option.is_switch:
         return Annotated[bool | None, typer.Option(f"{option.flag}/--no-{option.flag[2:]}", help=words)]
-    nullable = type(None) in get_args(option.field.annotation)
-    shown = "TEXT" if option.allowed.startswith("text") else option.allowed.removesuffix(" or none")
-    default = "" if nullable else f" (default: {option.field.default})"
+    annotation = option.field.annotation
+    choices = ", " in option.allowed and not option.allowed.startswith("seconds")
+    shown = option.allowed.replace(", ", "|") if choices else _kind(option.allowed)
+    if shown in ("INTEGER", "NUMBER") and " from " in option.allowed:
+        words += ", " + option.allowed.partition(" from ")[2].removesuffix(" or none")
+    if type(None) not in get_args(annotation):
+        words += f", default {option.field.default}"
     # Text, whatever the type: the tree judges values of files and flags alike, with the same words.
-    return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words + default)]
+    return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words)]
+
+
+def _kind(allowed: str) -> str:
+    """Word for a value in the help."""
+    for beginning, word in (("a whole number", "INTEGER"), ("a number", "NUMBER"), ("seconds", "TIME")):
+        if allowed.startswith(beginning):
+            return word
+    return "TEXT"
 
 
 _anonymize.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ from fluidvid.stages import SourceFrame, Stages
 from fluidvid.suspicion import longest_held, suspicious_gaps
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import Detection, TrackedFace
-from fluidvid.tracktable import TrackTable
+from fluidvid.tracktable import TrackTable, landmarks_of
 from fluidvid.treatment import FrameTreatment, PlannedFace
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
 
 def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analysis:
     """First pass: detect, track, choose key crops; then complete the tracks and link them."""
-    found = Analysis()
+    found = Analysis(TrackTable(compact=stages.editor is None))
     with stages.open_reader() as reader:
         total = getattr(getattr(reader, "info", None), "frames_estimate", None)
         for frame in reader:
@@ -236,7 +236,7 @@ def planned(analysis: Analysis, frame: int) -> list[PlannedFace]:
             track_id=int(row["track"]),
             person_id=analysis.people[int(row["track"])],
             box=row["box"],
-            landmarks=row["landmarks"],
+            landmarks=landmarks_of(row),
             observed=bool(row["observed"]),
             matrix=row["matrix"].astype(np.float64) if row["weight"] > 0 else None,
             weight=float(row["weight"]),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.geometry import FFHQ_112
 from fluidvid.masks import clip_region
 from fluidvid.trackers.types import TrackedFace
 
@@ -23,6 +24,8 @@ ROW = np.dtype(
         ("matrix", "f4", (2, 3)),
     ]
 )
+COMPACT = np.dtype([(name, ROW[name]) for name in ("frame", "track", "box", "score", "observed", "reason", "weight")])
+"""Without what only an edit needs."""
 _CHUNK = 4096
 
 Completion = Callable[[list[TrackedFace]], Mapping[int, list[TrackedFace]]]
@@ -30,19 +33,25 @@ Completion = Callable[[list[TrackedFace]], Mapping[int, list[TrackedFace]]]
 
 
 class TrackTable:
-    """Rows are appended in frame order, then `finish` completes the tracks and sorts them for reading."""
+    """Rows are appended in frame order, then `finish` completes the tracks and sorts them for reading.
 
-    def __init__(self) -> None:
+    Args:
+        compact: leave out landmarks and transforms (the classic modes need neither; completion then sees landmarks
+            at the template's places in the box).
+    """
+
+    def __init__(self, *, compact: bool = False) -> None:
+        self._dtype = COMPACT if compact else ROW
         self._chunks: list[NDArray[np.void]] = []
         self._used = 0
-        self._rows: NDArray[np.void] = np.zeros(0, dtype=ROW)
+        self._rows: NDArray[np.void] = np.zeros(0, dtype=self._dtype)
         self._starts: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
 
     def append(self, faces: Iterable[TrackedFace]) -> None:
         """Store the faces of one frame."""
         for face in faces:
             if not self._chunks or self._used == _CHUNK:
-                self._chunks.append(np.zeros(_CHUNK, dtype=ROW))
+                self._chunks.append(np.zeros(_CHUNK, dtype=self._dtype))
                 self._used = 0
             _fill(self._chunks[-1][self._used], face)
             self._used += 1
@@ -55,33 +64,34 @@ class TrackTable:
             shape: (H, W) of the picture; faces wholly outside are not present in it and are dropped.
             complete: fills the gaps of one track.
         """
+        # Copies are dropped as soon as they are done with: this is the run's peak of memory.
         raw = self._gathered()
+        self._chunks = []
         done: list[NDArray[np.void]] = []
         order = np.argsort(raw["track"], kind="stable")
-        raw = raw[order]
-        bounds = np.flatnonzero(np.diff(raw["track"])) + 1
-        for part in np.split(raw, bounds):
+        for part in np.split(order, np.flatnonzero(np.diff(raw["track"][order])) + 1):
             if len(part) == 0:
                 continue
-            completed = complete([face_of(row) for row in part])
+            completed = complete([face_of(row) for row in raw[part]])
             present = [
                 face
                 for frame, faces in sorted(completed.items())
                 for face in faces
                 if 0 <= frame < frames and clip_region(face.box, shape) is not None
             ]
-            rows = np.zeros(len(present), dtype=ROW)
+            rows = np.zeros(len(present), dtype=self._dtype)
             for row, face in zip(rows, present, strict=True):
                 _fill(row, face)
             done.append(rows)
-        self._chunks = []
-        rows = np.concatenate(done) if done else np.zeros(0, dtype=ROW)
+        del raw, order
+        rows = np.concatenate(done) if done else np.zeros(0, dtype=self._dtype)
+        done.clear()
         self._rows = rows[np.lexsort((rows["track"], rows["frame"]))]
         self._starts = np.searchsorted(self._rows["frame"], np.arange(frames + 1))
 
     def _gathered(self) -> NDArray[np.void]:
         if not self._chunks:
-            return np.zeros(0, dtype=ROW)
+            return np.zeros(0, dtype=self._dtype)
         return np.concatenate([*self._chunks[:-1], self._chunks[-1][: self._used]])
 
     def __len__(self) -> int:
@@ -110,8 +120,18 @@ class TrackTable:
 
 def _fill(row: np.void, face: TrackedFace) -> None:
     row["frame"], row["track"] = face.frame, face.track_id
-    row["box"], row["landmarks"] = face.box, face.landmarks
+    row["box"] = face.box
+    if "landmarks" in (row.dtype.names or ()):
+        row["landmarks"] = face.landmarks
     row["score"], row["observed"] = face.score, face.observed
+
+
+def landmarks_of(row: np.void) -> NDArray[np.float32]:
+    """`(5, 2)` landmarks of a row; a compact row has only those of the template."""
+    if "landmarks" in (row.dtype.names or ()):
+        return np.array(row["landmarks"])
+    x1, y1, x2, y2 = (float(v) for v in row["box"])
+    return (FFHQ_112 * (x2 - x1, y2 - y1) + (x1, y1)).astype(np.float32)
 
 
 def face_of(row: np.void) -> TrackedFace:
@@ -120,7 +140,7 @@ def face_of(row: np.void) -> TrackedFace:
         track_id=int(row["track"]),
         frame=int(row["frame"]),
         box=np.array(row["box"]),
-        landmarks=np.array(row["landmarks"]),
+        landmarks=landmarks_of(row),
         score=float(row["score"]),
         observed=bool(row["observed"]),
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ from fluidvid.config import Config
 from fluidvid.errors import DetectionError, StrictError
 from fluidvid.pipeline import Outcome, run
 from fluidvid.progress import ProgressEvent
+from fluidvid.tracktable import COMPACT, ROW
 from tests.fluidvid.fakes import Boom, Rig, box_at, picture, raw_share
 
 CONFIG = Config().updated({"edit.fade_frames": 3, "edit.batch": 2, "edit.key_frames": 4})
@@ -200,8 +205,6 @@ def test_strict_refuses_a_suspicious_gap() -> None:
             found = detections[0]
             return [TrackedFace(1 if frame_index < 15 else 2, frame_index, found.box, found.landmarks, 0.9, True)]
 
-    import dataclasses
-
     with pytest.raises(StrictError, match="frames 15 to 19 between tracks 1 and 2"):
         run(
             dataclasses.replace(stages, tracker=TwoTracks()),
@@ -220,8 +223,6 @@ def test_a_frame_that_was_not_inspected_stops_the_run() -> None:
         rig.count = 40 if len(passes) == 1 else 41
         return stages.open_reader()
 
-    import dataclasses
-
     with pytest.raises(DetectionError, match="not inspected"):
         run(dataclasses.replace(stages, open_reader=growing), CONFIG)
     assert not rig.writers[0].committed
@@ -236,8 +237,6 @@ def test_fewer_frames_in_the_second_pass_stop_the_run() -> None:
         passes.append(1)
         rig.count = 40 if len(passes) == 1 else 30
         return stages.open_reader()
-
-    import dataclasses
 
     with pytest.raises(DetectionError, match="the second pass gave 30"):
         run(dataclasses.replace(stages, open_reader=shrinking), CONFIG)
@@ -262,9 +261,7 @@ def test_frames_are_not_kept() -> None:
 
 
 def test_bytes_per_face_are_bounded() -> None:
-    from fluidvid.tracktable import ROW
-
-    assert ROW.itemsize <= 128
+    assert ROW.itemsize <= 128 and COMPACT.itemsize <= 40
 
 
 def test_progress_covers_both_passes() -> None:
@@ -280,3 +277,48 @@ def test_the_face_leaves_through_the_edge_and_is_still_treated() -> None:
     outcome = go(rig, mode="solid")
     visible = sum(box_at(i)[0] < 192 for i in range(80))
     assert_account(outcome, visible)
+
+
+MEMORY = """
+import dataclasses, resource, sys
+from contextlib import contextmanager
+from fluidvid.config import Config
+from fluidvid.pipeline import run
+from fluidvid.trackers.types import TrackedFace
+from tests.fluidvid import fakes
+
+fakes.box_at = lambda index: (20.0, 40.0, 80.0, 110.0)
+still = fakes.picture(0)
+fakes.FakeFrame.rgb = lambda self: still.copy()
+
+class FourTracks:
+    def update(self, index, found, embeddings=None, scene_cut=False):
+        return [TrackedFace(k + 100 * (index // 300), index, found[0].box + k, found[0].landmarks, 0.9, True)
+                for k in range(4)]
+
+class Nowhere:
+    def write(self, *arguments):
+        pass
+
+@contextmanager
+def open_writer(reader):
+    yield Nowhere()
+
+stages = fakes.Rig(classic=True, count=int(sys.argv[1])).stages()
+outcome = run(dataclasses.replace(stages, tracker=FourTracks(), open_writer=open_writer), Config(mode="solid"))
+print(outcome.coverage.faces, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_peak_memory_does_not_grow_with_length(root: Path) -> None:
+    """Twelve times the length with four faces per frame: within a tenth of the peak of the short run."""
+    peaks = []
+    for count in (500, 6000):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(count)], cwd=root, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        faces, peak = map(int, done.stdout.split())
+        assert faces == 4 * count
+        peaks.append(peak)
+    assert peaks[1] < 1.1 * peaks[0], peaks

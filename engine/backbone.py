@@ -1,7 +1,7 @@
 """A backbone: first stage + frozen unconditional U-Net + noise schedule, loaded from a folder or a hub id.
 
-Layout: diffusers' own (`unet/`, `scheduler/`, and `vqvae/` or `vae/` for latent models; or a bare UNet2DModel folder), plus
-our `fluidvid.json` for what diffusers cannot say, and `autoencoder/` for the embedded `FaceAutoencoder`.
+Layout: diffusers' own (`unet/`, `scheduler/`, and `vqvae/` or `vae/` for latent models; or a bare UNet2DModel folder),
+plus our `fluidvid.json` for what diffusers cannot say, and `autoencoder/` for the embedded `FaceAutoencoder`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class IdentityStage(nn.Module):
 
 
 class DiffusersStage(nn.Module):
-    """diffusers' AutoencoderTiny, VQModel or AutoencoderKL (mean of the posterior), scaled as its pipeline scales it."""
+    """diffusers' AutoencoderTiny, VQModel or AutoencoderKL (posterior mean), scaled as its pipeline scales it."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -71,6 +71,7 @@ class Backbone:
 
     Attributes:
         name: folder name or hub id.
+        folder: where its files are.
         unet: the split U-Net, frozen.
         schedule: noise schedule and prediction type.
         first_stage: pixels <-> the U-Net's space.
@@ -82,6 +83,7 @@ class Backbone:
     """
 
     name: str
+    folder: Path
     unet: SplitUNet
     schedule: NoiseSchedule
     first_stage: FirstStage
@@ -182,7 +184,7 @@ def load_backbone(
         raise ModelError(f"the weights in {folder} are not those of its fluidvid.json: reinstall or train again")
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
     try:
-        unet = UNet2DModel.from_pretrained(unet_folder, low_cpu_mem_usage=False)
+        unet = cast(Any, UNet2DModel).from_pretrained(unet_folder, low_cpu_mem_usage=False)
         first_stage = _load_first_stage(folder)
         scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
         has_scheduler = (scheduler_folder / "scheduler_config.json").exists()
@@ -197,7 +199,7 @@ def load_backbone(
     split = SplitUNet(unet.to(device, dtype))
     levels = tuple(int(t) for t in card.get("edit_timesteps", (700, 500, 300)))
     schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))
-    return Backbone(str(source), split, schedule, first_stage, template, crop_size, levels, digest, card)
+    return Backbone(str(source), folder, split, schedule, first_stage, template, crop_size, levels, digest, card)
 
 
 def _crop_size(unet: UNet2DModel, first_stage: FirstStage) -> int:

@@ -50,8 +50,8 @@ def composite(crops: Tensor, before: Tensor, after: Tensor, mask: Tensor, detail
         before: decoded unedited latents.
         after: decoded edited latents.
         mask: `(N, 1, S, S)` in [0, 1].
-        detail: how much of the source's own fine detail, which the first stage does not carry, stays where the edit is strong;
-            1 keeps it all (pure residual), 0 none. Where nothing changes it always stays.
+        detail: how much of the source's own fine detail, which the first stage does not carry, stays where the edit is
+            strong; 1 keeps it all (pure residual), 0 none. Where nothing changes it always stays.
 
     Returns:
         `(N, 3, S, S)` in [-1, 1].

@@ -167,9 +167,19 @@ class FluidEditor:
                 weights = replace(options.weights, suppress=2 * options.weights.suppress)
                 options = replace(options, weights=weights)
             found = optimise_direction(
-                self.backbone, self._search, self.plan, self.space, self.guides, self.attributes, x[:keys], points[:keys],
-                noise, targets=targets, start=start, options=options, generator=self.generator,
-            )  # fmt: skip
+                self.backbone,
+                self._search,
+                self.space,
+                self.guides,
+                self.attributes,
+                x[:keys],
+                points[:keys],
+                noise,
+                targets=targets,
+                start=start,
+                options=options,
+                generator=self.generator,
+            )
             start = found.coordinates
             total += found.steps
             values = self.space.directions(found.coordinates.to(self.backbone.device)).detach()
@@ -253,8 +263,8 @@ class FluidEditor:
             strengths: `(N,)` in [0, 1].
 
         Returns:
-            N results; a person that was never prepared, a non-finite edit and a frame in which the guide still sees the person
-            come back with `ok` False.
+            N results; a person that was never prepared, a non-finite edit and a frame in which the guide still sees the
+            person come back with `ok` False.
         """
         size = self.crop_size
         empty = np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.float32)

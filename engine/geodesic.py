@@ -1,7 +1,7 @@
 """Linear and tangent-based (geodesic) displacement of h, and arcs in time.
 
-h is flattened per sample; the sphere has its radius r = |h|. Exponential map, logarithm and parallel transport on the sphere:
-Absil, Mahony, Sepulchre, "Optimization Algorithms on Matrix Manifolds", ch. 5.
+h is flattened per sample; the sphere has its radius r = |h|. Exponential map, logarithm and parallel transport on
+the sphere: Absil, Mahony, Sepulchre, "Optimization Algorithms on Matrix Manifolds", ch. 5.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from fluidvid.engine.plan import EditPlan, displacement
 
 @dataclass(frozen=True, eq=False)
 class InversionEditor:
-    """See `fluidvid.engine.plan.CropEditor`; Asyrp's asymmetric step: only the predicted x0 is edited, not its noise.
+    """A `CropEditor` with Asyrp's asymmetric step: only the predicted x0 is edited, not its noise.
 
     The direction of a step is the one of the nearest level; its strength is divided by the number of steps that share the
     level, so that one direction means about the same displacement here and in difference editing.

@@ -1,7 +1,7 @@
 """Losses on the composited crop: suppress identity, move to a pseudonym, preserve everything else, look like a face.
 
-Every term is one small function; `LossWeights` says how much each counts. FALCO (Barattin et al., CVPR 2023) is the source of the
-margin on the cosine; the rest is fluidvid's.
+Every term is one small function; `LossWeights` says how much each counts. FALCO (Barattin et al., CVPR 2023) is the
+source of the margin on the cosine; the rest is fluidvid's.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class LossWeights:
     mesh: float = 400.0
     expression: float = 0.5
     age_gender: float = 0.3
+    colour: float = 20.0
     residual: float = 1.0
     variation: float = 1.0
     manifold: float = 10.0
@@ -45,7 +46,7 @@ def displace_to(edited: Tensor, target: Tensor) -> Tensor:
 
 
 def steady(edited: Tensor, source: Tensor) -> Tensor:
-    """The new person must be as much one person as the old one: mean over pairs of `relu(cos(x_i, x_j) - cos(y_i, y_j))`."""
+    """Mean over pairs of `relu(cos(x_i, x_j) - cos(y_i, y_j))`: the new person is as much one person as the old."""
     n = len(edited)
     if n < 2:
         return edited.new_zeros(())
@@ -56,6 +57,18 @@ def steady(edited: Tensor, source: Tensor) -> Tensor:
 def total_variation(change: Tensor) -> Tensor:
     """Anisotropic total variation of `(N, C, H, W)`, mean over pixels."""
     return change.diff(dim=-1).abs().mean() + change.diff(dim=-2).abs().mean()
+
+
+def colour_shift(change: Tensor, mask: Tensor) -> Tensor:
+    """Squared change of colour in a grid of 8 x 8 cells, light and dark alike; `(N, 3, S, S)`, mask `(N, 1, S, S)`.
+
+    Skin, light and make-up are not identity: a face may change its shapes, its cells keep their colours. Chroma counts
+    four times as much as luma.
+    """
+    cells = F.adaptive_avg_pool2d(change, 8)
+    luma = cells.mean(1, keepdim=True)
+    share = F.adaptive_avg_pool2d(mask, 8).mean().clamp_min(1e-3)
+    return (luma.pow(2).mean() + 4 * (cells - luma).pow(2).mean()) / share
 
 
 def attribute_terms(edited: Attributes, source: Attributes) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
     attribute_terms,
+    colour_shift,
     displace_to,
     manifold,
     steady,
@@ -23,7 +24,7 @@ from fluidvid.engine.losses import (
     total_variation,
     weighted_sum,
 )
-from fluidvid.engine.plan import CropEditor, EditPlan
+from fluidvid.engine.plan import CropEditor
 from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,6 @@ class Optimised:
 def optimise_direction(
     backbone: Backbone,
     editor: CropEditor,
-    plan: EditPlan,
     space: DirectionSpace,
     guides: Sequence[Recogniser],
     attributes: AttributeNetworks,
@@ -88,7 +88,6 @@ def optimise_direction(
     Args:
         backbone: frozen model.
         editor: the path that is differentiated (difference editing).
-        plan: its levels.
         space: coordinates of directions.
         guides: recognisers whose cosine is suppressed.
         attributes: networks of what stays.
@@ -116,8 +115,9 @@ def optimise_direction(
     coordinates = (space.zero() if start is None else start.clone()).to(device).requires_grad_()
     optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
     quiet, values, best = 0, {}, coordinates.detach().clone()
-    step = 0
-    for step in range(1, options.steps + 1):
+    steps = 0
+    for _ in range(options.steps):
+        steps += 1
         directions = space.directions(coordinates).to(z.dtype)
         _, after = editor(z, directions[None].expand(len(z), *directions.shape), fixed, strength)
         decoded = backbone.decode(after)
@@ -135,6 +135,8 @@ def optimise_direction(
                 terms["displace"] = terms["displace"] + displace_to(embedding, targets[guide.name]) / len(guides)
         terms |= attribute_terms(attributes(edited, mesh=weights.mesh > 0), kept)
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
+        if weights.colour:
+            terms["colour"] = colour_shift(change, mask)
         if weights.manifold:
             level_noise = torch.randn(z.shape[1:], generator=generator).to(device, z.dtype)
             terms["manifold"] = manifold(backbone, after, z, level_noise)
@@ -148,5 +150,5 @@ def optimise_direction(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-    log.debug("direction after %d steps: %s", step, values)
-    return Optimised(best.cpu(), step, time.monotonic() - began, values)
+    log.debug("direction after %d steps: %s", steps, values)
+    return Optimised(best.cpu(), steps, time.monotonic() - began, values)

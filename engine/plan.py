@@ -51,8 +51,8 @@ class Direction:
 class CropEditor(Protocol):
     """Difference and inversion editing share this shape.
 
-    `z` `(N, c, s, s)` latents, `values` `(N, L, C, h, w)`, `noise` `(N, c, s, s)`, `strength` `(N,)`; returns the latents before
-    and after the edit, of the same path, whose decoded difference is the residual.
+    `z` `(N, c, s, s)` latents, `values` `(N, L, C, h, w)`, `noise` `(N, c, s, s)`, `strength` `(N,)`; returns the
+    latents before and after the edit, of the same path, whose decoded difference is the residual.
     """
 
     def __call__(self, z: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]: ...

@@ -1,7 +1,7 @@
 """Coordinates of directions: principal components of h over many faces, or h itself.
 
-A step along the components that faces really span stays near the manifold (GANSpace, 2004.02546, found the same in GANs); free
-displacements of h suppress identity just as well and look like make-up.
+A step along the components that faces really span stays near the manifold (GANSpace, 2004.02546, found the same in
+GANs); free displacements of h suppress identity just as well and look like make-up.
 """
 
 from __future__ import annotations

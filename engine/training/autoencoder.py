@@ -1,8 +1,8 @@
 """Train `FaceAutoencoder`: faithful pictures, and latents that a small diffusion model can learn.
 
-Reconstruction (L1, gradients, pooled L1, features of a face network) makes the pictures; two terms make the latents easy:
-scale equivariance (the pooled latent decodes to the pooled picture: EQ-VAE, arXiv 2502.09509) and nested channel dropout
-(early channels carry most: arXiv 1402.0915).
+Reconstruction (L1, gradients, pooled L1, features of a face network) makes the pictures; two terms make the latents
+easy: scale equivariance (the pooled latent decodes to the pooled picture: EQ-VAE, arXiv 2502.09509) and nested channel
+dropout (early channels carry most: arXiv 1402.0915).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +200,7 @@ def train_autoencoder(
                 writer.writerow(row)
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": elapsed}
             torch.save(state | {"generator": generator.get_state(), "rng": rng}, out / "state.tmp")
-            os.replace(out / "state.tmp", out / "state.pt")
+            (out / "state.tmp").replace(out / "state.pt")
             model.save_pretrained(out / "autoencoder")
             last_save, running = time.monotonic(), []
         if done:

@@ -1,8 +1,8 @@
 """Train the unconditional latent U-Net of the embedded prior.
 
-x-prediction with a clamped weight, t from a logit-normal, EMA, and SKIP DROPOUT: for a part of the samples every skip tensor is
-zeroed, so that h alone describes the face and directions in h move it. A linear probe aligns h with the embedding of a
-face network while training (representation alignment, arXiv 2410.06940) and is thrown away afterwards.
+x-prediction with a clamped weight, t from a logit-normal, EMA, and SKIP DROPOUT: for a part of the samples every skip
+tensor is zeroed, so that h alone describes the face and directions in h move it. A linear probe aligns h with the embedding
+of a face network while training (representation alignment, arXiv 2410.06940) and is thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import copy
 import csv
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +128,13 @@ def train_diffusion(
     out: Path,
     options: DiffusionTraining,
 ) -> None:
-    """Train for `options.hours` of wall clock, checkpointing the EMA atomically into `out/unet`; resumes from `out/state.pt`.
+    """Train for `options.hours`, checkpointing the EMA atomically into `out/unet`; resumes from `out/state.pt`.
 
     Args:
         unet: trained in place.
         autoencoder: frozen first stage.
-        pictures: `(N, S, S, 3)` uint8 aligned faces; `held_out` `(N,)` of them are not used.
+        pictures: `(N, S, S, 3)` uint8 aligned faces.
+        held_out: `(N,)` bool, pictures that are not used.
         shares: `(N,)` sampling weights.
         embeddings: `(N, D)` identity embeddings for the alignment.
         validation: named latents `(M, C, h, w)` to report denoising errors on.
@@ -237,7 +237,7 @@ def train_diffusion(
                 "rng": rng,
             }
             torch.save(state, out / "state.tmp")
-            os.replace(out / "state.tmp", out / "state.pt")
+            (out / "state.tmp").replace(out / "state.pt")
             ema.save_pretrained(out / "unet")
             last_save, running = time.monotonic(), []
         if done:

@@ -50,8 +50,8 @@ def fit_bank(
 ) -> PseudonymBank:
     """Embeddings, ages and genders of the first `size` crops, and a ridge regression from all of them.
 
-    The regression explains coordinates of h by the embedding and, so that it does not carry them, by pose and light (the five
-    groups of landmarks and the mean colour); only the embedding's part is kept.
+    The regression explains coordinates of h by the embedding and, so that it does not carry them, by pose and light
+    (landmarks and mean colours); only the embedding's part is kept.
     """
     parts = crops.split(32)
     embeddings = {r.name: torch.cat([r(part) for part in parts]) for r in recognisers}

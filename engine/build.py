@@ -1,0 +1,176 @@
+"""Assemble a `FluidEditor` from a backbone folder and named face networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+
+from fluidvid.engine.backbone import Backbone, load_backbone
+from fluidvid.engine.editor import EditorOptions, FluidEditor
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
+from fluidvid.engine.geodesic import Geometry
+from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.subspace import ComponentSpace, DirectionSpace, FreeSpace
+from fluidvid.errors import ModelError
+
+Resolve = Callable[[str], Path]
+"""Manifest name to a verified file or folder; raises ModelError with the remedy."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Input alignment of a known recogniser and its cosine threshold at 1 % false accepts, after any centring."""
+
+    threshold: float
+    template: str = "arcface"
+    size: int = 112
+    centred: bool = False
+
+
+# Thresholds: pairs of different people, CelebA in the wild for the first three; synthetic faces for the centred ones.
+RECOGNISERS = {
+    "identity_student": Calibration(0.41),
+    "edgeface_xs": Calibration(0.20),
+    "mobilefacenet_ms1m": Calibration(0.26),
+    "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),
+    "faceres": Calibration(0.33, centred=True),
+}
+
+
+def load_recogniser(name: str, resolve: Resolve, template: np.ndarray) -> Recogniser:
+    """A recogniser of `RECOGNISERS` by its manifest name, seen from crops of `template` `(5, 2)`.
+
+    Raises:
+        ModelError: unknown name, or its file is missing.
+    """
+    if name not in RECOGNISERS:
+        raise ModelError(f"no recogniser {name!r}: known are {', '.join(RECOGNISERS)}")
+    known = RECOGNISERS[name]
+    mean = load_file(resolve("identity_means"))[name] if known.centred else None
+    spec = RecogniserSpec(name, resolve(name), known.threshold, known.template, known.size, mean)
+    return Recogniser(spec, template).eval()
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device: "auto" is CUDA, then MPS, then the CPU; anything else is taken at its word.
+
+    Raises:
+        ModelError: the device was named and is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    wanted = torch.device(device)
+    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
+    if not here.get(wanted.type, lambda: False)():
+        raise ModelError(f"device {device} is not available to torch here: use --device cpu, or see 'fluidvid doctor'")
+    return wanted
+
+
+def edit_plan(
+    backbone: Backbone, timesteps: Sequence[int] | None, geometry: Geometry, inversion_steps: int
+) -> EditPlan:
+    """The backbone's own levels unless others are asked for."""
+    levels = tuple(sorted(timesteps or backbone.edit_timesteps, reverse=True))
+    last = len(backbone.schedule.alphas_cumprod)
+    if levels[0] >= last:
+        raise ModelError(f"timestep {levels[0]} is beyond this model's {last}: choose smaller edit.timesteps")
+    refine = tuple(int(t) for t in backbone.card.get("refine_timesteps", ()))
+    skips = bool(backbone.card.get("edit_skips", True))
+    # Inversion begins above the highest edited level, where there is still noise to take away.
+    return EditPlan(levels, refine, skips, geometry, inversion_steps, min(last - 1, levels[0] + 100))
+
+
+def h_shape(backbone: Backbone) -> tuple[int, int, int]:
+    """`(C, h, w)` of the bottleneck, found by running it once."""
+    with torch.inference_mode():
+        z = backbone.encode(torch.zeros(1, 3, backbone.crop_size, backbone.crop_size))
+        h = backbone.unet.encode(z, torch.zeros(1, dtype=torch.long, device=z.device)).h
+    return h.shape[1], h.shape[2], h.shape[3]
+
+
+def direction_space(backbone: Backbone, folder: Path, plan: EditPlan) -> DirectionSpace:
+    """The backbone's principal components if it ships them for these levels, else free coordinates."""
+    shape = h_shape(backbone)
+    components = folder / "hspace.safetensors"
+    if components.exists():
+        return ComponentSpace.load(components, shape).select(plan.timesteps)
+    scales = []
+    with torch.inference_mode():
+        z = backbone.encode(torch.zeros(1, 3, backbone.crop_size, backbone.crop_size))
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+        for t in plan.timesteps:
+            ts = torch.full((1,), t, device=z.device)
+            scales.append(float(backbone.unet.encode(backbone.schedule.add_noise(z, noise, ts), ts).h.float().std()))
+    return FreeSpace((len(plan.timesteps), *shape), torch.tensor(scales))
+
+
+def build_editor(
+    *,
+    backbone: str | Path,
+    resolve: Resolve,
+    editor: Literal["difference", "inversion"] = "difference",
+    geometry: Geometry = "linear",
+    strength: float = 1.0,
+    timesteps: Sequence[int] | None = None,
+    iterations: int | None = None,
+    inversion_steps: int = 12,
+    device: str = "auto",
+    seed: int,
+    guides: Sequence[str] = ("identity_student", "faceres"),
+    verifiers: Sequence[str] = ("dlib_resnet",),
+    options: EditorOptions | None = None,
+) -> FluidEditor:
+    """Load everything `FluidEditor` needs.
+
+    Args:
+        backbone: folder in diffusers' layout or hub id that was downloaded before.
+        resolve: finds the face networks by name.
+        editor: "difference" or "inversion".
+        geometry: "linear" or "geodesic".
+        strength: scales every direction.
+        timesteps: edit levels; None takes the backbone's own.
+        iterations: most optimisation steps per person; None takes the options' own.
+        inversion_steps: K of the inversion editor.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        seed: the run's secret.
+        guides: recognisers to optimise against.
+        verifiers: recognisers that only judge.
+        options: everything else.
+
+    Raises:
+        ModelError: something is missing, altered or does not fit together.
+    """
+    if set(guides) & set(verifiers):
+        raise ModelError("a recogniser cannot guide and verify: choose different guides and verifiers")
+    where = choose_device(device)
+    model = load_backbone(backbone, device=where)
+    plan = edit_plan(model, timesteps, geometry, inversion_steps)
+    space = direction_space(model, model.folder, plan)
+    attributes = AttributeNetworks(
+        resolve("landmark68"), resolve("expression"), resolve("age_gender"), resolve("facemesh468"), model.template
+    )
+    bank_file = model.folder / "pseudonyms.safetensors"
+    bank = PseudonymBank.load(bank_file) if bank_file.exists() else None
+    chosen = replace(options or EditorOptions(), path=editor, strength=strength)
+    if iterations is not None:
+        chosen = replace(chosen, optimise=replace(chosen.optimise, steps=iterations))
+    return FluidEditor(
+        model,
+        plan,
+        space,
+        [load_recogniser(name, resolve, model.template).to(where) for name in guides],
+        [load_recogniser(name, resolve, model.template).to(where) for name in verifiers],
+        attributes.to(where),
+        bank,
+        chosen,
+        torch.Generator().manual_seed(seed),
+    )

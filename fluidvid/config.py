@@ -126,8 +126,8 @@ class EditConfig(_Section):
     max_held: int = _option(3, "a face held longer than this many frames between detections is masked", ge=0, le=60)
     key_frames: int = _option(6, "pictures per person the direction is found on", ge=2, le=8)
     iterations: int = _option(30, "optimisation steps per person", flag="--iterations", ge=1, le=1000)
-    timesteps: tuple[Annotated[int, Field(ge=1, le=999)], ...] = _option(
-        (700, 500, 300), "edit levels, from noisy to clean", min_length=1, max_length=12
+    timesteps: tuple[Annotated[int, Field(ge=1, le=999)], ...] | None = _option(
+        None, "edit levels, from noisy to clean; default: the backbone's own", min_length=1, max_length=12
     )
     inversion_steps: int = _option(20, "DDIM steps of the inversion editor", ge=2, le=200)
     fade_frames: int = _option(8, "frames of the cross-fade between mask and new face", ge=0, le=120)
@@ -165,7 +165,7 @@ class Config(_Section):
         "for tests only: makes pseudonyms predictable; the default is a fresh secret",
         flag="--seed",
         ge=0,
-        le=2**63 - 1,
+        le=2**32 - 1,
     )
     strict: bool = _option(
         False,
@@ -326,7 +326,8 @@ def parse_value(key: str, text: str) -> Any:
     annotation = option.field.annotation
     if text.lower() == "none" and type(None) in get_args(annotation):
         return None
-    if get_origin(annotation) is tuple:
+    members = (annotation, *get_args(annotation))
+    if any(get_origin(member) is tuple for member in members):
         return [part.strip() for part in text.split(",")]
     return text
 

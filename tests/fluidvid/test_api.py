@@ -1,0 +1,88 @@
+"""The Python API over the real reader, detectors, tracker and writer, on the demo clip; the editor is a fake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import fluidvid
+from fluidvid import assembly
+from fluidvid.coverage import Coverage
+from fluidvid.errors import InputError, OutputError, StrictError
+from fluidvid.progress import ProgressEvent
+from tests.fluidvid.fakes import Boom, FakeEditor
+
+CONFIG = fluidvid.Config().updated({"media.end": "1", "edit.min_face": 20, "edit.fade_frames": 3})
+
+
+def decoded(path: Path, count: int) -> list[NDArray[np.uint8]]:
+    with av.open(str(path)) as container:
+        frames = [
+            frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(count), strict=False)
+        ]
+    return frames
+
+
+@pytest.fixture
+def fake_editor(monkeypatch: pytest.MonkeyPatch) -> Boom:
+    boom = Boom()
+    monkeypatch.setattr(assembly, "make_editor", lambda *_: FakeEditor(boom, gain=60.0))
+    return boom
+
+
+def test_fluid_with_a_fake_editor(clip: Path, tmp_path: Path, fake_editor: Boom) -> None:
+    target = tmp_path / "out.mp4"
+    events: list[ProgressEvent] = []
+    report = fluidvid.anonymize(clip, target, config=CONFIG, progress=events.append)
+    assert report.frames == 30 and report.faces >= 30 and report.raw == 0
+    assert report.edited + report.held + report.masked == report.faces
+    assert report.edited > 20 and report.people == 1 and report.preparation[0]["ok"]
+    assert events[-1].stage == "write" and events[-1].done == 30
+    source, result = decoded(clip, 30), decoded(target, 31)
+    assert len(result) == 30
+    for before, after in zip(source, result, strict=True):
+        blue = after[..., 2].astype(int) - before[..., 2]
+        assert (blue > 30).mean() > 0.03, "the fake edit shows in every frame"
+        far = np.abs(after[:20, :20].astype(int) - before[:20, :20]).mean()
+        assert far < 6, "away from the face only the encoder changes pixels"
+
+
+def test_a_failing_editor_masks_the_clip(clip: Path, tmp_path: Path, fake_editor: Boom) -> None:
+    fake_editor.stage = "edit"
+    report = fluidvid.anonymize(clip, tmp_path / "out.mp4", config=CONFIG)
+    assert report.edited == 0 and report.masked + report.held == report.faces > 0
+    assert report.masked_reasons["editor error"] > 0
+
+
+def test_strict_writes_nothing(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fluidvid.pipeline.suspicious_gaps", lambda *_: ("frames 3 to 5 between tracks 1 and 2",))
+    with pytest.raises(StrictError, match="frames 3 to 5"):
+        fluidvid.anonymize(clip, tmp_path / "out.mp4", config=CONFIG.updated({"mode": "blur", "strict": True}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_judged_before_any_work(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        fluidvid.anonymize(tmp_path / "no.mp4", tmp_path / "out.mp4")
+    (tmp_path / "out.mp4").touch()
+    with pytest.raises(OutputError, match="--overwrite"):
+        fluidvid.anonymize(clip, tmp_path / "out.mp4")
+
+
+def test_iterator_form_masks_every_frame_of_the_clip(clip: Path) -> None:
+    pictures = decoded(clip, 20)
+    coverage = Coverage()
+    config = CONFIG.updated({"mode": "solid", "track.look_ahead": 4})
+    results = list(fluidvid.anonymize_frames(iter(pictures), config=config, coverage=coverage))
+    assert len(results) == 20 and coverage.faces >= 20 and coverage.edited == 0
+    for before, after in zip(pictures, results, strict=True):
+        assert (before != after).any(axis=2).mean() > 0.05
+
+
+def test_seed_is_fresh_unless_given() -> None:
+    assert assembly.run_seed(fluidvid.Config()) != assembly.run_seed(fluidvid.Config())
+    assert assembly.run_seed(fluidvid.Config(seed=5)) == 5

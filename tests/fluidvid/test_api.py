@@ -21,10 +21,8 @@ CONFIG = fluidvid.Config().updated({"media.end": "1", "edit.min_face": 20, "edit
 
 def decoded(path: Path, count: int) -> list[NDArray[np.uint8]]:
     with av.open(str(path)) as container:
-        frames = [
-            frame.to_ndarray(format="rgb24") for frame, _ in zip(container.decode(video=0), range(count), strict=False)
-        ]
-    return frames
+        pairs = zip(container.decode(video=0), range(count), strict=False)
+        return [np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8) for frame, _ in pairs]
 
 
 @pytest.fixture

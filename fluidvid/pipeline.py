@@ -46,6 +46,15 @@ class Analysis:
     people: dict[int, int] = field(default_factory=dict)
     gaps: tuple[str, ...] = ()
     longest_held: int = 0
+    first_time: Fraction | None = None
+    last_time: Fraction | None = None
+
+    @property
+    def duration(self) -> Fraction | None:
+        """Length of what was read in seconds; the last frame counts as long as the mean of the others."""
+        if self.first_time is None or self.last_time is None or self.frames < 2:
+            return None
+        return (self.last_time - self.first_time) * self.frames / (self.frames - 1)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,6 @@ class Outcome:
     coverage: Coverage
     analysis: Analysis
     preparations: Mapping[int, Preparation | None]
-    duration: Fraction | None
     detectors: tuple[str, ...]
     reader: Any
     writer: Any
@@ -75,8 +83,7 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
     preparations = prepare(stages, analysis, config, progress)
     plan(stages, analysis, preparations, config)
     coverage, reader, writer = write(stages, analysis, config, progress)
-    info = getattr(reader, "info", None)
-    return Outcome(coverage, analysis, preparations, getattr(info, "duration", None), stages.detectors, reader, writer)
+    return Outcome(coverage, analysis, preparations, stages.detectors, reader, writer)
 
 
 def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analysis:
@@ -92,6 +99,8 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
             faces = _follow(stages, config, found, frame.index, rgb)
             found.table.append(faces)
             found.pts.append(frame.pts)
+            found.last_time = frame.time
+            found.first_time = frame.time if found.first_time is None else found.first_time
             found.frames += 1
             progress(ProgressEvent("detect", found.frames, total))
     found.table.finish(found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts))

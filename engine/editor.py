@@ -156,7 +156,9 @@ class FluidEditor:
         x, points = self._crops(crops), torch.from_numpy(np.asarray(landmarks, np.float32)).to(self.backbone.device)
         keys = min(self.options.key_crops, len(x))
         shape = self.backbone.encode(x[:1]).shape[1:]
-        noise = torch.randn(shape, generator=self.generator)
+        old = self._people.get(person_id)
+        # A person keeps its noise for life: another one would make the picture jump when the direction changes.
+        noise = torch.randn(shape, generator=self.generator) if old is None else old.direction.noise
         targets, start = self._pseudonym(x[:keys])
         options = self.options.optimise
         figures: dict[str, float] = {}
@@ -189,7 +191,6 @@ class FluidEditor:
                 break
         figures["steps"] = float(total)
         if not reason:
-            old = self._people.get(person_id)
             previous = None if old is None else old.values(self.options.transition)
             self._people[person_id] = _PersonState(direction, previous)
         return Preparation(not reason, reason, figures, time.monotonic() - began)

@@ -15,8 +15,8 @@ from fluidvid.engine.plan import EditPlan, displacement
 class InversionEditor:
     """A `CropEditor` with Asyrp's asymmetric step: only the predicted x0 is edited, not its noise.
 
-    The direction of a step is the one of the nearest level; its strength is divided by the number of steps that share the
-    level, so that one direction means about the same displacement here and in difference editing.
+    The direction of a step is the one of the nearest level; its strength is divided by the number of steps that share
+    the level, so that one direction means about the same displacement here and in difference editing.
     """
 
     backbone: Backbone

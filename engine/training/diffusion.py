@@ -1,8 +1,8 @@
 """Train the unconditional latent U-Net of the embedded prior.
 
 x-prediction with a clamped weight, t from a logit-normal, EMA, and SKIP DROPOUT: for a part of the samples every skip
-tensor is zeroed, so that h alone describes the face and directions in h move it. A linear probe aligns h with the embedding
-of a face network while training (representation alignment, arXiv 2410.06940) and is thrown away afterwards.
+tensor is zeroed, so that h alone describes the face and directions in h move it. A linear probe aligns h with the
+embedding of a face network while training (representation alignment, arXiv 2410.06940) and is thrown away afterwards.
 """
 
 from __future__ import annotations

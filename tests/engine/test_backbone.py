@@ -1,0 +1,122 @@
+"""Loading real formats: our latent folder, a bare UNet2DModel, LDM folders with diffusers' three autoencoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, VQModel
+
+from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.backbone import FFHQ, IdentityStage, load_backbone, resolve_folder
+from fluidvid.errors import ModelError
+from fluidvid.geometry import FFHQ_112
+from tests.engine.tiny import TINY_AUTOENCODER, tiny_backbone, tiny_unet, write_backbone
+
+
+def test_latent_folder_round_trip(tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path)
+    assert backbone.crop_size == 64
+    assert backbone.edit_timesteps == (500, 300)
+    assert (backbone.template == FFHQ_112).all()
+    crops = torch.rand(2, 3, 64, 64) * 2 - 1
+    z = backbone.encode(crops)
+    assert z.shape == (2, 4, 8, 8)
+    assert backbone.decode(z).shape == crops.shape
+    x0, eps = backbone.predict(z, torch.tensor([10, 900]))
+    assert x0.shape == eps.shape == z.shape
+
+
+def test_bare_unet_folder_is_a_pixel_model_with_the_ffhq_template(tmp_path: Path) -> None:
+    tiny_unet(channels=3, side=16).save_pretrained(tmp_path)
+    DDPMScheduler(beta_schedule="linear").save_pretrained(tmp_path)
+    backbone = load_backbone(tmp_path)
+    assert isinstance(backbone.first_stage, IdentityStage)
+    assert backbone.crop_size == 16
+    assert backbone.schedule.prediction_type == "epsilon"
+    assert (backbone.template == FFHQ).all()
+    crops = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(backbone.decode(backbone.encode(crops)), crops)
+
+
+def _vq() -> VQModel:
+    return VQModel(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+    )
+
+
+def _kl() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+
+
+def _taesd() -> AutoencoderTiny:
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+        upsampling_scaling_factor=2,
+    )
+
+
+@pytest.mark.parametrize(("make", "folder"), [(_vq, "vqvae"), (_kl, "vae"), (_taesd, "vae")])
+def test_ldm_folders_load_unchanged(make: object, folder: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = make()  # type: ignore[operator]
+    model.save_pretrained(tmp_path / folder)
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    backbone = load_backbone(tmp_path)
+    assert backbone.crop_size == 16  # the U-Net's sample size 8 times the autoencoder's factor 2
+    crops = torch.rand(2, 3, 16, 16, requires_grad=True)
+    z = backbone.encode(crops)
+    assert z.shape == (2, 4, 8, 8)
+    expected = (
+        model.eval().decode(z / (1.0 if isinstance(model, AutoencoderTiny) else model.config.scaling_factor)).sample
+    )
+    torch.testing.assert_close(backbone.decode(z), expected.clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(backbone.decode(z).sum(), crops)
+    assert torch.isfinite(gradient).all()
+
+
+def test_altered_weights_are_refused(tmp_path: Path) -> None:
+    digest = tiny_backbone(tmp_path).digest
+    card = json.loads((tmp_path / "fluidvid.json").read_text())
+    (tmp_path / "fluidvid.json").write_text(json.dumps(card | {"sha256": digest}))
+    assert load_backbone(tmp_path).digest == digest
+    FaceAutoencoder(TINY_AUTOENCODER).save_pretrained(tmp_path / "autoencoder")
+    with pytest.raises(ModelError, match="not those of its"):
+        load_backbone(tmp_path)
+
+
+def test_missing_and_incomplete_folders_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="fluidvid models pull nobody/nothing"):
+        resolve_folder("nobody/nothing")
+    with pytest.raises(ModelError, match="no backbone folder"):
+        resolve_folder(tmp_path / "absent")
+    write_backbone(tmp_path)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ModelError, match="not a complete backbone"):
+        load_backbone(tmp_path)
+
+
+def test_unknown_autoencoder_class_is_named(tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text('{"_class_name": "AutoencoderDC"}')
+    with pytest.raises(ModelError, match="AutoencoderDC"):
+        load_backbone(tmp_path)

@@ -1,0 +1,53 @@
+"""The soft region stays inside the crop; compositing changes nothing outside it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fluidvid.engine.composite import composite, soft_mask
+from fluidvid.geometry import FFHQ_112
+
+
+@pytest.mark.parametrize("size", [64, 128, 256])
+@pytest.mark.parametrize("angle", [0.0, 0.5, -0.8])
+@pytest.mark.parametrize("squeeze", [1.0, 0.3])
+def test_mask_covers_the_features_and_vanishes_at_the_border(size: int, angle: float, squeeze: float) -> None:
+    centre = np.array([0.5, 0.56])
+    points = (FFHQ_112 - centre) * [squeeze, 1.0]
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    points = (points @ turn.T + centre) * size
+    mask = soft_mask(torch.from_numpy(points[None]).float(), size)[0, 0]
+    assert mask.min() >= 0
+    assert mask.max() <= 1
+    for x, y in points.round().astype(int):
+        assert mask[y, x] > 0.9
+    assert torch.cat([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).max() == 0
+
+
+def test_degenerate_landmarks_give_a_finite_mask() -> None:
+    assert torch.isfinite(soft_mask(torch.full((1, 5, 2), 30.0), 64)).all()
+
+
+def test_composite_adds_the_residual_inside_only() -> None:
+    crops = torch.rand(1, 3, 64, 64) - 0.5
+    before, after = torch.zeros_like(crops), torch.full_like(crops, 0.2)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 20:40, 20:40] = 1
+    edited = composite(crops, before, after, mask)
+    torch.testing.assert_close(edited[..., 20:40, 20:40], crops[..., 20:40, 20:40] + 0.2)
+    torch.testing.assert_close(edited * (1 - mask), crops * (1 - mask))
+
+
+def test_detail_goes_only_where_the_edit_is_strong() -> None:
+    crops = torch.rand(1, 3, 64, 64) - 0.5
+    before = torch.zeros_like(crops)
+    after = torch.zeros_like(crops)
+    after[..., :32] = 0.5
+    mask = torch.ones(1, 1, 64, 64)
+    edited = composite(crops, before, after, mask, detail=0.0)
+    torch.testing.assert_close(edited[..., 8:24], after[..., 8:24], atol=1e-4, rtol=0)  # no source texture left
+    torch.testing.assert_close(edited[..., 48:], crops[..., 48:], atol=1e-6, rtol=0)  # all of it left

@@ -1,0 +1,162 @@
+"""`FluidEditor`: finds, verifies and applies directions; everything doubtful comes back as not ok."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fluidvid.engine.backbone import load_backbone
+from fluidvid.engine.editor import EditorOptions, FluidEditor
+from fluidvid.engine.losses import LossWeights
+from fluidvid.engine.optimise import OptimiseOptions
+from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.subspace import ComponentSpace, FreeSpace
+from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_backbone
+
+# The tiny networks are random, so what they call landmarks and colour means nothing: only identity counts here.
+IDENTITY_ONLY = LossWeights(5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+EASY = EditorOptions(
+    optimise=OptimiseOptions(steps=25, learning_rate=0.5, margin=0.5, weights=IDENTITY_ONLY),
+    key_crops=2,
+    accept=3.0,
+    frame_limit=3.0,
+    landmark_limit=10.0,
+    attempts=1,
+)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("editor")
+    backbone = load_backbone(write_backbone(folder))
+    return {
+        "backbone": backbone,
+        "plan": EditPlan((500,), (), False),
+        "space": FreeSpace((1, 16, 4, 4), torch.full((1,), 20.0)),
+        "guides": [tiny_recogniser(folder, "guide", 1)],
+        "verifiers": [tiny_recogniser(folder, "verifier", 2)],
+        "attributes": tiny_attributes(folder),
+        "bank": None,
+    }
+
+
+def _editor(parts: dict[str, Any], options: EditorOptions = EASY, **changes: Any) -> FluidEditor:
+    return FluidEditor(**(parts | changes), options=options, generator=torch.Generator().manual_seed(0))
+
+
+def test_optimisation_lowers_the_guides_cosine(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops, points = faces(4)
+    result = editor.prepare(7, crops, points)
+    assert result.ok, result.reason
+    assert result.figures["guide.guide"] < 0.99
+    assert result.figures["steps"] >= 1
+    edited = editor.edit([7, 7], crops[:2], points[:2], np.ones(2, np.float32))
+    assert all(e.ok for e in edited)
+    assert edited[0].residual.shape == (64, 64, 3)
+    assert np.abs(edited[0].residual).max() > 1
+    assert np.abs(edited[0].residual[edited[0].mask == 0]).max() == 0
+
+
+def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops, points = faces(2)
+    assert editor.prepare(0, crops, points).ok
+    assert np.abs(editor.edit([0], crops[:1], points[:1], np.zeros(1, np.float32))[0].residual).max() < 0.5
+
+
+def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]) -> None:
+    editor = _editor(parts, replace(EASY, accept=-1.0))
+    crops, points = faces(3)
+    result = editor.prepare(0, crops, points)
+    assert not result.ok
+    assert "still recognisable" in result.reason
+    assert [e.ok for e in editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))] == [False]
+
+
+def test_lost_expression_refuses_the_person(parts: dict[str, Any]) -> None:
+    result = _editor(parts, replace(EASY, landmark_limit=-1.0)).prepare(0, *faces(3))
+    assert "expression" in result.reason
+
+
+def test_unknown_person_and_weak_frame_are_not_ok(parts: dict[str, Any]) -> None:
+    editor = _editor(parts, replace(EASY, frame_limit=-5.0))
+    crops, points = faces(2)
+    assert editor.prepare(0, crops, points).ok
+    unknown, weak = editor.edit([5, 0], crops, points, np.ones(2, np.float32))
+    assert (unknown.ok, unknown.reason) == (False, "no direction")
+    assert (weak.ok, weak.reason) == (False, "weak edit")
+
+
+def test_non_finite_edit_is_not_ok(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops, points = faces(2)
+    assert editor.prepare(0, crops, points).ok
+    editor._people[0].direction.values[...] = torch.nan
+    (result,) = editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))
+    assert (result.ok, result.reason) == (False, "the edit is not finite")
+
+
+def test_changed_direction_moves_without_a_jump(parts: dict[str, Any]) -> None:
+    editor = _editor(parts, replace(EASY, transition=10))
+    crops, points = faces(2)
+    assert editor.prepare(0, crops, points).ok
+    one = np.ones(1, np.float32)
+    first = editor.edit([0], crops[:1], points[:1], one)[0].residual
+    assert editor.prepare(0, *faces(2, seed=9)).ok
+    path = [editor.edit([0], crops[:1], points[:1], one)[0].residual for _ in range(12)]
+    whole = np.abs(path[-1] - first).mean()
+    assert whole > 0.5
+    assert np.abs(path[0] - first).mean() < 0.01 * whole
+    steps = [np.abs(b - a).mean() for a, b in zip(path, path[1:], strict=False)]
+    assert max(steps) < 0.35 * whole
+    assert steps[-1] < 1e-3
+
+
+def test_same_seed_same_pseudonym_and_another_seed_another(parts: dict[str, Any]) -> None:
+    crops, points = faces(2)
+    residuals = []
+    for seed in (1, 1, 2):
+        editor = FluidEditor(**parts, options=EASY, generator=torch.Generator().manual_seed(seed))
+        assert editor.prepare(0, crops, points).ok
+        residuals.append(editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))[0].residual)
+    np.testing.assert_allclose(residuals[0], residuals[1], atol=1e-3)
+    assert np.abs(residuals[0] - residuals[2]).max() > 0.5
+
+
+def _bank() -> PseudonymBank:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=1)
+    return PseudonymBank(
+        {"guide": table}, torch.linspace(20, 60, 40), torch.full((40,), 0.5), torch.randn(1, 5, 8), "guide"
+    )
+
+
+def test_bank_is_drawn_from_once_each_and_predicts_a_start(parts: dict[str, Any], tmp_path: Path) -> None:
+    bank = _bank()
+    bank.save(tmp_path / "bank.safetensors")
+    loaded = PseudonymBank.load(tmp_path / "bank.safetensors")
+    torch.testing.assert_close(loaded.embeddings["guide"], bank.embeddings["guide"], atol=2e-3, rtol=0)
+    space = ComponentSpace((500,), torch.randn(1, 5, 256), (16, 4, 4))
+    editor = _editor(parts, bank=loaded, space=space)
+    for person in range(5):
+        editor.prepare(person, *faces(2, seed=person))
+    assert len(loaded.used) == 5
+
+
+def test_component_space_inverts_and_survives_saving(tmp_path: Path) -> None:
+    space = ComponentSpace(
+        (500, 300), torch.linalg.qr(torch.randn(2, 256, 6)).Q.transpose(1, 2).contiguous(), (16, 4, 4)
+    )
+    coordinates = torch.randn(2, 6)
+    h = space.directions(coordinates)
+    torch.testing.assert_close(space.coordinates_of(h.reshape(1, 2, -1))[0], coordinates, atol=1e-4, rtol=1e-4)
+    space.save(tmp_path / "h.safetensors")
+    loaded = ComponentSpace.load(tmp_path / "h.safetensors", (16, 4, 4)).select((300,))
+    torch.testing.assert_close(loaded.directions(coordinates[1:]), h[1:], atol=2e-2, rtol=0)

@@ -1,0 +1,73 @@
+"""Loss terms on values worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from fluidvid.engine import losses
+from fluidvid.engine.face_networks import Attributes
+from fluidvid.engine.losses import LossWeights
+
+
+def _unit(*rows: tuple[float, ...]) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float32), dim=1)
+
+
+def test_suppress_is_zero_below_the_margin() -> None:
+    a, b = _unit((1, 0), (1, 0)), _unit((1, 0), (0, 1))
+    assert losses.suppress(a, b, 0.2).item() == pytest.approx((0.8 + 0.0) / 2)
+
+
+def test_displace_measures_the_distance_to_the_pseudonym() -> None:
+    assert losses.displace_to(_unit((1, 0), (0, 1)), torch.tensor([1.0, 0.0])).item() == pytest.approx(0.5)
+
+
+def test_steady_only_minds_lost_agreement() -> None:
+    same, apart = _unit((1, 0), (1, 0)), _unit((1, 0), (0, 1))
+    assert losses.steady(apart, same).item() == pytest.approx(1.0)
+    assert losses.steady(same, apart).item() == 0.0
+    assert losses.steady(same[:1], same[:1]).item() == 0.0
+
+
+def test_total_variation_of_a_step_edge() -> None:
+    picture = torch.zeros(1, 1, 4, 4)
+    picture[..., 2:] = 3
+    assert losses.total_variation(picture).item() == pytest.approx(3 * 4 / 12)
+
+
+def test_colour_shift_minds_cells_not_shapes() -> None:
+    checker = torch.ones(1, 3, 64, 64)
+    checker[..., ::2] = -1
+    mask = torch.ones(1, 1, 64, 64)
+    assert losses.colour_shift(checker, mask).item() == pytest.approx(0, abs=1e-6)
+    light = losses.colour_shift(torch.full((1, 3, 64, 64), 0.1), mask).item()
+    red = torch.zeros(1, 3, 64, 64)
+    red[:, 0] = 0.3
+    assert light == pytest.approx(0.01, rel=1e-4)
+    assert losses.colour_shift(red, mask).item() > 4 * light
+
+
+def test_attribute_terms_are_zero_for_equal_and_positive_for_moved() -> None:
+    kept = Attributes(
+        torch.rand(2, 68, 2),
+        torch.rand(2, 468, 2),
+        torch.softmax(torch.rand(2, 7), 1),
+        torch.tensor([30.0, 40]),
+        torch.rand(2),
+    )
+    assert all(v.item() == 0 for v in losses.attribute_terms(kept, kept).values())
+    older = dataclasses.replace(kept, age=kept.age + 30, landmarks=kept.landmarks + 0.1)
+    terms = losses.attribute_terms(older, kept)
+    assert terms["age_gender"].item() == pytest.approx(1.0)
+    assert terms["landmarks"].item() == pytest.approx(0.01)
+
+
+def test_weighted_sum_refuses_unknown_terms() -> None:
+    weights = LossWeights(suppress=3.0, residual=2.0)
+    total = losses.weighted_sum({"suppress": torch.tensor(2.0), "residual": torch.tensor(1.0)}, weights)
+    assert total.item() == pytest.approx(8.0)
+    with pytest.raises(AttributeError):
+        losses.weighted_sum({"supress": torch.tensor(1.0)}, weights)

@@ -1,0 +1,154 @@
+"""Tiny models in the real formats, so that the engine's own loading and editing code runs in milliseconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from onnx import TensorProto, helper, numpy_helper
+
+from fluidvid.engine.autoencoder import FaceAutoencoder, FaceAutoencoderConfig
+from fluidvid.engine.backbone import Backbone, load_backbone
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
+from fluidvid.geometry import FFHQ_112
+
+TINY_AUTOENCODER = FaceAutoencoderConfig(
+    latent_channels=4,
+    encoder_channels=(8, 8),
+    encoder_blocks=(1, 1),
+    decoder_channels=(8, 8, 8),
+    decoder_blocks=(1, 1, 1),
+)
+
+
+def tiny_unet(channels: int = 4, side: int = 8, **changes: Any) -> UNet2DModel:
+    """A UNet2DModel of two levels; weights from a fixed seed, all of them non-trivial."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "sample_size": side,
+        "in_channels": channels,
+        "out_channels": channels,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+    }
+    return UNet2DModel(**(options | changes)).eval()
+
+
+def write_backbone(
+    folder: Path,
+    *,
+    prediction_type: str = "sample",
+    card: dict[str, Any] | None = None,
+    unet: UNet2DModel | None = None,
+) -> Path:
+    """A latent backbone folder with a 64 px crop and a FaceAutoencoder, in the embedded prior's layout."""
+    torch.manual_seed(1)
+    (unet or tiny_unet()).save_pretrained(folder / "unet")
+    DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, clip_sample=False
+    ).save_pretrained(folder / "scheduler")
+    FaceAutoencoder(TINY_AUTOENCODER).save_pretrained(folder / "autoencoder", torch.float32)
+    content = {
+        "crop_size": 64,
+        "template": {"name": "ffhq-1.12", "points": FFHQ_112.tolist()},
+        "edit_timesteps": [500, 300],
+    }
+    (folder / "fluidvid.json").write_text(json.dumps(content | (card or {})))
+    return folder
+
+
+def tiny_backbone(folder: Path, **options: Any) -> Backbone:
+    """`write_backbone`, loaded."""
+    return load_backbone(write_backbone(folder, **options))
+
+
+def _save(
+    path: Path, nodes: list[Any], weights: dict[str, np.ndarray], side: int, outputs: dict[str, list[Any]]
+) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        path.stem,
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, side, side])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def embedding_net(path: Path, seed: int = 0, side: int = 112, width: int = 8) -> Path:
+    """An identity network: 16 px patches, a ReLU, a linear read-out."""
+    rng = np.random.default_rng(seed)
+    cells = (side // 16) ** 2
+    weights = {
+        "w": rng.normal(0, 0.05, (6, 3, 16, 16)).astype(np.float32),
+        "v": rng.normal(0, 0.2, (6 * cells, width)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "w"], ["a"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Flatten", ["b"], ["c"]),
+        helper.make_node("MatMul", ["c", "v"], ["embedding"]),
+    ]
+    return _save(path, nodes, weights, side, {"embedding": ["n", width]})
+
+
+def _read_out(path: Path, side: int, heads: dict[str, tuple[list[int], str | None]], seed: int) -> Path:
+    """Linear heads on the mean colours of 16 px patches; `None` or the name of a final activation."""
+    rng = np.random.default_rng(seed)
+    cells = 3 * (side // 16) ** 2
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["a"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Flatten", ["a"], ["b"]),
+    ]
+    weights: dict[str, np.ndarray] = {}
+    outputs: dict[str, list[Any]] = {}
+    for name, (shape, activation) in heads.items():
+        count = int(np.prod(shape)) if shape else 1
+        weights[f"w_{name}"] = rng.normal(0, 0.02, (cells, count)).astype(np.float32)
+        weights[f"b_{name}"] = rng.uniform(0.3, 0.7, count).astype(np.float32)
+        weights[f"s_{name}"] = np.array([-1, *shape], np.int64)
+        nodes.append(helper.make_node("MatMul", ["b", f"w_{name}"], [f"m_{name}"]))
+        nodes.append(helper.make_node("Add", [f"m_{name}", f"b_{name}"], [f"n_{name}"]))
+        last = f"n_{name}"
+        if activation:
+            nodes.append(helper.make_node(activation, [last], [f"o_{name}"], axis=-1))
+            last = f"o_{name}"
+        nodes.append(helper.make_node("Reshape", [last, f"s_{name}"], [name]))
+        outputs[name] = ["n", *shape]
+    return _save(path, nodes, weights, side, outputs)
+
+
+def tiny_recogniser(folder: Path, name: str = "tiny", seed: int = 0, threshold: float = 0.5) -> Recogniser:
+    """A recogniser on `embedding_net`."""
+    path = embedding_net(folder / f"{name}.onnx", seed)
+    return Recogniser(RecogniserSpec(name, path, threshold), FFHQ_112).eval()
+
+
+def tiny_attributes(folder: Path) -> AttributeNetworks:
+    """Landmarks, mesh, expression, age and gender as linear read-outs."""
+    return AttributeNetworks(
+        _read_out(folder / "landmark68.onnx", 112, {"landmarks": ([68, 2], None)}, 1),
+        _read_out(folder / "expression.onnx", 112, {"probabilities": ([7], "Softmax")}, 2),
+        _read_out(folder / "age_gender.onnx", 112, {"age": ([], None), "gender": ([2], "Softmax")}, 3),
+        _read_out(folder / "mesh.onnx", 192, {"mesh": ([468, 3], None), "score": ([1], None)}, 4),
+        FFHQ_112,
+    ).eval()
+
+
+def faces(count: int, side: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth random pictures `(N, side, side, 3)` uint8 and template landmarks `(N, 5, 2)` float32."""
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 8, 8)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, size=side, mode="bicubic").clamp(0, 255)
+    points = np.repeat((FFHQ_112 * side)[None], count, 0).astype(np.float32)
+    return smooth.permute(0, 2, 3, 1).numpy().astype(np.uint8), points

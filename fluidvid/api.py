@@ -82,8 +82,12 @@ def make_report(source: Path, target: Path, config: Config, outcome: Outcome, se
     """
     coverage, analysis = outcome.coverage, outcome.analysis
     mux: Any = getattr(outcome.writer, "report", None)
-    duration = outcome.duration
-    warnings = [*getattr(mux, "warnings", ()), *reasons_not_prepared(outcome.preparations)]
+    duration = analysis.duration
+    warnings = [
+        *getattr(outcome.reader, "warnings", ()),
+        *getattr(mux, "warnings", ()),
+        *reasons_not_prepared(outcome.preparations),
+    ]
     return RunReport(
         input=str(source),
         output=str(target),

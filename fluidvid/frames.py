@@ -21,6 +21,7 @@ from fluidvid.stages import Stages
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import TrackedFace
 from fluidvid.treatment import FrameTreatment, PlannedFace
+from fluidvid.unclaimed import FIRST_ID, duplicates, with_unclaimed
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class _Window:
     _ready: dict[int, bool] = field(default_factory=dict)
     _arrived: int = 0
     _left: int = 0
+    _unclaimed: int = 0
 
     def __post_init__(self) -> None:
         edit = self.config.edit
@@ -111,7 +113,11 @@ class _Window:
             cut = self.stages.cuts.update(image) if self.stages.cuts else False
             detections = self.stages.detector.detect(image) if index % self.config.detect.every == 0 else []
             embeddings = self.stages.embedder(image, detections) if self.stages.embedder and detections else None
-            faces = self.stages.tracker.update(index, detections, embeddings, scene_cut=cut)
+            tracked = self.stages.tracker.update(index, detections, embeddings, scene_cut=cut)
+            faces = with_unclaimed(
+                tracked, detections, frame=index, score=self.config.detect.score, next_id=FIRST_ID + self._unclaimed
+            )
+            self._unclaimed += len(faces) - len(tracked)
         except FluidvidError:
             raise
         except Exception as error:
@@ -176,7 +182,10 @@ class _Window:
         found: list[TrackedFace] = []
         for members in tracks.values():
             found += self.stages.complete(members, self._arrived, self._cuts).get(index, [])
-        return found
+        found.sort(key=lambda face: face.track_id)
+        ids = np.array([face.track_id for face in found], dtype=np.int32)
+        dropped = duplicates(ids, np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4))
+        return [face for face, drop in zip(found, dropped, strict=True) if not drop]
 
     def _planned(self, face: TrackedFace) -> PlannedFace:
         editor = self.stages.editor

@@ -28,6 +28,7 @@ from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import Detection, TrackedFace
 from fluidvid.tracktable import TrackTable, landmarks_of
 from fluidvid.treatment import FrameTreatment, PlannedFace
+from fluidvid.unclaimed import FIRST_ID, with_unclaimed
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Analysis:
     people: dict[int, int] = field(default_factory=dict)
     gaps: tuple[str, ...] = ()
     longest_held: int = 0
+    unclaimed: int = 0
     first_time: Fraction | None = None
     last_time: Fraction | None = None
 
@@ -117,7 +119,11 @@ def _follow(stages: Stages, config: Config, found: Analysis, index: int, rgb: ND
             found.cuts.add(index)
         detections = stages.detector.detect(rgb) if index % config.detect.every == 0 else []
         embeddings = stages.embedder(rgb, detections) if stages.embedder and detections else None
-        faces = stages.tracker.update(index, detections, embeddings, scene_cut=cut)
+        tracked = stages.tracker.update(index, detections, embeddings, scene_cut=cut)
+        faces = with_unclaimed(
+            tracked, detections, frame=index, score=config.detect.score, next_id=FIRST_ID + found.unclaimed
+        )
+        found.unclaimed += len(faces) - len(tracked)
         if stages.editor is not None:
             _collect(stages, stages.editor, config, found, rgb, faces)
     except FluidvidError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ class SourceFrame(Protocol):
     def index(self) -> int: ...
     @property
     def pts(self) -> int | None: ...
+    @property
+    def time(self) -> Fraction: ...
     def rgb(self) -> NDArray[np.uint8]: ...
 
 

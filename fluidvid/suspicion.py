@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidvid.tracktable import TrackTable
-
-_OVERLAP = 0.3
+from fluidvid.unclaimed import FIRST_ID, OVERLAP, iou
 
 
 def longest_held(table: TrackTable) -> int:
@@ -32,6 +31,8 @@ def suspicious_gaps(table: TrackTable, cuts: Collection[int], limit: int) -> tup
     ends: list[tuple[int, int, NDArray[np.float32]]] = []
     begins: list[tuple[int, int, NDArray[np.float32]]] = []
     for track, indices in table.tracks():
+        if track >= FIRST_ID:
+            continue
         rows = table.rows(indices)
         begins.append((int(rows["frame"][0]), track, rows["box"][0]))
         ends.append((int(rows["frame"][-1]), track, rows["box"][-1]))
@@ -41,16 +42,7 @@ def suspicious_gaps(table: TrackTable, cuts: Collection[int], limit: int) -> tup
     for last, track, box in sorted(ends, key=lambda item: item[0]):
         low, high = np.searchsorted(starts, [last + 2, last + limit + 1])
         for first, other, place in begins[low:high]:
-            if _iou(box, place) >= _OVERLAP and not any(last < cut <= first for cut in cuts):
+            if iou(box, place) >= OVERLAP and not any(last < cut <= first for cut in cuts):
                 found.append(f"frames {last + 1} to {first - 1} between tracks {track} and {other}")
                 break
     return tuple(found)
-
-
-def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    inter = float(width * height)
-    return inter / float((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)

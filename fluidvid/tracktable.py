@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fluidvid.geometry import FFHQ_112
 from fluidvid.masks import clip_region
 from fluidvid.trackers.types import TrackedFace
+from fluidvid.unclaimed import FIRST_ID, duplicates
 
 ROW = np.dtype(
     [
@@ -86,8 +87,11 @@ class TrackTable:
         del raw, order
         rows = np.concatenate(done) if done else np.zeros(0, dtype=self._dtype)
         done.clear()
-        self._rows = rows[np.lexsort((rows["track"], rows["frame"]))]
-        self._starts = np.searchsorted(self._rows["frame"], np.arange(frames + 1))
+        rows = rows[np.lexsort((rows["track"], rows["frame"]))]
+        if len(rows) and rows["track"].max() >= FIRST_ID:
+            rows = rows[~_duplicates(rows)]
+        self._rows = rows
+        self._starts = np.searchsorted(rows["frame"], np.arange(frames + 1))
 
     def _gathered(self) -> NDArray[np.void]:
         if not self._chunks:
@@ -116,6 +120,15 @@ class TrackTable:
     def set(self, indices: NDArray[np.int64], field: str, values: NDArray[np.generic]) -> None:
         """Write one field of the rows at `indices`."""
         self._rows[field][indices] = values
+
+
+def _duplicates(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Rows of unclaimed detections whose place another face of the same frame covers."""
+    dropped = np.zeros(len(rows), dtype=bool)
+    for frame in np.unique(rows["frame"][rows["track"] >= FIRST_ID]):
+        low, high = np.searchsorted(rows["frame"], [frame, frame + 1])
+        dropped[low:high] = duplicates(rows["track"][low:high], rows["box"][low:high])
+    return dropped
 
 
 def _fill(row: np.void, face: TrackedFace) -> None:

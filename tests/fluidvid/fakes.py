@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,10 @@ class FakeFrame:
 
     def __del__(self) -> None:
         self.live[0] -= 1
+
+    @property
+    def time(self) -> Fraction:
+        return Fraction(self.index, 25)
 
     def rgb(self) -> NDArray[np.uint8]:
         return picture(self.index)

@@ -86,6 +86,7 @@ def make_report(source: Path, target: Path, config: Config, outcome: Outcome, se
     warnings = [
         *getattr(outcome.reader, "warnings", ()),
         *getattr(mux, "warnings", ()),
+        *getattr(mux, "converted", ()),
         *reasons_not_prepared(outcome.preparations),
     ]
     return RunReport(

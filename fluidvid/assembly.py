@@ -80,6 +80,9 @@ def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) 
         )
         return writer
 
+    # Both judge their arguments when they are made: a wrong ending or an empty cut should not cost a whole first pass.
+    with open_reader() as reader:
+        open_writer(reader)
     return _stages(config, open_reader, open_writer)
 
 

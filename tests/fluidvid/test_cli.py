@@ -74,6 +74,10 @@ def test_not_a_video(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4"]
 
 
+def test_an_ending_without_a_container_is_refused_before_any_work(clip: Path, tmp_path: Path) -> None:
+    assert_one_line_error(fluidvid("anonymize", clip, tmp_path / "b.xyz", "--mode", "blur"), 4, "b.xyz")
+
+
 def test_existing_targets_are_not_touched(clip: Path, tmp_path: Path) -> None:
     target = tmp_path / "b.mp4"
     target.write_bytes(b"precious")

@@ -1,0 +1,65 @@
+"""Target containers: what each can hold, how it keeps time, and the options that keep it exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fluidvid.errors import OutputError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A container the writer knows.
+
+    Attributes:
+        suffixes: file name endings.
+        muxer: FFmpeg's name.
+        video: codec to fall back to when it cannot hold the source's.
+        subtitles: the text codec it holds, or None.
+        rotation: can store a display matrix; else the pixels are turned.
+        negative: can store times before zero and B-frames without moving everything.
+        ticks: can store any frame time; else only multiples of the frame rate's.
+        only: codecs it holds, for muxers that do not tell FFmpeg; empty = ask FFmpeg.
+    """
+
+    suffixes: tuple[str, ...]
+    muxer: str
+    video: str
+    subtitles: str | None = None
+    rotation: bool = False
+    negative: bool = False
+    ticks: bool = True
+    only: frozenset[str] = frozenset()
+
+
+_TRANSPORT = frozenset(
+    {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "aac", "ac3", "eac3", "mp2", "mp3", "opus", "dts", "truehd"}
+    | {"dvb_subtitle", "dvb_teletext"}
+)
+_PROGRAM = frozenset({"mpeg1video", "mpeg2video", "mp2", "mp3", "ac3", "dvd_subtitle"})
+
+TARGETS = (
+    Target((".mp4", ".m4v"), "mp4", "h264", "mov_text", rotation=True, negative=True),
+    Target((".mov",), "mov", "h264", "mov_text", rotation=True, negative=True),
+    Target((".mkv",), "matroska", "h264", "subrip", rotation=True, negative=True),
+    Target((".webm",), "webm", "vp9", "webvtt", rotation=True, negative=True),
+    Target((".avi",), "avi", "mpeg4", ticks=False),
+    Target((".ts", ".m2ts", ".mts"), "mpegts", "h264", only=_TRANSPORT),
+    Target((".mpg", ".mpeg"), "mpeg", "mpeg2video", only=_PROGRAM),
+    Target((".flv",), "flv", "h264"),
+)
+
+
+def target_for(path: Path) -> Target:
+    """Choose the container by the file name.
+
+    Raises:
+        OutputError: no or an unknown ending.
+    """
+    for target in TARGETS:
+        if path.suffix.lower() in target.suffixes:
+            return target
+    known = ", ".join(suffix for target in TARGETS for suffix in target.suffixes)
+    what = f"unknown file name ending {path.suffix!r}" if path.suffix else "no file name ending"
+    raise OutputError(f"cannot write {path}: {what}; use one of {known}")

@@ -1,0 +1,267 @@
+"""Copies sound and subtitles packet by packet, in step with the video; everything else is dropped and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+from av.container import OutputContainer
+from av.packet import Packet
+from av.stream import Discard, Disposition, Stream
+
+from fluidvid.video.containers import Target
+from fluidvid.video.info import VideoInfo
+from fluidvid.video.metadata import identifying
+from fluidvid.video.opening import open_source
+from fluidvid.video.subtitles import ASS_HEADER, TEXT_CODECS, packet_of, text_of
+
+_PRIMING = Fraction(1, 5)
+"""Sound before an edit list's start that decoders need to start cleanly; what lies further ahead was cut away on purpose."""
+
+
+@dataclass
+class CopyReport:
+    """What became of the streams beside the video, one line each."""
+
+    dropped_streams: list[str] = field(default_factory=list)
+    dropped_metadata: list[str] = field(default_factory=list)
+    converted: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Copied:
+    source: Stream
+    out: Stream
+    codec: str
+    converts_to: str | None = None
+    last_dts: int | None = None
+    ends: int = 0
+
+
+class StreamCopier:
+    """A second reader of the source, for its other streams. Holds one packet."""
+
+    def __init__(
+        self, info: VideoInfo, target: Target, *, keep_metadata: bool, start: Fraction | None, end: Fraction | None
+    ) -> None:
+        """Open the source once more.
+
+        Args:
+            info: the source.
+            target: what is written.
+            keep_metadata: also keep cover art, data tracks, attachments, chapters and tags.
+            start: of the part that is kept, on the source's clock; it becomes time zero.
+            end: of the part that is kept, excluded.
+        """
+        self._info, self._target, self._keep = info, target, keep_metadata
+        self._start, self._end = start, end
+        self._container = open_source(info.path)
+        self._copied: dict[int, _Copied] = {}
+        self._packets: Iterator[Packet[Stream]] = iter(())
+        self._held: Packet[Stream] | None = None
+        self.report = CopyReport()
+
+    def close(self) -> None:
+        """Release the source."""
+        self._container.close()
+
+    def add_streams(self, out: OutputContainer, kind: str) -> None:
+        """Add the streams to the output: `kind` is "before" for those before the video stream, else "after"."""
+        for stream in self._container.streams:
+            if stream.index != self._info.stream and (stream.index < self._info.stream) == (kind == "before"):
+                self._add(out, stream)
+
+    def add_tags(self, out: OutputContainer, video: Stream) -> None:
+        """Carry over tags and chapters, or list them."""
+        source_video = self._container.streams[self._info.stream]
+        if source_video.language:
+            video.metadata["language"] = source_video.language
+        video.disposition = source_video.disposition & ~Disposition.attached_pic  # type: ignore[assignment]
+        report, chapters = self.report, self._container.chapters()
+        if self._keep:
+            out.metadata.update({k: v for k, v in self._container.metadata.items() if identifying({k: v})})
+            video.metadata.update({k: v for k, v in source_video.metadata.items() if identifying({k: v})})
+            if chapters and self._start is None and self._end is None:
+                out.set_chapters(chapters)
+            elif chapters:
+                report.dropped_metadata.append(f"{len(chapters)} chapters (the part was cut)")
+            return
+        report.dropped_metadata += identifying(self._container.metadata)
+        report.dropped_metadata += [
+            f"{name} of {stream.type} stream {stream.index}"
+            for stream in self._container.streams
+            if stream.index == self._info.stream or stream.index in self._copied
+            for name in identifying(stream.metadata)
+        ]
+        if chapters:
+            report.dropped_metadata.append(f"{len(chapters)} chapters")
+
+    def begin(self) -> None:
+        """Start reading; call after the streams were added."""
+        for stream in self._container.streams:
+            if stream.index not in self._copied:
+                stream.discard = Discard.all
+        texts = any(c.source.type == "subtitle" for c in self._copied.values())
+        if self._start is not None and self._start > self._info.start and self._copied and not texts:
+            try:
+                self._container.seek(int(max(Fraction(0), self._start - 1) * av.time_base), backward=True)
+            except (av.FFmpegError, OSError):
+                self._container.close()
+                raise
+        if self._copied:
+            self._packets = self._demux()
+
+    @property
+    def has_sound(self) -> bool:
+        """True if any audio stream is kept."""
+        return any(c.source.type == "audio" for c in self._copied.values())
+
+    @property
+    def time_bases(self) -> list[Fraction]:
+        """Clocks of the copied audio streams."""
+        return [c.source.time_base for c in self._copied.values() if c.source.type == "audio" and c.source.time_base]
+
+    def advance(self, out: OutputContainer, until: Fraction | None) -> None:
+        """Write every packet up to `until` seconds on the source's clock; None = all that is left."""
+        while True:
+            packet = self._held or next(self._packets, None)
+            self._held = None
+            if packet is None:
+                return
+            time = packet.dts if packet.dts is not None else packet.pts
+            if until is not None and time is not None and time * packet.time_base > until:
+                self._held = packet
+                return
+            self._write(out, packet)
+
+    def _demux(self) -> Iterator[Packet[Stream]]:
+        failures = 0
+        while True:
+            try:
+                for packet in self._container.demux([c.source for c in self._copied.values()]):
+                    if packet.size:  # `dts is None` is no sign of the end: some first packets have none
+                        yield packet
+                return
+            except av.EOFError:
+                return
+            except (av.FFmpegError, OSError) as error:
+                failures += 1
+                if failures > 3:
+                    self.report.warnings.append(f"sound and subtitles could not be read to their end ({error})")
+                    return
+
+    def _write(self, out: OutputContainer, packet: Packet[Stream]) -> None:
+        copied = self._copied[packet.stream_index]
+        base = packet.time_base
+        if packet.pts is None and packet.dts is None:
+            packet.pts = copied.ends
+        pts = packet.pts if packet.pts is not None else packet.dts
+        assert pts is not None
+        duration = packet.duration or 0
+        copied.ends = pts + duration
+        if copied.source.type == "subtitle":
+            pts, duration = self._clipped(pts, duration, base)
+            if duration < 0:
+                return
+            if copied.converts_to is not None:
+                words = text_of(copied.codec, bytes(packet))
+                if not words:
+                    return
+                packet = Packet(packet_of(copied.converts_to, words))
+                packet.time_base = base
+            packet.pts = packet.dts = pts
+            packet.duration = duration
+        elif not self._within(packet, pts, base):
+            return
+        self._place(out, copied, packet, base)
+
+    def _within(self, packet: Packet[Stream], pts: int, base: Fraction) -> bool:
+        time = pts * base
+        if self._start is not None and time < self._start:
+            return False
+        if self._end is not None and time >= self._end:
+            return False
+        if time < 0 and (not self._target.negative or time < -_PRIMING):
+            return False
+        return not (packet.is_discard and time >= 0)
+
+    def _clipped(self, pts: int, duration: int, base: Fraction) -> tuple[int, int]:
+        """A cue that reaches over the cut is shortened; duration -1 = it lies outside."""
+        first, last = pts, pts + duration
+        if self._start is not None:
+            if last * base <= self._start:
+                return pts, -1
+            first = max(first, -(-self._start // base))
+        if self._end is not None:
+            if first * base >= self._end:
+                return pts, -1
+            last = min(last, int(self._end // base)) if duration else last
+        return first, max(0, last - first)
+
+    def _place(self, out: OutputContainer, copied: _Copied, packet: Packet[Stream], base: Fraction) -> None:
+        shift = round(self._start / base) if self._start is not None else 0
+        if packet.pts is not None:
+            packet.pts -= shift
+        packet.dts = packet.dts - shift if packet.dts is not None else packet.pts
+        assert packet.dts is not None
+        if copied.last_dts is not None and packet.dts <= copied.last_dts and copied.source.type == "audio":
+            note = f"times of audio stream {copied.source.index} do not increase: moved by the least step"
+            if note not in self.report.warnings:
+                self.report.warnings.append(note)
+            packet.dts = copied.last_dts + 1
+            packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
+        copied.last_dts = packet.dts
+        packet.stream = copied.out
+        out.mux_one(packet)
+
+    def _add(self, out: OutputContainer, stream: Stream) -> None:
+        described = next(s for s in self._info.streams if s.index == stream.index)
+        kind, codec = described.kind, described.codec
+        name = f"{kind} stream {stream.index} ({codec}{', ' + stream.language if stream.language else ''})"
+        drop = self.report.dropped_streams.append
+        if kind == "video":
+            drop(f"{name}: only one video stream is pseudonymised, a second one would leave with its faces")
+            return
+        if kind in ("picture", "data", "attachment") and not self._keep:
+            why = {
+                "picture": "cover art or thumbnail",
+                "data": "may hold places and times",
+                "attachment": "attached file",
+            }
+            drop(f"{name}: {why[kind]}")
+            return
+        if kind not in ("audio", "subtitle", "picture", "data", "attachment"):
+            drop(f"{name}: unknown kind of stream")
+            return
+        try:
+            copied = self._template(out, stream, kind, codec)
+        except (av.FFmpegError, ValueError, OSError) as error:
+            copied, reason = None, str(error)
+        else:
+            reason = f"{self._target.muxer} cannot hold {codec}"
+        if copied is None:
+            drop(f"{name}: {reason}; choose a file name ending in .mkv to keep it")
+            return
+        if stream.language:
+            copied.out.metadata["language"] = stream.language
+        if self._keep:
+            copied.out.metadata.update({k: v for k, v in stream.metadata.items() if identifying({k: v})})
+        copied.out.disposition = stream.disposition
+        self._copied[stream.index] = copied
+
+    def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:
+        target = self._target
+        holds = target.only or out.supported_codecs
+        if codec in holds or kind in ("data", "attachment"):
+            return _Copied(stream, out.add_stream_from_template(stream, opaque=True), codec)
+        wanted = target.subtitles
+        if kind != "subtitle" or codec not in TEXT_CODECS or wanted is None:
+            return None
+        made = out.add_stream(wanted)
+        made.codec_context.subtitle_header = ASS_HEADER  # type: ignore[union-attr]
+        made.time_base = Fraction(1, 1000)
+        self.report.converted.append(f"subtitle stream {stream.index}: {codec} to {wanted}, styling is lost")
+        return _Copied(stream, made, codec, wanted)

@@ -1,0 +1,228 @@
+"""Packets to pictures: times made strictly increasing, damage accounted for, fields woven into whole pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+from av.filter import Graph
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from fluidvid.errors import InputError
+from fluidvid.video.frame import copy_picture
+from fluidvid.video.info import VideoInfo
+from fluidvid.video.opening import GUESSED_TIMES, main_video, open_source
+
+
+# One packet is one picture: a packet whose picture never came was lost, whether or not the decoder raised an error (with
+# frame threads it may not). VP8, VP9 and AV1 have packets without a picture, MPEG-4 has "not coded" ones.
+_ONE_TO_ONE = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mjpeg"})
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture in working format and stored size, its time, and whether it had to be concealed."""
+
+    picture: av.VideoFrame
+    pts: int
+    concealed: bool
+
+
+class PictureDecoder:
+    """Decodes the main video stream of a file once.
+
+    Damage: a packet the decoder refuses leaves a hole. The times of all packets sent are remembered until their picture
+    comes; when a later picture comes first, the holes before it are filled with copies of that picture, marked concealed.
+    Thus a picture nobody could decode is a neighbour's, which is inspected like any other.
+    """
+
+    def __init__(self, info: VideoInfo, max_bad_packets: int, seek_to: Fraction | None = None) -> None:
+        self._info, self._limit = info, max_bad_packets
+        self._container = open_source(info.path)
+        self._stream: VideoStream = main_video(self._container, info.path)
+        # Where no times are stored they come from the packet that released the picture: valid without frame threads.
+        self._guess = info.container in GUESSED_TIMES
+        self._stream.thread_type = "SLICE" if self._guess else "AUTO"
+        self._seek(seek_to)
+        self._deinterlacer = _Deinterlacer(self._stream) if info.interlaced else None
+        self._sent: set[int] = set()
+        self._certain = info.codec in _ONE_TO_ONE and not info.interlaced
+        self._refused = 0
+        self._run = 0
+        self._last: int | None = None
+        self.damaged = 0
+        self.warnings: list[str] = []
+
+    def close(self) -> None:
+        """Release the file."""
+        self._container.close()
+
+    def _seek(self, time: Fraction | None) -> None:
+        if time is None or time <= self._info.start or self._guess:
+            return
+        try:
+            self._container.seek(int(time / self._info.time_base), stream=self._stream, backward=True)
+        except (av.FFmpegError, OSError):
+            self._container.close()  # not seekable: read from the beginning
+            self._container = open_source(self._info.path)
+            self._stream = main_video(self._container, self._info.path)
+
+    def pictures(self) -> Iterator[Decoded]:
+        """All pictures in presentation order with strictly increasing times.
+
+        Raises:
+            InputError: more than the allowed number of failures in a row.
+        """
+        for picture, damaged in self._woven():
+            picture = self._normal(picture)
+            pts = self._time(picture)
+            if self._last is not None:
+                for hole in self._holes(p for p in self._sent if self._last < p < pts):
+                    self._last = hole
+                    yield Decoded(copy_picture(picture), hole, True)
+            self._sent = {p for p in self._sent if p > pts}
+            self._last = pts
+            yield Decoded(picture, pts, damaged)
+
+    def missing_at_end(self, last: int | None) -> list[int]:
+        """Times after `last` whose pictures never came."""
+        return self._holes(p for p in self._sent if last is not None and p > last)
+
+    def _holes(self, missing: Iterable[int]) -> list[int]:
+        """Of the times without a picture those that are damage; an error of the decoder explains one of them."""
+        holes = sorted(missing)
+        holes = holes if self._certain else holes[: self._refused]
+        self.damaged += max(0, len(holes) - self._refused)
+        self._refused = max(0, self._refused - len(holes))
+        return holes
+
+    def _woven(self) -> Iterator[tuple[av.VideoFrame, bool]]:
+        for picture in self._decoded():
+            damaged = picture.is_corrupt
+            if damaged:
+                self.damaged += 1
+            if self._deinterlacer is None and picture.interlaced_frame:
+                self._deinterlacer = _Deinterlacer(self._stream)
+                self.warnings.append(
+                    "parts of the source are interlaced: deinterlaced (bwdif), the output is progressive"
+                )
+            if self._deinterlacer is None:
+                yield picture, damaged
+            else:
+                yield from ((whole, damaged) for whole in self._deinterlacer.push(picture))
+        if self._deinterlacer is not None:
+            yield from ((whole, False) for whole in self._deinterlacer.push(None))
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        for packet in self._packets():
+            if packet.size == 0:  # a dropped frame, or PyAV's mark of the end; never judge by `dts is None`
+                continue
+            if packet.pts is not None and not packet.is_discard and not self._guess:
+                self._sent.add(packet.pts)
+            try:
+                pictures = packet.decode()
+            except (av.FFmpegError, ValueError) as error:
+                self._fail(error)
+                continue
+            if pictures:
+                self._run = 0
+            yield from pictures
+        while True:  # the decoder's delay; an error in between must not lose the rest
+            try:
+                yield from self._stream.decode(None)
+                return
+            except av.EOFError:
+                return
+            except (av.FFmpegError, ValueError) as error:
+                self._fail(error)
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        while True:
+            try:
+                yield from self._container.demux(self._stream)
+                return
+            except av.EOFError:
+                return
+            except (av.FFmpegError, OSError) as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self.damaged += 1
+        self._refused += 1
+        self._run += 1
+        if self._run > self._limit:
+            where = (
+                "at its beginning" if self._last is None else f"after {float(self._last * self._info.time_base):.3f} s"
+            )
+            raise InputError(
+                f"{self._info.path}: {self._run} packets in a row cannot be decoded {where} ({error}); cut the damaged part "
+                "off with --start/--end, or get a sound copy"
+            ) from error
+
+    def _time(self, picture: av.VideoFrame) -> int:
+        base, own = self._info.time_base, picture.pts if picture.pts is not None else picture.dts
+        if own is None:
+            step = picture.duration or round(1 / (self._info.average_rate or Fraction(25)) / base)
+            own = 0 if self._last is None else self._last + max(1, step)
+        elif picture.time_base is not None and picture.time_base != base:
+            own = round(own * picture.time_base / base)
+        if self._last is not None and own <= self._last:
+            own = self._last + 1
+            note = "some times of the source do not increase: they were moved by the least step"
+            if note not in self.warnings:
+                self.warnings.append(note)
+        return own
+
+    def _normal(self, picture: av.VideoFrame) -> av.VideoFrame:
+        info = self._info
+        same_size = picture.width == info.stored_width and picture.height == info.stored_height
+        if not same_size:
+            note = "the picture size changes within the source: scaled to the first one"
+            if note not in self.warnings:
+                self.warnings.append(note)
+        if same_size and picture.format.name == info.working_format:
+            return picture
+        return picture.reformat(
+            width=info.stored_width, height=info.stored_height, format=info.working_format, threads=1
+        )
+
+
+class _Deinterlacer:
+    """One whole picture per interlaced picture, same times; progressive ones pass unchanged."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        self._graph: Graph | None = None
+
+    def push(self, picture: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+        if self._graph is None:
+            if picture is None:
+                return
+            self._graph = self._build(picture)
+        self._graph.push(picture)
+        while True:
+            try:
+                whole = self._graph.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            if isinstance(whole, av.VideoFrame):
+                yield whole
+
+    def _build(self, picture: av.VideoFrame) -> Graph:
+        graph = Graph()
+        steps = [
+            graph.add_buffer(
+                width=picture.width,
+                height=picture.height,
+                format=picture.format,
+                time_base=picture.time_base or self._stream.time_base,
+            ),
+            graph.add("bwdif", "mode=send_frame:deint=interlaced"),
+            graph.add("buffersink"),
+        ]
+        graph.link_nodes(*steps)
+        graph.configure()
+        return graph

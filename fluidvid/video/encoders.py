@@ -1,0 +1,260 @@
+"""Chooses codec, encoder, pixel format and quality: the source's own wherever an encoder and the container allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+
+from fluidvid.errors import ConfigError, OutputError
+from fluidvid.video.colour import layout, loss, nearest
+from fluidvid.video.info import VideoInfo
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How one encoder is driven.
+
+    Attributes:
+        name: FFmpeg's.
+        crf: default quality, visually lossless; None = lossless or fixed by the codec.
+        scale: option that takes the quality: `crf`, `qscale` or `cq`.
+        best: smallest allowed value.
+        worst: largest allowed value.
+        preset: default preset; None = the encoder has none.
+        preset_option: what the option is called.
+        options: always set.
+        even: needs even sides where chroma is halved.
+        indexed: codes a frame number, not a time: times are put onto its packets afterwards.
+    """
+
+    name: str
+    crf: float | None = None
+    scale: str = "crf"
+    best: float = 0
+    worst: float = 51
+    preset: str | None = None
+    preset_option: str = "preset"
+    options: Mapping[str, str] = field(default_factory=dict)
+    even: bool = False
+    indexed: bool = False
+
+
+_VPX = {"deadline": "good", "row-mt": "1", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
+_QSCALE = {"scale": "qscale", "best": 1, "worst": 31, "indexed": True}
+
+# Quality defaults are meant to be visually lossless; the presets were measured on two cores (see tests).
+ENCODERS: Mapping[str, Encoder] = {
+    "h264": Encoder("libx264", 17, preset="veryfast", even=True),
+    "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}),
+    "vp8": Encoder(
+        "libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options={"deadline": "good", "b": "20M"}
+    ),
+    "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
+    "av1": Encoder("libsvtav1", 22, worst=63, preset="9"),
+    "mpeg1video": Encoder("mpeg1video", 2, **_QSCALE),  # type: ignore[arg-type]
+    "mpeg2video": Encoder("mpeg2video", 2, **_QSCALE),  # type: ignore[arg-type]
+    "mpeg4": Encoder("mpeg4", 2, **_QSCALE),  # type: ignore[arg-type]
+    "mjpeg": Encoder("mjpeg", 2, **_QSCALE),  # type: ignore[arg-type]
+    "prores": Encoder("prores_ks"),
+    "ffv1": Encoder("ffv1"),
+    "huffyuv": Encoder("huffyuv"),
+    "ffvhuff": Encoder("ffvhuff"),
+    "utvideo": Encoder("utvideo"),
+}
+_ALIASES = {"x264": "h264", "avc": "h264", "x265": "hevc", "h265": "hevc", "mpeg2": "mpeg2video", "mpeg1": "mpeg1video"}
+_HARDWARE = ("_nvenc", "_qsv", "_vaapi", "_amf", "_videotoolbox", "_v4l2m2m", "_mf", "_vulkan")
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """What the output's video stream will be.
+
+    Attributes:
+        codec: for example `h264`.
+        encoder: how to make it.
+        pix_fmt: of the pictures it is fed.
+        options: for the encoder.
+        quality: value of the encoder's scale, None if it has none.
+        warnings: every departure from the source or from what was asked for.
+    """
+
+    codec: str
+    encoder: Encoder
+    pix_fmt: str
+    options: Mapping[str, str]
+    quality: float | None
+    warnings: tuple[str, ...]
+
+
+def plan_encoder(
+    info: VideoInfo,
+    size: tuple[int, int],
+    holds: Holds,
+    fallback: str,
+    *,
+    codec: str | None = None,
+    crf: float | None = None,
+    preset: str | None = None,
+) -> EncoderPlan:
+    """Find an encoder that really opens.
+
+    Args:
+        info: the source.
+        size: `(width, height)` of the pictures to encode.
+        holds: tells whether the container holds a codec.
+        fallback: the container's own codec.
+        codec: what the user asked for: a codec or an encoder (also a hardware one); None = as the source.
+        crf: quality on the encoder's scale; None = its default.
+        preset: the encoder's preset; None = its default.
+
+    Raises:
+        ConfigError: no such codec, or quality or preset out of range.
+        OutputError: the container cannot hold the codec asked for, or nothing could be opened.
+    """
+    warnings: list[str] = []
+    for name, encoder in _candidates(info.codec, codec, fallback, warnings):
+        if not holds(name):
+            if codec is not None and not _is_hardware(codec):
+                raise OutputError(f"the container cannot hold {name}: choose another file name ending, .mkv holds most")
+            warnings.append(f"the container cannot hold {name}")
+            continue
+        if encoder.crf is not None and crf is not None and not encoder.best <= crf <= encoder.worst:
+            raise ConfigError(
+                f"crf {crf:g} is out of range: {encoder.name} takes {encoder.best:g} to {encoder.worst:g}"
+            )
+        failures = []
+        for pix_fmt in _formats(info, encoder, size):
+            plan = _plan(info, name, encoder, pix_fmt, crf, preset, warnings)
+            failure = _trial(plan, size)
+            if failure is None:
+                return plan
+            failures.append(failure)
+        if (
+            preset is not None
+            and failures
+            and _trial(_plan(info, name, encoder, "yuv420p", crf, None, []), (64, 64)) is None
+        ):
+            if _trial(_plan(info, name, encoder, "yuv420p", crf, preset, []), (64, 64)) is not None:
+                raise ConfigError(f"{encoder.name} has no preset {preset!r}: see `ffmpeg -h encoder={encoder.name}`")
+        warnings.append(f"encoder {encoder.name} does not work here ({failures[0] if failures else 'not built in'})")
+    raise OutputError(
+        f"no encoder works ({'; '.join(warnings)}): choose one with --codec, or a file name ending in .mkv"
+    )
+
+
+class Holds:
+    """Asks a muxer whether it holds a codec."""
+
+    def __init__(self, names: frozenset[str]) -> None:
+        self._names = names
+
+    def __call__(self, codec: str) -> bool:
+        return codec in self._names
+
+
+def _is_hardware(name: str) -> bool:
+    return name.endswith(_HARDWARE)
+
+
+def _candidates(source: str, asked: str | None, fallback: str, warnings: list[str]) -> Iterator[tuple[str, Encoder]]:
+    if asked is not None:
+        name = _ALIASES.get(asked.lower(), asked.lower())
+        by_encoder = {encoder.name: codec for codec, encoder in ENCODERS.items()}
+        if _is_hardware(name):
+            family = _ALIASES.get(name.rsplit("_", 1)[0], name.rsplit("_", 1)[0])
+            if family not in ENCODERS:
+                raise ConfigError(f"unknown codec {asked!r}: use one of {', '.join(ENCODERS)}")
+            scale = "cq" if name.endswith("_nvenc") else "global_quality"
+            yield family, Encoder(name, ENCODERS[family].crf, scale=scale, even=True)
+            warnings.append(f"{ENCODERS[family].name} is used instead of {name}")
+            yield family, ENCODERS[family]
+            return
+        name = by_encoder.get(name, name)
+        if name not in ENCODERS:
+            raise ConfigError(
+                f"unknown codec {asked!r}: use one of {', '.join(ENCODERS)}, or a hardware encoder's name"
+            )
+        yield name, ENCODERS[name]
+        return
+    if source in ENCODERS:
+        yield source, ENCODERS[source]
+    for name in dict.fromkeys(("h264", fallback)):
+        if name != source:
+            warnings.append(f"{name} replaces the source's {source}")
+            yield name, ENCODERS[name]
+            warnings.pop()
+
+
+def _formats(info: VideoInfo, encoder: Encoder, size: tuple[int, int]) -> list[str]:
+    try:
+        offered = [f.name for f in av.Codec(encoder.name, "w").video_formats or ()]
+    except (av.FFmpegError, ValueError):
+        return []
+    planar = [name for name in offered if layout(name).planar]
+    if encoder.even:
+        wide, high = (side % 2 for side in size)
+        planar = [n for n in planar if not (wide and layout(n).right) and not (high and layout(n).down)]
+    best = nearest(info.working_format, planar)
+    plain = nearest("yuv420p", planar)
+    return list(dict.fromkeys(name for name in (best, plain) if name is not None))
+
+
+def _plan(
+    info: VideoInfo,
+    codec: str,
+    encoder: Encoder,
+    pix_fmt: str,
+    crf: float | None,
+    preset: str | None,
+    warnings: list[str],
+) -> EncoderPlan:
+    options = dict(encoder.options)
+    quality = encoder.crf if crf is None else crf
+    if encoder.crf is None:
+        quality = None
+    elif encoder.scale != "qscale":
+        options[encoder.scale] = f"{quality:g}"
+    if encoder.preset_option and (preset or encoder.preset):
+        options[encoder.preset_option] = str(preset or encoder.preset)
+    notes = list(warnings)
+    if crf is not None and quality is None:
+        notes.append(f"{encoder.name} has no quality setting: crf is ignored")
+    if any(loss(layout(info.pix_fmt), layout(pix_fmt))[:5]):
+        notes.append(f"{encoder.name} stores {pix_fmt}, the source has {info.pix_fmt}: some precision is lost")
+    elif layout(pix_fmt) != layout(info.pix_fmt) and layout(info.pix_fmt).planar:
+        notes.append(f"stored as {pix_fmt} because {encoder.name} cannot store {info.pix_fmt} of this size")
+    return EncoderPlan(codec, encoder, pix_fmt, options, quality, tuple(notes))
+
+
+def configure(context: av.VideoCodecContext, plan: EncoderPlan, size: tuple[int, int]) -> None:
+    """Set what the encoder needs before it is opened, but for colours and clock."""
+    context.width, context.height = size
+    context.pix_fmt = plan.pix_fmt
+    context.options = dict(plan.options)
+    if plan.encoder.scale == "qscale" and plan.quality is not None:
+        context.qscale = True
+        context.global_quality = round(plan.quality * 118)  # FF_QP2LAMBDA
+    if plan.encoder.indexed:
+        context.max_b_frames = 0
+
+
+def _trial(plan: EncoderPlan, size: tuple[int, int]) -> str | None:
+    """Open the encoder for good, hardware with a real picture; None = works, else why not."""
+    try:
+        context = av.CodecContext.create(plan.encoder.name, "w")
+        if not isinstance(context, av.VideoCodecContext):
+            return "no video encoder"
+        configure(context, plan, size)
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+        context.open()
+        if _is_hardware(plan.encoder.name):
+            picture = av.VideoFrame(size[0], size[1], plan.pix_fmt)
+            picture.pts, picture.time_base = 0, Fraction(1, 25)
+            if not context.encode(picture) + context.encode(None):
+                return "the test picture did not come back"
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return None

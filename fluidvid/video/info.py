@@ -1,0 +1,192 @@
+"""What a source is: size, clock, colours and streams, measured on its first decodable frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from fluidvid.errors import InputError
+from fluidvid.video.colour import planar_format
+from fluidvid.video.opening import is_picture, main_video, open_source
+from fluidvid.video.orientation import Orientation
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """One stream of the source. `kind`: video, audio, subtitle, data, attachment or picture (cover art)."""
+
+    index: int
+    kind: str
+    codec: str
+    language: str | None
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A source's main video stream, and what lies beside it.
+
+    Attributes:
+        path: the file.
+        container: FFmpeg's name of the format.
+        stream: index of the video stream.
+        codec: its codec.
+        width: upright pixels.
+        height: upright pixels.
+        stored_width: pixels as coded.
+        stored_height: pixels as coded.
+        orientation: from stored to upright.
+        rotation: degrees counter-clockwise from stored to upright.
+        pix_fmt: pixel format as decoded.
+        sar: sample aspect ratio of the stored picture, None if the source says nothing.
+        color_range: H.273 number (1 limited, 2 full, 0 not said), as the next three.
+        colorspace: matrix.
+        color_trc: transfer curve.
+        color_primaries: primaries.
+        hdr: mastering display and light level side data of the first frame, for the encoder.
+        interlaced: fields instead of whole pictures; they are deinterlaced.
+        time_base: seconds per tick of the video stream.
+        average_rate: frames per second, None if unknown.
+        frames_estimate: number of frames, None if unknown. An estimate.
+        duration: seconds of the video stream, None if unknown.
+        start: first time of any audio or video stream, seconds; `--start` and `--end` count from here.
+        streams: all streams.
+    """
+
+    path: Path
+    container: str
+    stream: int
+    codec: str
+    width: int
+    height: int
+    stored_width: int
+    stored_height: int
+    orientation: Orientation
+    rotation: int
+    pix_fmt: str
+    sar: Fraction | None
+    color_range: int
+    colorspace: int
+    color_trc: int
+    color_primaries: int
+    hdr: tuple[tuple[str, bytes], ...]
+    interlaced: bool
+    time_base: Fraction
+    average_rate: Fraction | None
+    frames_estimate: int | None
+    duration: Fraction | None
+    start: Fraction
+    streams: tuple[StreamInfo, ...]
+
+    @property
+    def working_format(self) -> str:
+        """Pixel format frames are given out in: `pix_fmt`, or the nearest planar one."""
+        return planar_format(self.pix_fmt)
+
+
+def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
+    """Open the file, decode up to its first picture, and close it again.
+
+    Raises:
+        InputError: cannot be opened, has no video, or no picture within `max_bad_packets` failures.
+    """
+    with open_source(path) as container:
+        stream = main_video(container, path)
+        first = _first_picture(container, stream, path, max_bad_packets)
+        orientation = _orientation(first)
+        width, height = orientation.size(first.width, first.height)
+        rate = stream.average_rate or stream.guessed_rate
+        duration = _duration(container, stream)
+        estimate = stream.frames or (round(duration * rate) if duration and rate else 0)
+        context = stream.codec_context
+        return VideoInfo(
+            path=path,
+            container=container.format.name,
+            stream=stream.index,
+            codec=stream.codec_context.codec.canonical_name,
+            width=width,
+            height=height,
+            stored_width=first.width,
+            stored_height=first.height,
+            orientation=orientation,
+            rotation=orientation.quarter_turns * 90,
+            pix_fmt=first.format.name,
+            sar=stream.sample_aspect_ratio or None,
+            color_range=int(first.color_range or context.color_range),
+            colorspace=int(first.colorspace),
+            color_trc=int(first.color_trc),
+            color_primaries=int(first.color_primaries),
+            hdr=_hdr(first),
+            interlaced=first.interlaced_frame,
+            time_base=stream.time_base or Fraction(1, 90000),
+            average_rate=rate if rate else None,
+            frames_estimate=estimate or None,
+            duration=duration,
+            start=_start(container),
+            streams=tuple(_described(s) for s in container.streams),
+        )
+
+
+def _first_picture(container: InputContainer, stream: VideoStream, path: Path, limit: int) -> av.VideoFrame:
+    failures = 0
+    try:
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            try:
+                for picture in packet.decode():
+                    return picture
+            except (av.FFmpegError, ValueError):
+                failures += 1
+                if failures > limit:
+                    break
+        for picture in stream.decode(None) if failures <= limit else ():
+            return picture
+    except av.FFmpegError:
+        failures += 1
+    raise InputError(
+        f"{path}: no picture could be decoded ({failures} packets failed): the video data are missing or damaged, "
+        "get a complete copy"
+    )
+
+
+def _orientation(picture: av.VideoFrame) -> Orientation:
+    matrices = _side_data(picture, SideDataType.DISPLAYMATRIX)
+    return Orientation.from_matrix(np.frombuffer(matrices[0], np.int32).tolist()) if matrices else Orientation()
+
+
+def _side_data(picture: av.VideoFrame, kind: SideDataType) -> list[bytes]:
+    container: Any = picture.side_data  # typed as a dict, is a sequence of SideData
+    return [bytes(container[i]) for i in range(len(container)) if container[i].type == kind]
+
+
+def _hdr(picture: av.VideoFrame) -> tuple[tuple[str, bytes], ...]:
+    kinds = (SideDataType.MASTERING_DISPLAY_METADATA, SideDataType.CONTENT_LIGHT_LEVEL)
+    return tuple((kind.name, data) for kind in kinds for data in _side_data(picture, kind)[:1])
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:
+    if stream.duration and stream.time_base:
+        return stream.duration * stream.time_base
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _start(container: InputContainer) -> Fraction:
+    sound_and_picture = (*container.streams.audio, *(s for s in container.streams.video if not is_picture(s)))
+    times = [s.start_time * s.time_base for s in sound_and_picture if s.start_time is not None and s.time_base]
+    return max(Fraction(0), min(times, default=Fraction(0)))
+
+
+def _described(stream: Stream) -> StreamInfo:
+    kind = "picture" if isinstance(stream, VideoStream) and is_picture(stream) else stream.type
+    context = getattr(stream, "codec_context", None)
+    codec = context.codec.canonical_name if context is not None else (stream.name or "unknown")
+    return StreamInfo(stream.index, kind, codec, stream.language)

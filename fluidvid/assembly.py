@@ -130,20 +130,31 @@ def _stages(
 
 
 def make_detector(config: Config, models: ModelStore) -> Any:
-    """The configured detector, with its second opinion if there is one."""
-    from fluidvid.trackers import EnsembleDetector, build_detector
+    """The configured detector, with its second opinion if there is one, and the face mesh's landmarks.
+
+    Raises:
+        ModelError: no such detector, or its file is missing or of another kind.
+    """
+    from fluidvid.trackers import EnsembleDetector, RefinedDetector, build_detector
 
     detect = config.detect
     providers = execution_providers(config.device)
 
     def build(name: str, model: str | None) -> Any:
         path = Path(model) if model else models.resolve(name)
-        return build_detector(name, path, score=detect.low_score, long_side=detect.long_side, providers=providers)
+        points = models.resolve("landmark68") if name == "tiny_face" else None
+        try:
+            return build_detector(
+                name, path, landmarks=points, score=detect.low_score, long_side=detect.long_side, providers=providers
+            )
+        except (ValueError, FileNotFoundError, ImportError) as error:
+            raise ModelError(f"detector {name}: {error}") from error
 
-    first = build(detect.detector, detect.model)
-    if detect.second is None:
-        return first
-    return EnsembleDetector(first, build(detect.second, detect.second_model))
+    found = build(detect.detector, detect.model)
+    if detect.second is not None:
+        found = EnsembleDetector(found, build(detect.second, detect.second_model))
+    mesh = models.resolve("facemesh468")
+    return RefinedDetector(found, mesh, sure_score=detect.score, providers=providers)
 
 
 def execution_providers(device: str) -> tuple[str, ...]:

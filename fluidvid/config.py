@@ -64,13 +64,13 @@ class DetectConfig(_Section):
 
     detector: str = _option(
         "centerface",
-        "first detector: centerface, scrfd, yunet or insightface",
+        "first detector: centerface, tiny_face, scrfd, yunet or insightface",
         flag="--detector",
         min_length=1,
     )
     model: str | None = _option(None, "ONNX file of the first detector, instead of the embedded one")
     second: str | None = _option(
-        None, "second opinion for what the first misses: a detector's name, or none", flag="--second"
+        "tiny_face", "second opinion for what the first misses: a detector's name, or none", flag="--second"
     )
     second_model: str | None = _option(None, "ONNX file of the second detector")
     score: float = _option(0.5, "score from which a detection starts a track", ge=0.05, le=0.99)

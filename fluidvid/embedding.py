@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import ARCFACE_112
 from fluidvid.trackers.align import crop as aligned_crop
+from fluidvid.trackers.session import open_session
 from fluidvid.trackers.types import Detection
 
 SIDE = 112
@@ -25,11 +26,7 @@ class OnnxEmbedder:
     """
 
     def __init__(self, path: Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        self._session = open_session(path, providers)
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, image: NDArray[np.uint8], detections: Sequence[Detection]) -> NDArray[np.float32]:

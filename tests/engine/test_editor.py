@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_changed_direction_moves_without_a_jump(parts: dict[str, Any]) -> None:
     whole = np.abs(path[-1] - first).mean()
     assert whole > 0.5
     assert np.abs(path[0] - first).mean() < 0.01 * whole
-    steps = [np.abs(b - a).mean() for a, b in zip(path, path[1:], strict=False)]
+    steps = [np.abs(b - a).mean() for a, b in pairwise(path)]
     assert max(steps) < 0.35 * whole
     assert steps[-1] < 1e-3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_interpolation_is_an_arc_without_jumps() -> None:
     torch.testing.assert_close(interpolate(a, b, 0.0), a)
     torch.testing.assert_close(interpolate(a, b, 1.0), b)
     path = [interpolate(a, b, k / 20) for k in range(21)]
-    steps = [float((q - p).norm()) for p, q in zip(path, path[1:], strict=False)]
+    steps = [float((q - p).norm()) for p, q in pairwise(path)]
     assert max(steps) < 1.6 * min(steps)
     torch.testing.assert_close(_norms(path[10]), (_norms(a) + _norms(b)) / 2)
     torch.testing.assert_close(interpolate(torch.zeros_like(a), b, 0.5), b / 2)

@@ -1,0 +1,98 @@
+"""What every detector is: a name, its providers, and `detect`; and what several of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.trackers.types import Detection, Image
+
+STRIDE = 32
+SMALLEST = 320
+"""Pictures with a shorter long side than this are enlarged to it: faces in them are as small as they are."""
+
+
+class FaceDetector(ABC):
+    """Finds faces in one picture at a time."""
+
+    name: str = ""
+
+    @property
+    @abstractmethod
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers of onnxruntime in use, the first one leads."""
+
+    @abstractmethod
+    def detect(self, image: Image) -> list[Detection]:
+        """Faces of `(H, W, 3)` uint8 RGB, best first; boxes may reach beyond the picture's edges."""
+
+
+def fitted(image: Image, long_side: int) -> tuple[Image, float, float]:
+    """Scale a picture down (or a tiny one up) so that both sides are multiples of 32.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        long_side: longest side wanted, in pixels.
+
+    Returns:
+        the scaled picture, zero-padded at the right and at the bottom, and how many of its pixels one pixel of the
+        original takes, in x and y.
+    """
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    scale = min(1.0, long_side / longest)
+    if longest < SMALLEST:
+        scale = min(SMALLEST, long_side) / longest
+    inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if inner != (width, height):
+        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, inner, interpolation=how), dtype=np.uint8)
+    padded = np.zeros((-(-inner[1] // STRIDE) * STRIDE, -(-inner[0] // STRIDE) * STRIDE, 3), dtype=np.uint8)
+    padded[: inner[1], : inner[0]] = image
+    return padded, inner[0] / width, inner[1] / height
+
+
+def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of `(N, 4)` and `(M, 4)` boxes as `(N, M)` float32."""
+    left_top = np.maximum(a[:, None, :2], b[None, :, :2])
+    right_bottom = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inter = np.clip(right_bottom - left_top, 0, None).prod(2)
+    areas = [np.clip(x[:, 2:] - x[:, :2], 0, None).prod(1) for x in (a, b)]
+    union = areas[0][:, None] + areas[1][None] - inter
+    return np.asarray(inter / np.maximum(union, 1e-9), dtype=np.float32)
+
+
+def suppressed(found: Iterable[Detection], overlap: float = 0.3) -> list[Detection]:
+    """Non-maximum suppression: best first, without those that overlap a better one by more than `overlap`."""
+    kept: list[Detection] = []
+    for candidate in sorted(found, key=lambda d: -d.score):
+        if not kept or iou_matrix(candidate.box[None], np.stack([k.box for k in kept])).max() <= overlap:
+            kept.append(candidate)
+    return kept
+
+
+def scaled(
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    landmarks: NDArray[np.float32],
+    factors: tuple[float, float],
+    source: str,
+) -> list[Detection]:
+    """Detections in the original's pixels from `(N, 4)` boxes, `(N,)` scores, `(N, 5, 2)` landmarks of the scaled one.
+
+    Rows that are not finite or have no area are left out.
+    """
+    x, y = factors
+    boxes = (boxes / np.array([x, y, x, y], np.float32)).astype(np.float32)
+    landmarks = (landmarks / np.array([x, y], np.float32)).astype(np.float32)
+    good = np.isfinite(boxes).all(1) & np.isfinite(landmarks).all((1, 2)) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return [Detection(boxes[i], float(scores[i]), landmarks[i], source) for i in np.flatnonzero(good)]
+
+
+def session_providers(session_names: Sequence[str]) -> tuple[str, ...]:
+    """Short names of onnxruntime's providers: `CPU`, `CUDA`."""
+    return tuple(name.removesuffix("ExecutionProvider") for name in session_names)

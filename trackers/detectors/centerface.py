@@ -1,0 +1,60 @@
+"""CenterFace: anchor-free heat map at stride 4 with five landmarks (Xu et al., arXiv 1911.03599)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
+from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.types import Detection, Image
+
+CELL = 4
+
+
+class CenterFace(FaceDetector):
+    """The embedded first detector.
+
+    Args:
+        path: the ONNX file; RGB 0..255, outputs heat map, scale, offset, landmarks.
+        score: detections below it are dropped.
+        long_side: pictures are scaled down to it.
+        providers: onnxruntime's, in order of preference.
+    """
+
+    name = "centerface"
+
+    def __init__(
+        self, path: Path, *, score: float = 0.3, long_side: int = 1280, providers: Sequence[str] = CPU
+    ) -> None:
+        self._session = open_session(path, providers)
+        self._input = self._session.get_inputs()[0].name
+        self._score, self._long_side = score, long_side
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `FaceDetector`."""
+        return session_providers(self._session.get_providers())
+
+    def detect(self, image: Image) -> list[Detection]:
+        """See `FaceDetector`."""
+        picture, x_scale, y_scale = fitted(image, self._long_side)
+        blob = picture.transpose(2, 0, 1)[None].astype(np.float32)
+        heat, scale, offset, points = self._session.run(None, {self._input: blob})
+        rows, columns = np.nonzero(heat[0, 0] > self._score)
+        if len(rows) == 0:
+            return []
+        # Scales, offsets and landmarks come in (y, x) order.
+        heights, widths = (np.exp(scale[0, :, rows, columns]) * CELL).T
+        y1 = (rows + offset[0, 0, rows, columns] + 0.5) * CELL - heights / 2
+        x1 = (columns + offset[0, 1, rows, columns] + 0.5) * CELL - widths / 2
+        boxes = np.stack([x1, y1, x1 + widths, y1 + heights], 1).astype(np.float32)
+        raw = points[0, :, rows, columns].reshape(-1, 5, 2)
+        # Not clipped before this point: the landmarks are relative to the whole box.
+        landmarks = np.stack(
+            [raw[..., 1] * widths[:, None] + x1[:, None], raw[..., 0] * heights[:, None] + y1[:, None]], 2
+        ).astype(np.float32)
+        scores = heat[0, 0, rows, columns].astype(np.float32)
+        return suppressed(scaled(boxes, scores, landmarks, (x_scale, y_scale), self.name))

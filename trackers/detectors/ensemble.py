@@ -1,0 +1,57 @@
+"""Two detectors as one: the second adds what the first did not find."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fluidvid.trackers.detectors.base import FaceDetector, iou_matrix
+from fluidvid.trackers.types import Detection, Image
+
+SAME = 0.3
+INSIDE = 0.6
+
+
+class EnsembleDetector(FaceDetector):
+    """All of the first detector's faces, and those of the second that overlap none of them.
+
+    Where both see a face, the first one's box and landmarks stand, and the scores add up as independent evidence does,
+    1 - (1 - a)(1 - b): a face that two networks of different families see is one, even if neither was sure.
+
+    Args:
+        first: the main detector.
+        second: an independent one.
+    """
+
+    def __init__(self, first: FaceDetector, second: FaceDetector) -> None:
+        self._first, self._second = first, second
+        self.name = f"{first.name} + {second.name}"
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `FaceDetector`."""
+        return self._first.providers
+
+    def detect(self, image: Image) -> list[Detection]:
+        """See `FaceDetector`."""
+        found = self._first.detect(image)
+        for extra in self._second.detect(image):
+            match = _same_face(found, extra)
+            if match is None:
+                found.append(extra)
+            else:
+                known = found[match]
+                both = 1 - (1 - known.score) * (1 - extra.score)
+                found[match] = Detection(known.box, both, known.landmarks, known.source)
+        return sorted(found, key=lambda d: -d.score)
+
+
+def _same_face(found: list[Detection], extra: Detection) -> int | None:
+    """Index of the face that `extra` shows too: by overlap, or because one lies mostly inside the other."""
+    if not found:
+        return None
+    boxes = np.stack([d.box for d in found])
+    overlap = iou_matrix(extra.box[None], boxes)[0]
+    size = np.clip(np.minimum(boxes[:, 2:], extra.box[2:]) - np.maximum(boxes[:, :2], extra.box[:2]), 0, None).prod(1)
+    areas = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(1), (extra.box[2:] - extra.box[:2]).prod())
+    alike = (overlap > SAME) | (size / np.maximum(areas, 1e-9) > INSIDE)
+    return int(np.argmax(overlap + alike)) if alike.any() else None

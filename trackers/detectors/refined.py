@@ -1,0 +1,110 @@
+"""Better landmarks for any detector: MediaPipe's face mesh looks at each face again.
+
+On the shared clips the mesh halves both the error of CenterFace's landmarks against SCRFD's and their jitter from frame
+to frame (benchmarks/RESULTS.md), and what it says about a face is a further opinion: whether there is one at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.geometry import invert, transform
+from fluidvid.trackers.align import crop
+from fluidvid.trackers.detectors.base import FaceDetector
+from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.types import Detection, Image
+
+SIDE = 192
+POINTS = 468
+FIVE_OF_468 = (
+    (33, 133, 160, 159, 158, 144, 145, 153),
+    (362, 263, 387, 386, 385, 373, 374, 380),
+    (4,),
+    (61,),
+    (291,),
+)
+"""Which mesh points make left eye, right eye, nose, left mouth corner, right mouth corner."""
+SURE = 0.5
+"""Mesh score from which its points are taken."""
+FAR = 0.5
+"""Points that lie further from the detector's than this share of the eye distance (on average) are not believed."""
+MIN_SIDE = 20.0
+CONFIRMED = 0.9
+"""Mesh score that lifts an unsure detection."""
+
+
+class RefinedDetector(FaceDetector):
+    """Another detector's faces with the face mesh's landmarks.
+
+    Args:
+        detector: finds the faces.
+        mesh: the mesh network's ONNX file; 192 x 192 RGB in [-1, 1], outputs points and score.
+        sure_score: an unsure face that the mesh is certain of is lifted to this score.
+        providers: onnxruntime's, in order of preference.
+    """
+
+    def __init__(
+        self, detector: FaceDetector, mesh: Path, *, sure_score: float = 0.5, providers: Sequence[str] = CPU
+    ) -> None:
+        self._detector = detector
+        self._session = open_session(mesh, providers)
+        self._input = self._session.get_inputs()[0].name
+        self._sure_score = sure_score
+        self.name = detector.name
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `FaceDetector`."""
+        return self._detector.providers
+
+    def detect(self, image: Image) -> list[Detection]:
+        """See `FaceDetector`."""
+        found = self._detector.detect(image)
+        wanted: list[tuple[int, NDArray[np.float64]]] = []
+        for index, face in enumerate(found):
+            matrix = _mesh_crop(face.landmarks)
+            if matrix is not None and float((face.box[2:] - face.box[:2]).min()) >= MIN_SIDE:
+                wanted.append((index, matrix))
+        if not wanted:
+            return found
+        crops = np.stack([crop(image, matrix, SIDE) for _, matrix in wanted])
+        blob = ((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2)
+        meshes, scores = self._session.run(None, {self._input: blob})
+        meshes = meshes.reshape(len(wanted), POINTS, -1)[..., :2] * SIDE
+        for (index, matrix), mesh, score in zip(wanted, meshes, scores.reshape(-1), strict=True):
+            five = np.stack([mesh[list(group)].mean(0) for group in FIVE_OF_468])
+            points = transform(invert(matrix), five).astype(np.float32)
+            found[index] = _better(found[index], points, float(score), self._sure_score)
+        return sorted(found, key=lambda d: -d.score)
+
+
+def _mesh_crop(landmarks: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """`(2, 3)` from picture to the mesh's square, eyes level; None where the landmarks coincide."""
+    points = np.asarray(landmarks, dtype=np.float64)
+    across = points[1] - points[0]
+    eyes = float(np.linalg.norm(across))
+    down = float(np.linalg.norm(points[3:].mean(0) - points[:2].mean(0)))
+    side = 3.5 * max(down, 0.9 * eyes)
+    if not math.isfinite(side) or side < 1.0:
+        return None
+    angle = math.atan2(across[1], across[0])
+    scale = SIDE / side
+    c, s = scale * math.cos(angle), scale * math.sin(angle)
+    linear = np.array([[c, s], [-s, c]])
+    return np.hstack([linear, (SIDE / 2 - linear @ points.mean(0))[:, None]])
+
+
+def _better(face: Detection, points: NDArray[np.float32], score: float, sure_score: float) -> Detection:
+    eyes = float(np.linalg.norm(face.landmarks[1] - face.landmarks[0]))
+    height = float(face.box[3] - face.box[1])
+    apart = float(np.linalg.norm(points - face.landmarks, axis=1).mean())
+    # A profile has next to no eye distance: a share of the height stands in for it.
+    if score < SURE or not np.isfinite(points).all() or apart > FAR * max(eyes, 0.25 * height):
+        return face
+    lifted = max(face.score, sure_score) if score >= CONFIRMED else face.score
+    return Detection(face.box, lifted, points, face.source)

@@ -1,0 +1,91 @@
+"""face-api's tiny face detector: a tiny YOLOv2 of another family and training set than CenterFace, for a second look.
+
+It gives boxes only; the five landmarks come from face-api's 68-point network on its boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.geometry import similarity
+from fluidvid.trackers.align import crop
+from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
+from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.types import Detection, Image
+
+CELL = 32
+ANCHORS = np.array(
+    [(1.603231, 2.094468), (6.041143, 7.080126), (2.882459, 3.518061), (4.266906, 5.178857), (9.041765, 10.66308)]
+)
+LANDMARK_SIDE = 112
+LANDMARK_MARGIN = 1.15
+FIVE_OF_68 = (range(36, 42), range(42, 48), (30,), (48,), (54,))
+"""Which of the 68 points make left eye, right eye, nose, left mouth corner, right mouth corner."""
+
+
+class TinyFace(FaceDetector):
+    """The embedded second detector.
+
+    Args:
+        path: the ONNX file; RGB 0..255, output `(1, 25, H / 32, W / 32)`.
+        landmarks: the 68-point network's ONNX file.
+        score: detections below it are dropped.
+        long_side: pictures are scaled down to it.
+        providers: onnxruntime's, in order of preference.
+    """
+
+    name = "tiny_face"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        landmarks: Path,
+        score: float = 0.3,
+        long_side: int = 1280,
+        providers: Sequence[str] = CPU,
+    ) -> None:
+        self._session = open_session(path, providers)
+        self._points = open_session(landmarks, providers)
+        self._input = self._session.get_inputs()[0].name
+        self._points_input = self._points.get_inputs()[0].name
+        self._score, self._long_side = score, long_side
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `FaceDetector`."""
+        return session_providers(self._session.get_providers())
+
+    def detect(self, image: Image) -> list[Detection]:
+        """See `FaceDetector`."""
+        picture, x_scale, y_scale = fitted(image, self._long_side)
+        blob = picture.transpose(2, 0, 1)[None].astype(np.float32)
+        raw = np.asarray(self._session.run(None, {self._input: blob})[0][0], dtype=np.float64)
+        cells = raw.reshape(len(ANCHORS), 5, *raw.shape[1:])
+        scores = 1 / (1 + np.exp(-cells[:, 4]))
+        anchor, row, column = np.nonzero(scores > self._score)
+        if len(anchor) == 0:
+            return []
+        x, y, width, height = cells[anchor, :4, row, column].T
+        centre = np.stack([column + 1 / (1 + np.exp(-x)), row + 1 / (1 + np.exp(-y))], 1) * CELL
+        size = np.exp(np.clip(np.stack([width, height], 1), -8, 8)) * ANCHORS[anchor] * CELL
+        boxes = np.hstack([centre - size / 2, centre + size / 2]).astype(np.float32)
+        nowhere = np.zeros((len(boxes), 5, 2), np.float32)
+        rough = scaled(boxes, scores[anchor, row, column].astype(np.float32), nowhere, (x_scale, y_scale), self.name)
+        kept = suppressed(rough, 0.4)
+        return [Detection(d.box, d.score, self._five(image, d.box), self.name) for d in kept]
+
+    def _five(self, image: Image, box: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(5, 2)` float32 landmarks in pixels from the 68-point network."""
+        centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * LANDMARK_MARGIN
+        square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * side + centre - side / 2
+        corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * LANDMARK_SIDE
+        face = crop(image, similarity(square, corners), LANDMARK_SIDE)
+        blob = ((face.astype(np.float32) - 127.5) / 127.5).transpose(2, 0, 1)[None]
+        points = self._points.run(None, {self._points_input: blob})[0].reshape(68, 2)
+        five = np.stack([points[list(group)].mean(0) for group in FIVE_OF_68])
+        return np.asarray(five * side + centre - side / 2, dtype=np.float32)

@@ -67,14 +67,18 @@ def _complete_one(
         else:
             pieces.append([b])
     done: dict[int, TrackedFace] = {}
+    away: dict[int, int] = {}  # frames from the end it was extended from: where two pieces reach, the nearer one tells
     for piece in pieces:
         first, last = piece[0].frame, piece[-1].frame
         before = cuts[bisect_right(cuts, first) - 1] if bisect_right(cuts, first) else 0
         after = cuts[bisect_right(cuts, last)] if bisect_right(cuts, last) < len(cuts) else frames
         done |= {face.frame: face for face in piece}
+        away |= dict.fromkeys((face.frame for face in piece), 0)
         start, stop = max(before, first - look_ahead), min(after, last + look_ahead + 1)
         for face in [*_beyond(piece, -1, start), *_beyond(piece, 1, stop - 1)]:
-            done.setdefault(face.frame, face)  # two pieces may reach into the same gap
+            distance = max(first - face.frame, face.frame - last)
+            if distance < away.get(face.frame, frames):
+                done[face.frame], away[face.frame] = face, distance
     return [done[frame] for frame in sorted(done)]
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 THRESHOLD = 0.55
 OVERLAP = 30
 """Frames two tracks of one person may share: the look-ahead of the one reaches into the other."""
+MARGIN = 0.05
+"""Lead in cosine that a link needs over a rival who is certainly somebody else."""
 
 
 def link_tracks(
@@ -23,7 +25,8 @@ def link_tracks(
     """Group tracks by person.
 
     Two people must never share a pseudonym by mistake, so tracks that are seen together for long are never linked and
-    the threshold is set well above the impostors' level.
+    the threshold is set well above the impostors' level. Nor is a track linked that could as well be another person's:
+    where the second choice, seen together with the first, is as near.
 
     Args:
         embeddings: track -> `(K, D)` unit embeddings of it; tracks that are not in it stand alone.
@@ -37,19 +40,22 @@ def link_tracks(
     groups = [{track} for track in sorted(embeddings) if len(embeddings[track])]
     means = [_mean(embeddings[min(group)]) for group in groups]
     sizes = [len(embeddings[min(group)]) for group in groups]
-    present = {track: set(np.asarray(frames[track]).tolist()) for track in embeddings}
+    present = [set(np.asarray(frames[min(group)]).tolist()) for group in groups]
+    apart = np.zeros((len(groups), len(groups)), dtype=bool)
+    for a, b in combinations(range(len(groups)), 2):
+        apart[a, b] = apart[b, a] = len(present[a] & present[b]) > overlap
     while len(groups) > 1:
-        best, pair = threshold, None
         cosines = np.stack(means) @ np.stack(means).T
-        for a, b in combinations(range(len(groups)), 2):
-            if cosines[a, b] >= best and not _together(groups[a], groups[b], present, overlap):
-                best, pair = float(cosines[a, b]), (a, b)
+        pair = _best_pair(cosines, apart, threshold)
         if pair is None:
             break
         i, j = pair
         means[i] = _unit(means[i] * sizes[i] + means[j] * sizes[j])
         sizes[i] += sizes[j]
         groups[i] |= groups[j]
+        apart[i] |= apart[j]
+        apart[:, i] = apart[i]
+        apart = np.delete(np.delete(apart, j, 0), j, 1)
         del groups[j], means[j], sizes[j]
     people = {track: track for track in frames}
     for group in groups:
@@ -57,8 +63,14 @@ def link_tracks(
     return people
 
 
-def _together(a: set[int], b: set[int], present: Mapping[int, set[int]], overlap: int) -> bool:
-    return any(len(present[x] & present[y]) > overlap for x in a for y in b)
+def _best_pair(cosines: NDArray[np.float64], apart: NDArray[np.bool_], threshold: float) -> tuple[int, int] | None:
+    """The most alike two groups that may be one person, and of which neither is as near to a certain third."""
+    allowed = np.triu((cosines >= threshold) & ~apart, 1)
+    for a, b in sorted(np.argwhere(allowed).tolist(), key=lambda pair: -cosines[pair[0], pair[1]]):
+        rivals = np.concatenate([cosines[a][apart[b]], cosines[b][apart[a]]])
+        if not (rivals > cosines[a, b] - MARGIN).any():
+            return a, b
+    return None
 
 
 def _mean(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:

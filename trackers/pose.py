@@ -55,7 +55,10 @@ def face_pose(landmarks: ArrayLike, image: Image | None, box: ArrayLike) -> Face
 
 
 def head_angles(points: NDArray[np.float64]) -> tuple[float, float, float]:
-    """(yaw, pitch, roll) in degrees of `(5, 2)` landmarks; NaN where they coincide or are not finite."""
+    """(yaw, pitch, roll) in degrees of `(5, 2)` landmarks; NaN where they coincide or are not finite.
+
+    The head is nodded first, then turned, then tilted.
+    """
     nothing = (math.nan, math.nan, math.nan)
     if points.shape != (5, 2) or not np.isfinite(points).all():
         return nothing
@@ -71,7 +74,8 @@ def head_angles(points: NDArray[np.float64]) -> tuple[float, float, float]:
     c, s = math.cos(-roll), math.sin(-roll)
     side, down = c * forward[0] - s * forward[1], s * forward[0] + c * forward[1]
     ahead = math.sqrt(max(0.0, 1.0 - side * side - down * down))
-    return math.degrees(math.atan2(side, ahead)), math.degrees(math.atan2(-down, ahead)), math.degrees(roll)
+    yaw, pitch = math.atan2(side, ahead), math.atan2(-down, math.hypot(side, ahead))
+    return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
 
 
 def _sharpness(image: Image, box: NDArray[np.float64]) -> float:

@@ -12,6 +12,8 @@ WINDOW = 9
 ORDER = 2
 JUMP = 1.3
 """A move by more than this many eye distances from one frame to the next is a jump, not to be smoothed over."""
+SMALLEST = 1e-3
+"""Picture pixels per crop pixel below which landmarks coincide (or are mirrored): no face has this shape."""
 
 
 def smooth_transforms(
@@ -41,8 +43,11 @@ def smooth_transforms(
         except ValueError:
             continue
         linear = matrix[:, :2]
+        size = float(np.hypot(linear[0, 0], linear[1, 0]))
+        if size < SMALLEST:
+            continue
         states[i] = (
-            np.log(max(1e-12, float(np.hypot(linear[0, 0], linear[1, 0])))),
+            np.log(size),
             np.arctan2(linear[1, 0], linear[0, 0]),
             *(linear @ centre + matrix[:, 2]),
         )

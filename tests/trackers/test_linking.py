@@ -1,0 +1,115 @@
+"""Which tracks are the same person."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fluidvid.trackers import link_tracks
+from tests.trackers.scenes import noisy, unit
+
+
+def _seen(first: int, last: int) -> NDArray[np.int64]:
+    return np.arange(first, last, dtype=np.int64)
+
+
+def _views(rng: np.random.Generator, person: NDArray[np.float32], count: int = 6) -> NDArray[np.float32]:
+    return noisy(rng, np.repeat(person[None], count, 0), 0.5)
+
+
+def _at(cosine: float, person: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A unit vector at a cosine to `person`, in the plane with `other`."""
+    side = other - (other @ person) * person
+    side /= np.linalg.norm(side)
+    return (cosine * person + np.sqrt(1 - cosine**2) * side).astype(np.float32)
+
+
+def test_the_same_person_is_linked_and_others_are_not() -> None:
+    rng = np.random.default_rng(0)
+    who = unit(rng, 3)
+    persons = {1: 0, 2: 1, 4: 0, 7: 2, 9: 1, 12: 0}
+    embeddings = {track: _views(rng, who[p], 1 + track % 5) for track, p in persons.items()}
+    frames = {track: _seen(100 * i, 100 * i + 90) for i, track in enumerate(persons)}
+    assert link_tracks(embeddings, frames) == {1: 1, 2: 2, 4: 1, 7: 7, 9: 2, 12: 1}
+
+
+def test_two_faces_seen_together_are_two_people_however_alike() -> None:
+    person = unit(np.random.default_rng(1), 1)
+    frames = {1: _seen(0, 100), 2: _seen(40, 140)}
+    assert link_tracks({1: person, 2: person}, frames) == {1: 1, 2: 2}
+
+
+def test_seen_together_holds_for_whole_groups() -> None:
+    """3 looks like 1 and like 2, but 1 and 2 are two: 3 cannot join them."""
+    rng = np.random.default_rng(2)
+    person = unit(rng, 1)[0]
+    embeddings = {t: _views(rng, person) for t in (1, 2, 3)}
+    frames = {1: _seen(0, 100), 2: _seen(0, 100), 3: _seen(200, 300)}
+    people = link_tracks(embeddings, frames)
+    assert people[1] != people[2]
+
+
+def test_a_short_overlap_is_the_look_ahead_of_one_track() -> None:
+    person = unit(np.random.default_rng(3), 1)
+    frames = {1: _seen(0, 100), 2: _seen(80, 200)}
+    assert link_tracks({1: person, 2: person}, frames) == {1: 1, 2: 1}
+    assert link_tracks({1: person, 2: person}, frames, overlap=10) == {1: 1, 2: 2}
+
+
+def test_the_threshold_decides() -> None:
+    a, b = unit(np.random.default_rng(4), 2)
+    frames = {1: _seen(0, 10), 2: _seen(50, 60)}
+    for cosine, linked in ((0.45, False), (0.54, False), (0.57, True)):
+        people = link_tracks({1: a[None], 2: _at(cosine, a, b)[None]}, frames)
+        assert (people[2] == 1) is linked, cosine
+    assert link_tracks({1: a[None], 2: _at(0.45, a, b)[None]}, frames, threshold=0.4) == {1: 1, 2: 1}
+
+
+def test_a_track_that_could_be_either_of_two_people_stands_alone() -> None:
+    """1 and 2 are seen together; 3 is as near to the one as to the other: a link would be a coin's toss."""
+    a, b = unit(np.random.default_rng(5), 2)
+    twin = _at(0.6, a, b)
+    between = a + twin
+    between /= np.linalg.norm(between)
+    frames = {1: _seen(0, 100), 2: _seen(0, 100), 3: _seen(200, 300)}
+    people = link_tracks({1: a[None], 2: twin[None], 3: between[None]}, frames)
+    assert people == {1: 1, 2: 2, 3: 3}
+    clear = link_tracks({1: a[None], 2: twin[None], 3: _at(0.98, a, twin)[None]}, frames)
+    assert clear == {1: 1, 2: 2, 3: 1}
+
+
+def test_tracks_without_embeddings_stand_alone() -> None:
+    person = unit(np.random.default_rng(6), 1)
+    frames = {1: _seen(0, 10), 2: _seen(20, 30), 3: _seen(40, 50)}
+    people = link_tracks({1: person, 2: np.zeros((0, 64), np.float32)}, frames)
+    assert people == {1: 1, 2: 2, 3: 3}
+    assert link_tracks({}, frames) == {1: 1, 2: 2, 3: 3}
+    assert link_tracks({}, {}) == {}
+
+
+def test_a_zero_embedding_links_nothing() -> None:
+    zero = np.zeros((1, 64), np.float32)
+    frames = {1: _seen(0, 10), 2: _seen(20, 30)}
+    assert link_tracks({1: zero, 2: zero}, frames) == {1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_tracks_does_not_matter(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    who = unit(rng, 4)
+    embeddings = {t: _views(rng, who[t % 4], 1 + t % 3) for t in range(1, 13)}
+    frames = {t: _seen(100 * t, 100 * t + 50) for t in embeddings}
+    order = [int(t) for t in rng.permutation(list(embeddings))]
+    shuffled = link_tracks({t: embeddings[t] for t in order}, {t: frames[t] for t in order})
+    assert shuffled == link_tracks(embeddings, frames)
+    assert shuffled == {t: (t - 1) % 4 + 1 for t in embeddings}
+
+
+def test_every_view_counts_not_every_track() -> None:
+    """A long track outweighs a single bad view."""
+    rng = np.random.default_rng(7)
+    a, b = unit(rng, 2)
+    embeddings = {1: _views(rng, a, 30), 2: _at(0.6, a, b)[None], 3: _at(0.75, a, -b)[None]}
+    frames = {t: _seen(100 * t, 100 * t + 50) for t in embeddings}
+    assert link_tracks(embeddings, frames) == {1: 1, 2: 1, 3: 1}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import av
 import numpy as np
@@ -159,7 +160,7 @@ def write_regions(
         changed = _filled((block != before[y1:y2, x1:x2]).any(axis=2))
         if not changed.any():
             continue
-        rgb = block.astype(np.float32) / 255
+        rgb = block.astype(np.float32) / np.float32(255)
         if shape.rgb:
             for plane, channel in zip(planes, (1, 2, 0), strict=False):
                 _put(plane[y1:y2, x1:x2], rgb[..., channel] * ((1 << shape.bits) - 1), changed)
@@ -178,18 +179,13 @@ def write_regions(
             _put(plane[rows, columns], difference * span + (128 * scale), touched, top)
 
 
-def _plane(plane: av.video.plane.VideoPlane, bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _plane(plane: av.video.plane.VideoPlane, bits: int) -> NDArray[Any]:
     kind = np.dtype(np.uint8 if bits <= 8 else "<u2")
-    rows = np.frombuffer(plane, dtype=kind).reshape(plane.height, plane.line_size // kind.itemsize)
+    rows = np.frombuffer(memoryview(plane), dtype=kind).reshape(plane.height, plane.line_size // kind.itemsize)
     return rows[:, : plane.width]
 
 
-def _put(
-    target: NDArray[np.uint8] | NDArray[np.uint16],
-    values: NDArray[np.float32],
-    where: NDArray[np.bool_],
-    top: int | None = None,
-) -> None:
+def _put(target: NDArray[Any], values: NDArray[np.float32], where: NDArray[np.bool_], top: int | None = None) -> None:
     rounded = np.rint(values)
     if top is not None:
         rounded = np.clip(rounded, 0, top)
@@ -202,13 +198,13 @@ def _luma(rgb: NDArray[np.float32], colour: Colour) -> NDArray[np.float32]:
     return np.asarray(rgb @ weights, dtype=np.float32)
 
 
-def _blocks(values: NDArray[np.float32] | NDArray[np.bool_], wide: int, high: int) -> NDArray[np.float32]:
+def _blocks(values: NDArray[Any], wide: int, high: int) -> NDArray[np.float32]:
     """Mean over `high x wide` blocks of an `(H, W, C)` array; the last row and column are repeated to fill."""
     height, width = values.shape[:2]
     if height % high or width % wide:
         values = np.pad(values, ((0, -height % high), (0, -width % wide), (0, 0)), mode="edge")
     rows, columns = values.shape[0] // high, values.shape[1] // wide
-    return values.reshape(rows, high, columns, wide, -1).mean(axis=(1, 3), dtype=np.float32)
+    return np.asarray(values.reshape(rows, high, columns, wide, -1).mean(axis=(1, 3)), dtype=np.float32)
 
 
 def _filled(changed: NDArray[np.bool_]) -> NDArray[np.bool_]:

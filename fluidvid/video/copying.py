@@ -17,8 +17,9 @@ from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
 from fluidvid.video.subtitles import ASS_HEADER, TEXT_CODECS, packet_of, text_of
 
+_WHY = {"picture": "cover art or thumbnail", "data": "may hold places and times", "attachment": "attached file"}
 _PRIMING = Fraction(1, 5)
-"""Sound before an edit list's start that decoders need to start cleanly; what lies further ahead was cut away on purpose."""
+"""Sound before an edit list's start that decoders need to start cleanly; what lies further ahead was cut away."""
 
 
 @dataclass
@@ -33,8 +34,9 @@ class CopyReport:
 
 @dataclass
 class _Copied:
-    source: Stream
+    source: Stream  # not to be touched once its container is closed: PyAV would read freed memory
     out: Stream
+    kind: str
     codec: str
     converts_to: str | None = None
     last_dts: int | None = None
@@ -79,7 +81,7 @@ class StreamCopier:
         source_video = self._container.streams[self._info.stream]
         if source_video.language:
             video.metadata["language"] = source_video.language
-        video.disposition = source_video.disposition & ~Disposition.attached_pic  # type: ignore[assignment]
+        video.disposition = source_video.disposition & ~Disposition.attached_pic
         report, chapters = self.report, self._container.chapters()
         if self._keep:
             out.metadata.update({k: v for k, v in self._container.metadata.items() if identifying({k: v})})
@@ -104,7 +106,7 @@ class StreamCopier:
         for stream in self._container.streams:
             if stream.index not in self._copied:
                 stream.discard = Discard.all
-        texts = any(c.source.type == "subtitle" for c in self._copied.values())
+        texts = any(c.kind == "subtitle" for c in self._copied.values())
         if self._start is not None and self._start > self._info.start and self._copied and not texts:
             try:
                 self._container.seek(int(max(Fraction(0), self._start - 1) * av.time_base), backward=True)
@@ -117,12 +119,12 @@ class StreamCopier:
     @property
     def has_sound(self) -> bool:
         """True if any audio stream is kept."""
-        return any(c.source.type == "audio" for c in self._copied.values())
+        return any(c.kind == "audio" for c in self._copied.values())
 
     @property
     def time_bases(self) -> list[Fraction]:
         """Clocks of the copied audio streams."""
-        return [c.source.time_base for c in self._copied.values() if c.source.type == "audio" and c.source.time_base]
+        return [c.source.time_base for c in self._copied.values() if c.kind == "audio" and c.source.time_base]
 
     def advance(self, out: OutputContainer, until: Fraction | None) -> None:
         """Write every packet up to `until` seconds on the source's clock; None = all that is left."""
@@ -162,7 +164,7 @@ class StreamCopier:
         assert pts is not None
         duration = packet.duration or 0
         copied.ends = pts + duration
-        if copied.source.type == "subtitle":
+        if copied.kind == "subtitle":
             pts, duration = self._clipped(pts, duration, base)
             if duration < 0:
                 return
@@ -207,7 +209,7 @@ class StreamCopier:
             packet.pts -= shift
         packet.dts = packet.dts - shift if packet.dts is not None else packet.pts
         assert packet.dts is not None
-        if copied.last_dts is not None and packet.dts <= copied.last_dts and copied.source.type == "audio":
+        if copied.last_dts is not None and packet.dts <= copied.last_dts and copied.kind == "audio":
             note = f"times of audio stream {copied.source.index} do not increase: moved by the least step"
             if note not in self.report.warnings:
                 self.report.warnings.append(note)
@@ -226,12 +228,7 @@ class StreamCopier:
             drop(f"{name}: only one video stream is pseudonymised, a second one would leave with its faces")
             return
         if kind in ("picture", "data", "attachment") and not self._keep:
-            why = {
-                "picture": "cover art or thumbnail",
-                "data": "may hold places and times",
-                "attachment": "attached file",
-            }
-            drop(f"{name}: {why[kind]}")
+            drop(f"{name}: {_WHY[kind]}")
             return
         if kind not in ("audio", "subtitle", "picture", "data", "attachment"):
             drop(f"{name}: unknown kind of stream")
@@ -256,7 +253,7 @@ class StreamCopier:
         target = self._target
         holds = target.only or out.supported_codecs
         if codec in holds or kind in ("data", "attachment"):
-            return _Copied(stream, out.add_stream_from_template(stream, opaque=True), codec)
+            return _Copied(stream, out.add_stream_from_template(stream, opaque=True), kind, codec)
         wanted = target.subtitles
         if kind != "subtitle" or codec not in TEXT_CODECS or wanted is None:
             return None
@@ -264,4 +261,4 @@ class StreamCopier:
         made.codec_context.subtitle_header = ASS_HEADER  # type: ignore[union-attr]
         made.time_base = Fraction(1, 1000)
         self.report.converted.append(f"subtitle stream {stream.index}: {codec} to {wanted}, styling is lost")
-        return _Copied(stream, made, codec, wanted)
+        return _Copied(stream, made, kind, codec, wanted)

@@ -16,9 +16,8 @@ from fluidvid.video.frame import copy_picture
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.opening import GUESSED_TIMES, main_video, open_source
 
-
-# One packet is one picture: a packet whose picture never came was lost, whether or not the decoder raised an error (with
-# frame threads it may not). VP8, VP9 and AV1 have packets without a picture, MPEG-4 has "not coded" ones.
+# One packet is one picture: a packet whose picture never came was lost, whether or not the decoder raised an error
+# (with frame threads it may not). VP8, VP9 and AV1 have packets without a picture, MPEG-4 has "not coded" ones.
 _ONE_TO_ONE = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mjpeg"})
 
 
@@ -34,9 +33,9 @@ class Decoded:
 class PictureDecoder:
     """Decodes the main video stream of a file once.
 
-    Damage: a packet the decoder refuses leaves a hole. The times of all packets sent are remembered until their picture
-    comes; when a later picture comes first, the holes before it are filled with copies of that picture, marked concealed.
-    Thus a picture nobody could decode is a neighbour's, which is inspected like any other.
+    Damage: a packet the decoder refuses leaves a hole. The times of all packets sent are remembered until their
+    picture comes; when a later picture comes first, the holes before it are filled with copies of that picture, marked
+    concealed. Thus a picture nobody could decode is a neighbour's, which is inspected like any other.
     """
 
     def __init__(self, info: VideoInfo, max_bad_packets: int, seek_to: Fraction | None = None) -> None:
@@ -53,11 +52,15 @@ class PictureDecoder:
         self._refused = 0
         self._run = 0
         self._last: int | None = None
+        self._first_dts: int | None = None
+        self._lag: int | None = None
+        self._closed = False
         self.damaged = 0
         self.warnings: list[str] = []
 
     def close(self) -> None:
-        """Release the file."""
+        """Release the file; iteration ends."""
+        self._closed = True  # PyAV reads freed memory if a stream is used after its container was closed
         self._container.close()
 
     def _seek(self, time: Fraction | None) -> None:
@@ -118,9 +121,13 @@ class PictureDecoder:
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         for packet in self._packets():
+            if self._closed:
+                return
             if packet.size == 0:  # a dropped frame, or PyAV's mark of the end; never judge by `dts is None`
                 continue
-            if packet.pts is not None and not packet.is_discard and not self._guess:
+            if self._guess:
+                self._first_dts = packet.dts if self._first_dts is None else self._first_dts
+            elif packet.pts is not None and not packet.is_discard:
                 self._sent.add(packet.pts)
             try:
                 pictures = packet.decode()
@@ -130,7 +137,7 @@ class PictureDecoder:
             if pictures:
                 self._run = 0
             yield from pictures
-        while True:  # the decoder's delay; an error in between must not lose the rest
+        while not self._closed:  # the decoder's delay; an error in between must not lose the rest
             try:
                 yield from self._stream.decode(None)
                 return
@@ -140,7 +147,7 @@ class PictureDecoder:
                 self._fail(error)
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        while True:
+        while not self._closed:
             try:
                 yield from self._container.demux(self._stream)
                 return
@@ -158,12 +165,13 @@ class PictureDecoder:
                 "at its beginning" if self._last is None else f"after {float(self._last * self._info.time_base):.3f} s"
             )
             raise InputError(
-                f"{self._info.path}: {self._run} packets in a row cannot be decoded {where} ({error}); cut the damaged part "
-                "off with --start/--end, or get a sound copy"
+                f"{self._info.path}: {self._run} packets in a row cannot be decoded {where} ({error}); cut the "
+                "damaged part off with --start/--end, or get a sound copy"
             ) from error
 
     def _time(self, picture: av.VideoFrame) -> int:
-        base, own = self._info.time_base, picture.pts if picture.pts is not None else picture.dts
+        base = self._info.time_base
+        own = self._counted(picture) if self._guess or picture.pts is None else picture.pts
         if own is None:
             step = picture.duration or round(1 / (self._info.average_rate or Fraction(25)) / base)
             own = 0 if self._last is None else self._last + max(1, step)
@@ -175,6 +183,14 @@ class PictureDecoder:
             if note not in self.warnings:
                 self.warnings.append(note)
         return own
+
+    def _counted(self, picture: av.VideoFrame) -> int | None:
+        """Time by the packet that released the picture, less the decoder's delay: the first is at the first packet."""
+        if picture.dts is None:
+            return None
+        if self._lag is None:
+            self._lag = picture.dts - (self._first_dts if self._first_dts is not None else picture.dts)
+        return picture.dts - self._lag
 
     def _normal(self, picture: av.VideoFrame) -> av.VideoFrame:
         info = self._info

@@ -42,16 +42,15 @@ class Encoder:
     indexed: bool = False
 
 
+_VP8 = {"deadline": "good", "b": "20M"}
 _VPX = {"deadline": "good", "row-mt": "1", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
 _QSCALE = {"scale": "qscale", "best": 1, "worst": 31, "indexed": True}
 
-# Quality defaults are meant to be visually lossless; the presets were measured on two cores (see tests).
+# Quality defaults are meant to be visually lossless.
 ENCODERS: Mapping[str, Encoder] = {
     "h264": Encoder("libx264", 17, preset="veryfast", even=True),
     "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}),
-    "vp8": Encoder(
-        "libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options={"deadline": "good", "b": "20M"}
-    ),
+    "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8),
     "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
     "av1": Encoder("libsvtav1", 22, worst=63, preset="9"),
     "mpeg1video": Encoder("mpeg1video", 2, **_QSCALE),  # type: ignore[arg-type]
@@ -125,20 +124,17 @@ def plan_encoder(
             raise ConfigError(
                 f"crf {crf:g} is out of range: {encoder.name} takes {encoder.best:g} to {encoder.worst:g}"
             )
-        failures = []
-        for pix_fmt in _formats(info, encoder, size):
+        failures, formats = [], _formats(info, encoder, size)
+        for pix_fmt in formats:
             plan = _plan(info, name, encoder, pix_fmt, crf, preset, warnings)
             failure = _trial(plan, size)
             if failure is None:
                 return plan
             failures.append(failure)
-        if (
-            preset is not None
-            and failures
-            and _trial(_plan(info, name, encoder, "yuv420p", crf, None, []), (64, 64)) is None
+        if preset is not None and any(
+            _trial(_plan(info, name, encoder, f, crf, None, []), size) is None for f in formats
         ):
-            if _trial(_plan(info, name, encoder, "yuv420p", crf, preset, []), (64, 64)) is not None:
-                raise ConfigError(f"{encoder.name} has no preset {preset!r}: see `ffmpeg -h encoder={encoder.name}`")
+            raise ConfigError(f"{encoder.name} has no preset {preset!r}: see `ffmpeg -h encoder={encoder.name}`")
         warnings.append(f"encoder {encoder.name} does not work here ({failures[0] if failures else 'not built in'})")
     raise OutputError(
         f"no encoder works ({'; '.join(warnings)}): choose one with --codec, or a file name ending in .mkv"

@@ -127,8 +127,8 @@ def copy_picture(picture: av.VideoFrame, form: str | None = None) -> av.VideoFra
     """
     twin = av.VideoFrame(picture.width, picture.height, form or picture.format.name)
     for ours, theirs in zip(twin.planes, picture.planes, strict=True):
-        rows = np.frombuffer(theirs, np.uint8).reshape(-1, theirs.line_size)
-        target = np.frombuffer(ours, np.uint8).reshape(-1, ours.line_size)
+        rows = np.frombuffer(memoryview(theirs), np.uint8).reshape(-1, theirs.line_size)
+        target = np.frombuffer(memoryview(ours), np.uint8).reshape(-1, ours.line_size)
         common = min(ours.line_size, theirs.line_size)
         target[:, :common] = rows[:, :common]
     twin.pts, twin.duration = picture.pts, picture.duration

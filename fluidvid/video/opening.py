@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -46,7 +47,7 @@ def open_source(path: Path) -> InputContainer:
             "get a complete copy, or repair it with `ffmpeg -i`"
         ) from error
     if container.format.name in GUESSED_TIMES:
-        container.flags &= ~int(av.container.Flags.gen_pts.value)
+        container.flags &= ~cast(int, av.container.Flags.gen_pts.value)
     return container
 
 
@@ -67,7 +68,7 @@ def main_video(container: InputContainer, path: Path) -> VideoStream:
     decodable = [s for s in streams if s.codec_context is not None]
     if not decodable:
         raise InputError(
-            f"{path}: no decoder for its video codec: convert it first, for example with `ffmpeg -i IN -c:v libx264 OUT`"
+            f"{path}: no decoder for its video codec: convert it first, as with `ffmpeg -i IN -c:v libx264 OUT`"
         )
 
     def rank(stream: VideoStream) -> tuple[bool, int]:

@@ -13,7 +13,7 @@ from fluidvid.video.info import VideoInfo
 
 
 class PictureShaper:
-    """Turns pixels where the container cannot store a rotation, and converts the pixel format where the encoder must."""
+    """Turns pixels where the container cannot store a rotation, converts the pixel format where the encoder must."""
 
     def __init__(self, info: VideoInfo, *, turn: bool) -> None:
         self._info = info

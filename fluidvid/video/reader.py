@@ -103,7 +103,7 @@ class VideoReader:
         last = None if self.end is None else self.end + info.start
         self._decoder = decoder = PictureDecoder(info, self._max_bad, seek_to=first)
         reformatter = VideoReformatter()
-        index, held, ended = 0, None, info.start
+        index, held, ended, cut = 0, None, info.start, False
 
         def frame(decoded: Decoded, following: int | None) -> Frame:
             gap = following - decoded.pts if following is not None else None
@@ -123,6 +123,7 @@ class VideoReader:
                 self.corrupt_frames = decoder.damaged
                 time = decoded.pts * info.time_base
                 if last is not None and time >= last:
+                    cut = True
                     break
                 if first is not None and time < first:
                     continue
@@ -130,11 +131,10 @@ class VideoReader:
                     yield frame(held, decoded.pts)
                     index += 1
                 held, ended = decoded, time
-            missing = decoder.missing_at_end(held.pts if held else None)
             if held is not None:
-                twins = [
-                    (pts, copy_picture(held.picture)) for pts in missing if last is None or pts * info.time_base < last
-                ]
+                missing = [] if cut else decoder.missing_at_end(held.pts)
+                wanted = (pts for pts in missing if last is None or pts * info.time_base < last)
+                twins = [(pts, copy_picture(held.picture)) for pts in wanted]
                 yield frame(held, twins[0][0] if twins else None)
                 for pts, picture in twins:
                     index += 1

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import weakref
 from pathlib import Path
 
 from fluidvid.errors import OutputError
@@ -19,7 +20,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
     """
     if target.is_dir():
         raise OutputError(f"{target} is a folder: give the result a file name")
-    if target.exists() and source.exists() and os.path.samefile(target, source):
+    if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(f"{target} is the source itself: choose another name for the result")
     if target.exists() and not overwrite:
         raise OutputError(f"{target} exists: add --overwrite to replace it")
@@ -38,6 +39,8 @@ class TargetFile:
         """
         self.target, self._overwrite = target, overwrite
         self.path = target.parent / f".{target.stem[:64]}.{secrets.token_hex(4)}.part{target.suffix}"
+        # Armed before the file is there: a signal may end the run between its creation and the caller's own clean-up.
+        self._cleanup = weakref.finalize(self, _unlink, self.path)
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except OSError as error:
@@ -62,6 +65,7 @@ class TargetFile:
         except OSError as error:
             self.remove()
             raise write_error(self.target, error) from error
+        self._cleanup.detach()
 
     def _link(self) -> None:
         try:
@@ -77,8 +81,12 @@ class TargetFile:
 
     def remove(self) -> None:
         """Leave nothing behind."""
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        self._cleanup()
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def write_error(target: Path, error: BaseException) -> OutputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ from fluidvid.video.pictures import PictureShaper
 from fluidvid.video.reader import VideoReader
 from fluidvid.video.target_file import TargetFile, check_target, write_error
 
-_MAX_TIMESCALE = 10_000_000
+_MAX_TIMESCALE = 200_000_000
+_LATE = Fraction(10)
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,11 @@ class VideoWriter:
         self._stream = self._video_stream(out, plan, size)
         self._copier.add_streams(out, "after")
         self._copier.add_tags(out, self._stream)
+        if spec.muxer in ("mp4", "mov", "avi", "flv") and cut is None and info.start > _LATE:
+            self._notes.append(
+                f"the source's clock starts at {float(info.start):.3f} s and is kept: many players show nothing until "
+                "then; write .ts or .mkv, or use --start 0 to begin at zero"
+            )
         out.container_options.update(self._container_options())
         self._copier.begin()
 
@@ -262,6 +269,8 @@ class VideoWriter:
             return {"movflags": flags, "movie_timescale": str(scale)}
         if self._spec.muxer == "mpegts":
             return {"mpegts_copyts": "1", "max_delay": "0"}
+        if self._spec.muxer in ("mpeg", "vob"):
+            return {"preload": "0", "max_delay": "0"}
         return {}
 
     def _mux(self, packets: Sequence[Packet[VideoStream]]) -> None:
@@ -307,10 +316,8 @@ class VideoWriter:
     def _abandon(self) -> None:
         out, self._out = self._out, None
         if out is not None:
-            try:
+            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                 out.close()
-            except (av.FFmpegError, OSError, ValueError):
-                pass
         if self._copier is not None:
             self._copier.close()
         file, self._file = self._file, None
@@ -327,5 +334,5 @@ def _nearest_rate(encoder: str, rate: Fraction) -> Fraction:
     """A frame rate the encoder can write into its stream; the container's times are the true ones."""
     allowed = av.Codec(encoder, "w").frame_rates
     if allowed:
-        return min((Fraction(r) for r in allowed), key=lambda r: abs(r - rate))
+        return min((Fraction(r.numerator, r.denominator) for r in allowed), key=lambda r: abs(r - rate))
     return rate if rate.numerator <= 65535 else rate.limit_denominator(1)

@@ -43,12 +43,15 @@ def _around(
     image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, scale: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The part of the picture that the crop can see, and the matrix for it: the blur then costs what a face costs."""
-    height, width = image.shape[:2]
+    sides = np.array([image.shape[1], image.shape[0]])
     inverse = np.linalg.inv(matrix[:, :2])
     corners = (np.array([(0, 0), (size, 0), (0, size), (size, size)]) - matrix[:, 2]) @ inverse.T
     margin = 4 + 2.0 / scale
-    low = np.clip(np.floor(corners.min(0) - margin), 0, (width - 1, height - 1)).astype(int)
-    high = np.clip(np.ceil(corners.max(0) + margin), low + 1, (width, height)).astype(int)
+    low, high = corners.min(0) - margin, corners.max(0) + margin
+    # What the crop sees beyond an edge is mirrored from as far inside.
+    low, high = np.minimum(low, 2 * sides - high), np.maximum(high, -low)
+    low = np.clip(np.floor(low), 0, sides - 1).astype(int)
+    high = np.clip(np.ceil(high), low + 1, sides).astype(int)
     moved = matrix.copy()
     moved[:, 2] += matrix[:, :2] @ low
     return np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]), moved

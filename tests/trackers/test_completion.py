@@ -162,9 +162,7 @@ def test_negative_lengths_are_refused(frames: int, look_ahead: int, max_gap: int
     max_gap=st.integers(0, 20),
 )
 @settings(max_examples=200, deadline=None)
-def test_exactly_the_promised_frames_are_covered(
-    seen: set[int], cuts: set[int], look_ahead: int, max_gap: int
-) -> None:
+def test_exactly_the_promised_frames_are_covered(seen: set[int], cuts: set[int], look_ahead: int, max_gap: int) -> None:
     """A frame is covered if it is seen, in a fillable gap, or within look-ahead of a sight, all in one shot."""
 
     def shot(frame: int) -> int:

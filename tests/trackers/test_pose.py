@@ -62,9 +62,7 @@ def test_jitter_of_the_landmarks_moves_the_angles_little() -> None:
     rng = np.random.default_rng(0)
     points = _head(20, 5, 10)
     eyes = np.linalg.norm(points[1] - points[0])
-    errors = [
-        np.array(_angles(points + rng.normal(0, 0.03 * eyes, points.shape))) - (20, 5, 10) for _ in range(200)
-    ]
+    errors = [np.array(_angles(points + rng.normal(0, 0.03 * eyes, points.shape))) - (20, 5, 10) for _ in range(200)]
     assert np.abs(np.mean(errors, axis=0)).max() < 2
     assert np.std(errors, axis=0).max() < 8
 

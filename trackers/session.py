@@ -39,3 +39,21 @@ def open_session(path: Path, providers: Sequence[str] = CPU) -> Any:
     if missing:
         log.warning("%s runs on %s: %s not available", path.name, session.get_providers()[0], ", ".join(missing))
     return session
+
+
+def check_outputs(session: Any, path: Path, kind: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Make sure that a model is of the kind it is taken for.
+
+    Args:
+        session: the open model.
+        path: its file, for the message.
+        kind: what it should be, for the message.
+        shapes: of each output, in order, the fixed sizes behind the batch axis.
+
+    Raises:
+        ValueError: number or shapes of the outputs differ.
+    """
+    found = [tuple(output.shape[1:]) for output in session.get_outputs()]
+    alike = len(found) == len(shapes) and all(f[: len(s)] == s for f, s in zip(found, shapes, strict=True))
+    if not alike:
+        raise ValueError(f"{path.name} is no {kind}: outputs of shape {list(shapes)} are needed, it has {found}")

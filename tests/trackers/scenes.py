@@ -41,13 +41,13 @@ def centre(box: ArrayLike) -> NDArray[np.float64]:
 def unit(rng: np.random.Generator, count: int, dims: int = 64) -> NDArray[np.float32]:
     """`(count, dims)` random unit vectors: next to orthogonal."""
     v = rng.standard_normal((count, dims))
-    return (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True), dtype=np.float32)
 
 
 def noisy(rng: np.random.Generator, vectors: NDArray[np.float32], amount: float) -> NDArray[np.float32]:
     """Unit vectors near the given ones; `amount` is the noise's length, so cosines are about 1/sqrt(1 + amount^2)."""
     v = vectors + amount * unit(rng, len(vectors), vectors.shape[1])
-    return (v / np.linalg.norm(v, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True), dtype=np.float32)
 
 
 def texture(seed: int, height: int, width: int, blur: float = 8.0) -> NDArray[np.uint8]:

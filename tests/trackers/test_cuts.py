@@ -173,7 +173,7 @@ def test_the_threshold_is_checked_and_used() -> None:
 def _decoded(path: Path) -> Iterable[Picture]:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
 
 
 def test_the_demo_clip_is_one_shot(clip: Path) -> None:

@@ -22,7 +22,7 @@ def _at(cosine: float, person: NDArray[np.float32], other: NDArray[np.float32]) 
     """A unit vector at a cosine to `person`, in the plane with `other`."""
     side = other - (other @ person) * person
     side /= np.linalg.norm(side)
-    return (cosine * person + np.sqrt(1 - cosine**2) * side).astype(np.float32)
+    return np.asarray(cosine * person + np.sqrt(1 - cosine**2) * side, dtype=np.float32)
 
 
 def test_the_same_person_is_linked_and_others_are_not() -> None:

@@ -25,7 +25,7 @@ def _head(yaw: float, pitch: float, roll: float, scale: float = 1.5) -> NDArray[
     nod = np.array([[1, 0, 0], [0, math.cos(p), -math.sin(p)], [0, math.sin(p), math.cos(p)]])
     turn = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
     tilt = np.array([[math.cos(r), -math.sin(r), 0], [math.sin(r), math.cos(r), 0], [0, 0, 1]])
-    return (MODEL_MM @ (tilt @ turn @ nod).T)[:, :2] * scale + (320, 240)
+    return np.asarray((MODEL_MM @ (tilt @ turn @ nod).T)[:, :2] * scale + (320, 240))
 
 
 def _angles(points: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ def _placed(
     turn = np.zeros(len(x)) if angle is None else angle
     c, s = np.cos(turn), np.sin(turn)
     rotation = np.stack([np.stack([c, -s], 1), np.stack([s, c], 1)], 1)  # (T, 2, 2)
-    return (np.einsum("tij,kj->tki", rotation, shape) + np.stack([x, y], 1)[:, None]).astype(np.float32)
+    return np.asarray(np.einsum("tij,kj->tki", rotation, shape) + np.stack([x, y], 1)[:, None], dtype=np.float32)
 
 
 def _middles(matrices: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
-from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
 CELL = 4
@@ -22,6 +22,9 @@ class CenterFace(FaceDetector):
         score: detections below it are dropped.
         long_side: pictures are scaled down to it.
         providers: onnxruntime's, in order of preference.
+
+    Raises:
+        ValueError: the file does not have CenterFace's outputs.
     """
 
     name = "centerface"
@@ -30,6 +33,7 @@ class CenterFace(FaceDetector):
         self, path: Path, *, score: float = 0.3, long_side: int = 1280, providers: Sequence[str] = CPU
     ) -> None:
         self._session = open_session(path, providers)
+        check_outputs(self._session, path, "CenterFace", [(1,), (2,), (2,), (10,)])
         self._input = self._session.get_inputs()[0].name
         self._score, self._long_side = score, long_side
 

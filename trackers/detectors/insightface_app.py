@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidvid.trackers.detectors.base import FaceDetector, session_providers
+from fluidvid.trackers.detectors.base import FaceDetector, scaled, session_providers
 from fluidvid.trackers.session import CPU
 from fluidvid.trackers.types import Detection, Image
 
@@ -26,6 +26,7 @@ class InsightFace(FaceDetector):
 
     Raises:
         ImportError: the package is not installed.
+        FileNotFoundError: there is no such file.
         ValueError: insightface does not take the file for a detector.
     """
 
@@ -42,7 +43,12 @@ class InsightFace(FaceDetector):
                 "for the same network without it"
             ) from error
         log.warning("insightface's models are licensed for non-commercial research only")
-        self._model = get_model(str(path), providers=list(providers))
+        if not path.is_file():
+            raise FileNotFoundError(f"no model file {path}")
+        try:
+            self._model = get_model(str(path), providers=list(providers))
+        except Exception as error:
+            raise ValueError(f"insightface cannot load {path}: {error}") from error
         if self._model is None or not hasattr(self._model, "detect"):
             raise ValueError(f"insightface does not take {path} for a face detector")
         side = -(-long_side // 32) * 32
@@ -58,7 +64,6 @@ class InsightFace(FaceDetector):
         boxes, landmarks = self._model.detect(np.ascontiguousarray(image[..., ::-1]))
         if landmarks is None:
             raise ValueError("this insightface detector gives no landmarks: choose one of the *_kps or det_* files")
-        return [
-            Detection(box[:4].astype(np.float32), float(box[4]), points.astype(np.float32), self.name)
-            for box, points in zip(boxes, landmarks, strict=True)
-        ]
+        found = np.asarray(boxes, dtype=np.float32).reshape(-1, 5)
+        points = np.asarray(landmarks, dtype=np.float32).reshape(-1, 5, 2)
+        return sorted(scaled(found[:, :4], found[:, 4], points, (1.0, 1.0), self.name), key=lambda d: -d.score)

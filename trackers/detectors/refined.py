@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fluidvid.geometry import invert, transform
 from fluidvid.trackers.align import crop
 from fluidvid.trackers.detectors.base import FaceDetector
-from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
 SIDE = 192
@@ -46,6 +46,9 @@ class RefinedDetector(FaceDetector):
         mesh: the mesh network's ONNX file; 192 x 192 RGB in [-1, 1], outputs points and score.
         sure_score: an unsure face that the mesh is certain of is lifted to this score.
         providers: onnxruntime's, in order of preference.
+
+    Raises:
+        ValueError: the file does not have the mesh's outputs.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class RefinedDetector(FaceDetector):
     ) -> None:
         self._detector = detector
         self._session = open_session(mesh, providers)
+        check_outputs(self._session, mesh, "face mesh", [(POINTS, 3), (1,)])
         self._input = self._session.get_inputs()[0].name
         self._sure_score = sure_score
         self.name = detector.name

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import crop
 from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
-from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
 CELL = 32
@@ -36,6 +36,9 @@ class TinyFace(FaceDetector):
         score: detections below it are dropped.
         long_side: pictures are scaled down to it.
         providers: onnxruntime's, in order of preference.
+
+    Raises:
+        ValueError: a file does not have the outputs of its kind.
     """
 
     name = "tiny_face"
@@ -51,6 +54,8 @@ class TinyFace(FaceDetector):
     ) -> None:
         self._session = open_session(path, providers)
         self._points = open_session(landmarks, providers)
+        check_outputs(self._session, path, "tiny face detector", [(5 * len(ANCHORS),)])
+        check_outputs(self._points, landmarks, "68-point network", [(68, 2)])
         self._input = self._session.get_inputs()[0].name
         self._points_input = self._points.get_inputs()[0].name
         self._score, self._long_side = score, long_side

@@ -1,0 +1,556 @@
+"""Detectors on real pictures, and their common logic on made-up faces."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import av
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fluidvid.trackers import (
+    DETECTORS,
+    Detection,
+    EnsembleDetector,
+    FaceDetector,
+    RefinedDetector,
+    build_detector,
+)
+from fluidvid.trackers.detectors.base import fitted, iou_matrix, scaled, session_providers, suppressed
+from fluidvid.trackers.detectors.refined import _better
+from fluidvid.trackers.types import Image
+from tests.trackers.scenes import box_at, detection, points_in
+
+EMBEDDED = ("centerface", "tiny_face")
+
+
+class Fixed(FaceDetector):
+    """Always finds the same faces."""
+
+    def __init__(self, *found: Detection, name: str = "fixed") -> None:
+        self.found, self.name = found, name
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        return (self.name.upper(),)
+
+    def detect(self, image: Image) -> list[Detection]:
+        return list(self.found)
+
+
+def _frames(path: Path, wanted: Sequence[int]) -> list[Image]:
+    pictures: list[Image] = []
+    with av.open(str(path)) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in wanted:
+                pictures.append(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8))
+            if index >= max(wanted):
+                break
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def assets(root: Path) -> Path:
+    return root / "fluidvid" / "assets"
+
+
+@pytest.fixture(scope="module")
+def detectors(assets: Path) -> dict[str, FaceDetector]:
+    return {name: _embedded(assets, name) for name in EMBEDDED}
+
+
+def _embedded(assets: Path, name: str) -> FaceDetector:
+    points = assets / "landmark68.onnx" if name == "tiny_face" else None
+    return build_detector(name, assets / f"{name}.onnx", landmarks=points)
+
+
+@pytest.fixture(scope="module")
+def pictures(clip: Path) -> list[Image]:
+    """Every tenth picture of the demo clip, 176x144, one face of about 45x62 pixels."""
+    return _frames(clip, range(0, 120, 10))
+
+
+@pytest.fixture(scope="module")
+def mesh(assets: Path) -> Path:
+    return assets / "facemesh468.onnx"
+
+
+def _in_order(face: Detection) -> None:
+    """Landmarks inside the box, left before right, eyes above nose above mouth (the head is nearly upright)."""
+    left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks
+    assert face.box.shape == (4,)
+    assert face.landmarks.shape == (5, 2)
+    assert face.box.dtype == face.landmarks.dtype == np.float32
+    assert (face.landmarks >= face.box[:2]).all()
+    assert (face.landmarks <= face.box[2:]).all()
+    assert left_eye[0] < nose[0] < right_eye[0] + 2
+    assert left_mouth[0] < right_mouth[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
+    assert 0 < face.score <= 1
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_face_is_found_in_every_picture(
+    detectors: dict[str, FaceDetector], pictures: list[Image], name: str
+) -> None:
+    assert len(pictures) == 12
+    for picture in pictures:
+        (face,) = detectors[name].detect(picture)
+        _in_order(face)
+        assert face.source == name
+        width, height = face.box[2:] - face.box[:2]
+        assert 35 < width < 80
+        assert 45 < height < 80
+
+
+def test_two_networks_agree_on_the_landmarks(detectors: dict[str, FaceDetector], pictures: list[Image]) -> None:
+    """Different families, different training sets: what they share is the face."""
+    errors = []
+    for picture in pictures[::2]:
+        (a,), (b,) = detectors["centerface"].detect(picture), detectors["tiny_face"].detect(picture)
+        assert iou_matrix(a.box[None], b.box[None])[0, 0] > 0.4
+        eyes = float(np.linalg.norm(a.landmarks[1] - a.landmarks[0]))
+        errors.append(float(np.linalg.norm(a.landmarks - b.landmarks, axis=1).mean()) / eyes)
+    assert np.mean(errors) < 0.15
+
+
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+def test_a_face_cut_by_the_edge_is_found(detectors: dict[str, FaceDetector], pictures: list[Image], side: str) -> None:
+    """A third of the face is outside; what is found covers the rest up to the edge."""
+    picture = pictures[0]
+    detector = detectors["centerface"]
+    whole = detector.detect(picture)[0].box
+    x1, y1, x2, y2 = (int(v) for v in whole)
+    third_x, third_y = (x2 - x1) // 3, (y2 - y1) // 3
+    window = {
+        "left": (x1 + third_x, 0, 176, 144),
+        "right": (0, 0, x2 - third_x, 144),
+        "top": (0, y1 + third_y, 176, 144),
+        "bottom": (0, 0, 176, y2 - third_y),
+    }[side]
+    part = np.ascontiguousarray(picture[window[1] : window[3], window[0] : window[2]])
+    (face,) = detector.detect(part)
+    shift = np.array([window[0], window[1]] * 2)
+    seen = np.concatenate([np.maximum(whole[:2], window[:2]), np.minimum(whole[2:], window[2:])]) - shift
+    low, high = np.maximum(face.box[:2], seen[:2]), np.minimum(face.box[2:], seen[2:])
+    assert np.clip(high - low, 0, None).prod() > 0.8 * (seen[2:] - seen[:2]).prod()
+
+
+def test_boxes_beyond_the_edge_are_not_clipped(detectors: dict[str, FaceDetector], pictures: list[Image]) -> None:
+    """Of the crops that cut the face ever deeper, some give boxes beyond the edges, and they stay so."""
+    picture = pictures[0]
+    x2 = int(detectors["centerface"].detect(picture)[0].box[2])
+    beyond = 0
+    for cut in range(6, 24, 4):
+        part = np.ascontiguousarray(picture[:, : x2 - cut])
+        for face in detectors["centerface"].detect(part):
+            beyond += bool(face.box[2] > part.shape[1])
+    assert beyond >= 2
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("size", [(353, 289), (265, 217), (177, 145)])
+def test_odd_sizes(detectors: dict[str, FaceDetector], pictures: list[Image], name: str, size: tuple[int, int]) -> None:
+    """The place scales with the picture, in x and in y."""
+    picture = pictures[3]
+    (reference,) = detectors["centerface"].detect(picture)
+    factors = np.array([size[0] / 176, size[1] / 144])
+    found = detectors[name].detect(np.asarray(cv2.resize(picture, size), dtype=np.uint8))
+    truth = reference.landmarks * factors
+    eyes = float(np.linalg.norm(truth[1] - truth[0]))
+    assert np.linalg.norm(found[0].landmarks - truth, axis=1).mean() < 0.2 * eyes
+
+
+def test_large_pictures_are_looked_at_small(assets: Path, pictures: list[Image]) -> None:
+    detector = build_detector("centerface", assets / "centerface.onnx", long_side=352)
+    big = np.asarray(cv2.resize(pictures[0], (1760, 1440), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    (face,) = detector.detect(big)
+    (reference,) = detector.detect(pictures[0])
+    assert iou_matrix(face.box[None], 10 * reference.box[None])[0, 0] > 0.8
+
+
+def test_a_tiny_picture(detectors: dict[str, FaceDetector], pictures: list[Image]) -> None:
+    """40x30 pixels, the face is 11 pixels wide."""
+    small = np.asarray(cv2.resize(pictures[0], (40, 30), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    (face,) = detectors["centerface"].detect(small)
+    (reference,) = detectors["centerface"].detect(pictures[0])
+    assert iou_matrix(face.box[None], reference.box[None] * np.float32(40 / 176))[0, 0] > 0.5
+    assert all(isinstance(d, Detection) for d in detectors["tiny_face"].detect(small))
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("shape", [(144, 176), (1, 1), (3, 200), (200, 2)])
+def test_pictures_without_a_face(detectors: dict[str, FaceDetector], name: str, shape: tuple[int, int]) -> None:
+    for value in (0, 128, 255):
+        assert detectors[name].detect(np.full((*shape, 3), value, np.uint8)) == []
+
+
+def test_the_picture_is_not_changed(detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path) -> None:
+    picture = pictures[0].copy()
+    RefinedDetector(EnsembleDetector(detectors["centerface"], detectors["tiny_face"]), mesh).detect(picture)
+    np.testing.assert_array_equal(picture, pictures[0])
+
+
+def test_the_score_is_a_threshold(assets: Path, pictures: list[Image]) -> None:
+    assert build_detector("centerface", assets / "centerface.onnx", score=0.99).detect(pictures[0]) == []
+
+
+def test_providers_are_told_by_their_short_names(detectors: dict[str, FaceDetector], mesh: Path) -> None:
+    assert [d.providers for d in detectors.values()] == [("CPU",), ("CPU",)]
+    assert RefinedDetector(Fixed(), mesh).providers == ("FIXED",)
+    assert session_providers(["CUDAExecutionProvider", "CPUExecutionProvider"]) == ("CUDA", "CPU")
+
+
+# What detectors share
+
+
+@pytest.mark.parametrize("size", [(176, 144), (640, 360), (1920, 1080), (40, 30), (321, 1), (999, 2001)])
+def test_fitted_pictures_have_sides_of_whole_strides(size: tuple[int, int]) -> None:
+    image = np.full((size[1], size[0], 3), 200, np.uint8)
+    got, x, y = fitted(image, 640)
+    assert got.shape[0] % 32 == got.shape[1] % 32 == 0
+    assert max(got.shape[:2]) <= 640
+    inside = got[: round(size[1] * y), : round(size[0] * x)]
+    assert (inside == 200).all()
+    assert got.sum() == inside.sum()
+    assert (x, y) == pytest.approx((x, x), rel=0.5 / min(inside.shape[:2]) + 0.01)
+
+
+def test_iou_of_known_boxes() -> None:
+    a = np.array([[0, 0, 10, 10], [-10, -10, 0, 0]], np.float32)
+    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [-5, -5, 0, 0]], np.float32)
+    np.testing.assert_allclose(iou_matrix(a, b), [[1, 1 / 3, 0, 0], [0, 0, 0, 0.25]], atol=1e-6)
+    assert iou_matrix(a[:0], b).shape == (0, 4)
+
+
+def test_suppression_keeps_the_best_of_each_face() -> None:
+    faces = [
+        detection(100, 100, score=0.6),
+        detection(105, 100, score=0.9),
+        detection(300, 100, score=0.5),
+        detection(97, 103, score=0.7),
+    ]
+    assert [d.score for d in suppressed(faces)] == [0.9, 0.5]
+    assert suppressed([]) == []
+    neighbours = [detection(100, 100, score=0.8), detection(135, 100, score=0.7)]
+    assert len(suppressed(neighbours, 0.3)) == 2
+    assert len(suppressed(neighbours, 0.2)) == 1
+
+
+def test_suppression_is_not_a_chain() -> None:
+    """The middle one overlaps both others, but only what overlaps a kept face goes."""
+    faces = [detection(100, 100, score=0.9), detection(125, 100, score=0.8), detection(150, 100, score=0.7)]
+    assert [d.score for d in suppressed(faces)] == [0.9, 0.7]
+
+
+def test_scaled_leaves_out_nonsense_and_keeps_what_is_outside() -> None:
+    boxes = np.array([[-20, -10, 20, 30], [0, 0, np.nan, 5], [10, 10, 10, 20], [0, 0, 4, 4]], np.float32)
+    points = np.stack([points_in(b) for b in boxes])
+    points[3, 2] = np.inf
+    (face,) = scaled(boxes, np.array([0.5, 0.6, 0.7, 0.8], np.float32), points, (2.0, 4.0), "me")
+    np.testing.assert_allclose(face.box, (-10, -2.5, 10, 7.5))
+    np.testing.assert_allclose(face.landmarks, points_in(face.box), atol=1e-5)
+    assert (face.score, face.source) == (0.5, "me")
+
+
+# The ensemble
+
+
+def test_the_ensemble_adds_what_the_first_missed() -> None:
+    a, b = detection(100, 100, score=0.9), detection(300, 100, score=0.6)
+    both = EnsembleDetector(Fixed(a, name="one"), Fixed(b, name="two"))
+    assert both.detect(np.zeros((9, 9, 3), np.uint8)) == [a, b]
+    assert both.name == "one + two"
+    assert both.providers == ("ONE",)
+
+
+def test_the_first_ones_box_stands_and_scores_add_up() -> None:
+    a, b = detection(100, 100, score=0.4), detection(106, 97, 70, 80, score=0.45)
+    (face,) = EnsembleDetector(Fixed(a), Fixed(b)).detect(np.zeros((9, 9, 3), np.uint8))
+    assert face.box is a.box
+    assert face.landmarks is a.landmarks
+    assert face.score == pytest.approx(1 - 0.6 * 0.55)
+
+
+def test_a_box_inside_the_other_is_the_same_face() -> None:
+    """One detector boxes the whole head, the other eyes to chin: hardly any overlap over union."""
+    head, features = detection(100, 100, 100, 140, score=0.6), detection(100, 115, 50, 60, score=0.5)
+    assert iou_matrix(head.box[None], features.box[None])[0, 0] < 0.3
+    assert len(EnsembleDetector(Fixed(head), Fixed(features)).detect(np.zeros((9, 9, 3), np.uint8))) == 1
+    assert len(EnsembleDetector(Fixed(features), Fixed(head)).detect(np.zeros((9, 9, 3), np.uint8))) == 1
+
+
+def test_the_nearest_of_two_faces_gets_the_evidence() -> None:
+    a, b = detection(100, 100, score=0.5), detection(130, 100, score=0.4)
+    found = EnsembleDetector(Fixed(a, b), Fixed(detection(128, 101, score=0.9))).detect(np.zeros((9, 9, 3), np.uint8))
+    assert [round(d.score, 3) for d in found] == [0.94, 0.5]
+    assert found[0].box is b.box
+
+
+def test_neighbours_are_not_merged() -> None:
+    a, b = detection(100, 100, score=0.9), detection(140, 100, score=0.8)
+    assert len(EnsembleDetector(Fixed(a), Fixed(b)).detect(np.zeros((9, 9, 3), np.uint8))) == 2
+
+
+@pytest.mark.parametrize("first_sees", [True, False])
+def test_one_detector_alone_is_enough(first_sees: bool) -> None:
+    face = detection(100, 100)
+    one, two = (Fixed(face), Fixed()) if first_sees else (Fixed(), Fixed(face))
+    assert EnsembleDetector(one, two).detect(np.zeros((9, 9, 3), np.uint8)) == [face]
+    assert EnsembleDetector(Fixed(), Fixed()).detect(np.zeros((9, 9, 3), np.uint8)) == []
+
+
+# The face mesh's second look
+
+
+def _moved(face: Detection, by: float, score: float) -> Detection:
+    """The detection with landmarks off by some pixels, in different directions."""
+    directions = np.array([(1, 0), (0, 1), (-1, 0), (0, -1), (1, 0)])
+    return Detection(face.box, score, (face.landmarks + by * directions).astype(np.float32), face.source)
+
+
+def test_the_mesh_mends_the_landmarks(detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path) -> None:
+    """Landmarks that are off by 4 pixels (a fifth of the eye distance) come back to within 2."""
+    for picture in pictures[:4]:
+        (face,) = detectors["tiny_face"].detect(picture)
+        spoiled = _moved(face, 4.0, 0.9)
+        (mended,) = RefinedDetector(Fixed(spoiled), mesh).detect(picture)
+        _in_order(mended)
+        assert np.linalg.norm(mended.landmarks - face.landmarks, axis=1).mean() < 2
+        np.testing.assert_array_equal(mended.box, face.box)
+        assert mended.score == 0.9
+
+
+def test_the_mesh_lifts_an_unsure_face(detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path) -> None:
+    (face,) = detectors["tiny_face"].detect(pictures[0])
+    unsure = Detection(face.box, 0.35, face.landmarks, face.source)
+    assert RefinedDetector(Fixed(unsure), mesh).detect(pictures[0])[0].score == 0.5
+    assert RefinedDetector(Fixed(unsure), mesh, sure_score=0.7).detect(pictures[0])[0].score == 0.7
+
+
+def test_the_mesh_leaves_alone_what_it_does_not_see(pictures: list[Image], mesh: Path) -> None:
+    """A window of the car, a face too small for it, and landmarks in one point pass as they are."""
+    nothing = detection(150, 30, 40, 50, score=0.35)
+    small = detection(89, 67, 15, 19, score=0.35)
+    point = Detection(box_at(89, 67), 0.35, np.full((5, 2), 89, np.float32), "fake")
+    for face in (nothing, small, point):
+        assert RefinedDetector(Fixed(face), mesh).detect(pictures[0]) == [face]
+    assert RefinedDetector(Fixed(), mesh).detect(pictures[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("shift", "mesh_score", "believed", "score"),
+    [
+        (4, 0.95, True, 0.5),
+        (4, 0.7, True, 0.35),
+        (4, 0.4, False, 0.35),
+        (13, 0.95, False, 0.35),
+        (np.nan, 1, False, 0.35),
+    ],
+    ids=["sure", "fair", "doubtful", "far", "nan"],
+)
+def test_when_the_mesh_is_believed(shift: float, mesh_score: float, believed: bool, score: float) -> None:
+    """The eyes of this face are 24 pixels apart: half of that is too far."""
+    face = detection(100, 100, score=0.35)
+    points = face.landmarks + np.array([shift, 0], np.float32)
+    better = _better(face, points, mesh_score, 0.5)
+    np.testing.assert_array_equal(better.landmarks, points if believed else face.landmarks)
+    assert better.score == score
+    assert better.box is face.box
+    assert better.source == face.source
+
+
+def test_a_profile_has_no_eye_distance_to_measure_by() -> None:
+    face = detection(100, 100)
+    profile = face.landmarks.copy()
+    profile[:, 0] = 100 + 0.05 * (profile[:, 0] - 100)
+    turned = Detection(face.box, 0.9, profile, "fake")
+    assert _better(turned, profile + np.float32(4), 0.95, 0.5).landmarks is not profile
+
+
+def test_the_whole_chain_on_the_demo_clip(
+    detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path
+) -> None:
+    chain = RefinedDetector(EnsembleDetector(detectors["centerface"], detectors["tiny_face"]), mesh)
+    for picture in pictures[::3]:
+        (face,) = chain.detect(picture)
+        _in_order(face)
+        assert face.score > 0.9
+
+
+# Errors
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no detector 'mtcnn': choose one of centerface, tiny_face, scrfd"):
+        build_detector("mtcnn", tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("name", [n for n in DETECTORS if n != "insightface"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no model file .*absent\.onnx"):
+        build_detector(name, tmp_path / "absent.onnx", landmarks=tmp_path / "absent.onnx")
+
+
+@pytest.mark.parametrize("name", [n for n in DETECTORS if n != "insightface"])
+def test_another_kind_of_network_is_refused(assets: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"landmark68\.onnx is no .*needed"):
+        build_detector(name, assets / "landmark68.onnx", landmarks=assets / "landmark68.onnx")
+
+
+def test_tiny_face_needs_the_right_landmarks(assets: Path, mesh: Path) -> None:
+    with pytest.raises(ValueError, match="needs the 68-point network"):
+        build_detector("tiny_face", assets / "tiny_face.onnx")
+    with pytest.raises(ValueError, match=r"facemesh468\.onnx is no 68-point network"):
+        build_detector("tiny_face", assets / "tiny_face.onnx", landmarks=mesh)
+
+
+def test_the_refinement_needs_the_mesh(assets: Path) -> None:
+    with pytest.raises(ValueError, match=r"landmark68\.onnx is no face mesh"):
+        RefinedDetector(Fixed(), assets / "landmark68.onnx")
+
+
+# insightface, which is not a dependency: its package is played by a stand-in
+
+
+class _Zoo:
+    """What `insightface.model_zoo.get_model` returns for a detector."""
+
+    def __init__(self, boxes: NDArray[np.float64], landmarks: NDArray[np.float64] | None) -> None:
+        self.boxes, self.landmarks = boxes, landmarks
+        self.prepared: dict[str, object] = {}
+        self.seen: Image | None = None
+
+    def prepare(self, **options: object) -> None:
+        self.prepared = options
+
+    def detect(self, image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        self.seen = image
+        return self.boxes, self.landmarks
+
+
+def _install(monkeypatch: pytest.MonkeyPatch, model: object) -> None:
+    package, zoo = ModuleType("insightface"), ModuleType("insightface.model_zoo")
+
+    def get_model(path: str, **_: object) -> object:
+        if isinstance(model, Exception):
+            raise model
+        return model
+
+    vars(zoo)["get_model"] = get_model
+    monkeypatch.setitem(sys.modules, "insightface", package)
+    monkeypatch.setitem(sys.modules, "insightface.model_zoo", zoo)
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    path = tmp_path / "det_10g.onnx"
+    path.write_bytes(b"model")
+    return path
+
+
+def test_insightface_missing_says_what_to_do(monkeypatch: pytest.MonkeyPatch, pack: Path) -> None:
+    monkeypatch.setitem(sys.modules, "insightface", None)
+    monkeypatch.setitem(sys.modules, "insightface.model_zoo", None)
+    with pytest.raises(ImportError, match=r"pip install 'fluidvid\[insightface\]'"):
+        build_detector("insightface", pack)
+
+
+def test_insightface_errors_are_named(monkeypatch: pytest.MonkeyPatch, pack: Path, tmp_path: Path) -> None:
+    _install(monkeypatch, None)
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        build_detector("insightface", tmp_path / "absent.onnx")
+    with pytest.raises(ValueError, match=r"does not take .*det_10g\.onnx for a face detector"):
+        build_detector("insightface", pack)
+    _install(monkeypatch, AssertionError("model_file should exist"))
+    with pytest.raises(ValueError, match=r"cannot load .*det_10g\.onnx"):
+        build_detector("insightface", pack)
+
+
+def test_insightface_faces(monkeypatch: pytest.MonkeyPatch, pack: Path, caplog: pytest.LogCaptureFixture) -> None:
+    boxes = np.array([[-5, 0, 40, 60, 0.6], [100, 20, 140, 70, 0.9], [5, 5, 5, 9, 0.8]], np.float64)
+    model = _Zoo(boxes, np.stack([points_in(b[:4]) for b in boxes]).astype(np.float64))
+    _install(monkeypatch, model)
+    detector = build_detector("insightface", pack, score=0.4, long_side=700)
+    assert "non-commercial" in caplog.text
+    assert model.prepared == {"ctx_id": 0, "input_size": (704, 704), "det_thresh": 0.4}
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[..., 0] = 255
+    found = detector.detect(image)
+    assert model.seen is not None
+    assert (model.seen[0, 0] == (0, 0, 255)).all(), "insightface takes BGR"
+    assert [round(d.score, 2) for d in found] == [0.9, 0.6]
+    np.testing.assert_allclose(found[1].box, (-5, 0, 40, 60))
+    np.testing.assert_allclose(found[0].landmarks, points_in(found[0].box), atol=1e-4)
+
+
+def test_insightface_without_faces_or_landmarks(monkeypatch: pytest.MonkeyPatch, pack: Path) -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    _install(monkeypatch, _Zoo(np.zeros((0, 5)), np.zeros((0, 5, 2))))
+    assert build_detector("insightface", pack).detect(image) == []
+    _install(monkeypatch, _Zoo(np.zeros((0, 5)), None))
+    with pytest.raises(ValueError, match="gives no landmarks"):
+        build_detector("insightface", pack).detect(image)
+
+
+# Against other people's detectors
+
+
+@pytest.fixture(scope="module")
+def talker(shared: Path) -> list[Image]:
+    return _frames(shared / "clips" / "fsgan_shinzo.mp4", range(0, 600, 150))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["centerface", "tiny_face", "yunet"])
+def test_all_detectors_agree_with_scrfd(
+    shared: Path, detectors: dict[str, FaceDetector], talker: list[Image], name: str
+) -> None:
+    """A frontal face of 230x320 pixels in 1280x720."""
+    reference = build_detector("scrfd", shared / "weights" / "scrfd_2.5g_kps.onnx", score=0.5, long_side=640)
+    if name == "yunet":
+        detector: FaceDetector = build_detector("yunet", shared / "weights" / "yunet_n.onnx", score=0.5, long_side=640)
+    else:
+        detector = detectors[name]
+    for picture in talker:
+        (truth,) = reference.detect(picture)
+        _in_order(truth)
+        found = detector.detect(picture)
+        _in_order(found[0])
+        assert len([d for d in found if d.score > 0.5]) == 1
+        assert iou_matrix(found[0].box[None], truth.box[None])[0, 0] > 0.55
+        eyes = float(np.linalg.norm(truth.landmarks[1] - truth.landmarks[0]))
+        assert np.linalg.norm(found[0].landmarks - truth.landmarks, axis=1).mean() < 0.16 * eyes
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "file"), [("scrfd", "scrfd_500m_kps.onnx"), ("yunet", "yunet_n.onnx")])
+def test_their_boxes_reach_beyond_the_edge(
+    shared: Path, pictures: list[Image], detectors: dict[str, FaceDetector], name: str, file: str
+) -> None:
+    detector = build_detector(name, shared / "weights" / file)
+    box = detectors["centerface"].detect(pictures[0])[0].box
+    part = np.ascontiguousarray(pictures[0][:, : int(box[2]) - 14])
+    (face,) = detector.detect(part)
+    assert face.box[2] > part.shape[1]
+    assert detector.detect(np.zeros((144, 176, 3), np.uint8)) == []
+
+
+@pytest.mark.shared
+def test_the_mesh_brings_landmarks_nearer_to_scrfds(
+    shared: Path, detectors: dict[str, FaceDetector], talker: list[Image], mesh: Path
+) -> None:
+    reference = build_detector("scrfd", shared / "weights" / "scrfd_2.5g_kps.onnx", score=0.5, long_side=640)
+    plain, refined = [], []
+    for picture in talker:
+        (truth,) = reference.detect(picture)
+        (face,) = detectors["centerface"].detect(picture)
+        (better,) = RefinedDetector(Fixed(face), mesh).detect(picture)
+        plain.append(np.linalg.norm(face.landmarks - truth.landmarks, axis=1).mean())
+        refined.append(np.linalg.norm(better.landmarks - truth.landmarks, axis=1).mean())
+    assert np.mean(refined) < 0.9 * np.mean(plain)

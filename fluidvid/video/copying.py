@@ -122,6 +122,11 @@ class StreamCopier:
         return any(c.kind == "audio" for c in self._copied.values())
 
     @property
+    def has_picture(self) -> bool:
+        """True if cover art is kept."""
+        return any(c.kind == "picture" for c in self._copied.values())
+
+    @property
     def time_bases(self) -> list[Fraction]:
         """Clocks of the copied audio streams."""
         return [c.source.time_base for c in self._copied.values() if c.kind == "audio" and c.source.time_base]
@@ -166,8 +171,8 @@ class StreamCopier:
         copied.ends = pts + duration
         if copied.kind == "subtitle":
             pts, duration = self._clipped(pts, duration, base)
-            if duration < 0:
-                return
+            if duration < 0 or (copied.codec == "mov_text" and not text_of("mov_text", bytes(packet))):
+                return  # the gaps between mov_text cues are written by the muxer
             if copied.converts_to is not None:
                 words = text_of(copied.codec, bytes(packet))
                 if not words:

@@ -265,7 +265,11 @@ class VideoWriter:
             for base in self._copier.time_bases:  # an edit list counts in these units
                 common = math.lcm(scale, base.denominator)
                 scale = common if common <= _MAX_TIMESCALE else scale
-            flags = "+faststart+use_metadata_tags" if self._keep else "+faststart"
+            flags = "+faststart"
+            if self._keep and self._copier.has_picture:  # FFmpeg writes free tags or cover art, not both
+                self._notes.append(f"{self._spec.muxer} with cover art holds the usual tags only; write .mkv for all")
+            elif self._keep:
+                flags += "+use_metadata_tags"
             return {"movflags": flags, "movie_timescale": str(scale)}
         if self._spec.muxer == "mpegts":
             return {"mpegts_copyts": "1", "max_delay": "0"}

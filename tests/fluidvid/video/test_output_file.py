@@ -1,0 +1,168 @@
+"""The target appears whole or not at all, the source's damage is accounted for, and memory does not grow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import wave
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluidvid.errors import ConfigError, FluidvidError, InputError, OutputError
+from fluidvid.video import VideoReader, VideoWriter
+from tests.fluidvid.video.media_files import Recipe, build, damage, rewrite, see
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("after", [0, 5])
+def test_an_exception_leaves_nothing(clip: Path, tmp_path: Path, failure: type[BaseException], after: int) -> None:
+    with pytest.raises(failure), VideoReader(clip) as reader, VideoWriter(tmp_path / "out.mp4", reader) as writer:
+        for frame in reader:
+            if frame.index == after:
+                raise failure
+            writer.write(frame)
+            assert not (tmp_path / "out.mp4").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_the_old_file_alone(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.mp4").write_bytes(b"old")
+    with (
+        pytest.raises(RuntimeError),
+        VideoReader(clip) as reader,
+        VideoWriter(tmp_path / "out.mp4", reader, overwrite=True) as writer,
+    ):
+        writer.write(next(iter(reader)))
+        raise RuntimeError
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
+
+
+def test_an_existing_file_is_replaced_only_on_request(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"old")
+    with pytest.raises(OutputError, match="--overwrite"):
+        VideoWriter(target, clip)
+    assert target.read_bytes() == b"old"
+    rewrite(clip, target, overwrite=True)
+    assert len(see(target).times) == 120
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_appears_meanwhile_is_left_alone(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    with (
+        pytest.raises(OutputError, match="--overwrite"),
+        VideoReader(clip) as reader,
+        VideoWriter(target, reader) as writer,
+    ):
+        writer.write(next(iter(reader)))
+        target.write_bytes(b"theirs")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"theirs"]
+
+
+def test_the_source_is_never_the_target(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.mp4").symlink_to(clip)
+    with pytest.raises(OutputError, match="the source itself"):
+        VideoWriter(tmp_path / "link.mp4", clip, overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["out.xyz", "out", "missing/out.mp4", ""])
+def test_a_target_that_cannot_be_is_refused_before_any_work(clip: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError):
+        VideoWriter(tmp_path / name, clip)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"codec": "nonsense"}, {"crf": 99}, {"preset": "nonsense"}])
+def test_a_wrong_option_is_named_and_leaves_nothing(clip: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
+        rewrite(clip, tmp_path / "out.mp4", **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_truncated_file_fails_with_one_clear_line(clip: Path, tmp_path: Path) -> None:
+    whole = build(tmp_path / "whole.mp4", clip, Recipe()).read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole[: whole.index(b"moov") - 4])
+    (tmp_path / "whole.mp4").unlink()
+    with pytest.raises(InputError) as caught:
+        rewrite(cut, tmp_path / "out.mp4")
+    assert "\n" not in str(caught.value)
+    assert "cut.mp4" in str(caught.value)
+    assert "get a complete copy" in str(caught.value)
+    assert list(tmp_path.iterdir()) == [cut]
+
+
+@pytest.mark.parametrize("content", [b"", b"no media at all"])
+def test_what_is_no_video_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "in.mp4").write_bytes(content)
+    with pytest.raises(InputError, match=r"in\.mp4"):
+        VideoReader(tmp_path / "in.mp4")
+
+
+def test_sound_alone_folders_and_missing_files_are_refused(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(1600))
+    with pytest.raises(InputError, match="no video stream"):
+        VideoReader(tmp_path / "sound.wav")
+    with pytest.raises(InputError, match="no such file"):
+        VideoReader(tmp_path / "none.mp4")
+    with pytest.raises(InputError, match="folder"):
+        VideoReader(tmp_path)
+
+
+def test_damaged_frames_are_concealed_and_counted(clip: Path, tmp_path: Path) -> None:
+    # Every picture a key frame: damage stays in the one frame it hits.
+    source = build(tmp_path / "in.mp4", clip, Recipe(options={"g": "1", "bf": "0"}))
+    times = see(source).times
+    damage(source, slice(10, 11))
+    report, reader = rewrite(source, tmp_path / "out.mp4")
+    assert reader.corrupt_frames == 1
+    assert see(tmp_path / "out.mp4").times == times
+    assert any("damaged" in warning for warning in report.warnings)
+
+
+def test_endless_damage_ends_the_run_and_leaves_nothing(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mp4", clip, Recipe(pts=range(0, 60 * 1001, 1001), options={"g": "1", "bf": "0"}))
+    damage(source, slice(10, None))
+    with pytest.raises(FluidvidError, match="in a row cannot be decoded"):
+        rewrite(source, tmp_path / "out.mp4")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+_MEASURE = """
+import resource, sys
+from fluidvid.video import VideoReader, VideoWriter
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize()
+with VideoReader(sys.argv[1]) as reader, VideoWriter(sys.argv[2], reader, preset="ultrafast") as writer:
+    for frame in reader:
+        frame.rgb()
+        writer.write(frame)
+        if frame.index == 150:
+            early = resident()
+    sys.stdout.write(f"{frame.index} {resident() - early}")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="NOT TESTED: memory is read from /proc")
+def test_memory_does_not_grow_with_length(clip: Path, root: Path, tmp_path: Path) -> None:
+    """450 pictures of 640x480 are 207 MB in yuv420p and 415 MB in RGB; keeping a tenth of them would fail."""
+    recipe = Recipe(size=(640, 480), pts=range(0, 600 * 1001, 1001), audio=["aac"])
+    source = build(tmp_path / "in.mp4", clip, recipe)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(source), str(tmp_path / "out.mp4")],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        check=True,
+    )
+    last, growth = (int(word) for word in done.stdout.split())
+    assert last == 599
+    assert growth < 20_000_000

@@ -1,0 +1,119 @@
+"""Pixels: what was not edited reaches the encoder unchanged; rotation, aspect, depth and colours stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fluidvid.video import Frame, VideoReader
+from tests.fluidvid.video.media_files import Recipe, build, pictures, planes, rewrite, see
+
+BOX = (33, 21, 90, 77)
+FORMATS = ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p10le", "gray"]
+
+
+def _painted(frame: Frame) -> tuple[NDArray[np.uint8], Sequence[tuple[int, int, int, int]]] | None:
+    """Odd frames get a box, and a change outside it that must not be taken over."""
+    if frame.index % 2 == 0:
+        return None
+    rgb = frame.rgb().copy()
+    rgb[BOX[1] : BOX[3], BOX[0] : BOX[2]] = (200, 30, 90)
+    rgb[100:, 120:] = 0
+    return rgb, [BOX]
+
+
+@pytest.mark.parametrize("pix_fmt", FORMATS)
+def test_pixels_outside_the_regions_reach_the_encoder_exactly(clip: Path, tmp_path: Path, pix_fmt: str) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(pix_fmt=pix_fmt, pts=range(0, 6006, 1001)))
+    rewrite(source, tmp_path / "out.mkv", _painted, codec="ffv1")
+    before, after = planes(source), planes(tmp_path / "out.mkv")
+    assert len(after) == len(before) == 6
+    for number, (old, new) in enumerate(zip(before, after, strict=True)):
+        for index, (a, b) in enumerate(zip(old, new, strict=True)):
+            if number % 2 == 0:
+                assert np.array_equal(a, b)
+                continue
+            right, down = (old[0].shape[1] // a.shape[1], old[0].shape[0] // a.shape[0]) if index else (1, 1)
+            touched = np.zeros(a.shape, bool)
+            touched[BOX[1] // down : -(-BOX[3] // down), BOX[0] // right : -(-BOX[2] // right)] = True
+            assert np.array_equal(a[~touched], b[~touched])
+            assert (a[touched] != b[touched]).mean() > 0.9
+    with VideoReader(tmp_path / "out.mkv") as reader:
+        shown = [frame.rgb()[BOX[1] + 2 : BOX[3] - 2, BOX[0] + 2 : BOX[2] - 2] for frame in reader][1]
+    if pix_fmt != "gray":
+        assert np.abs(shown.astype(int) - (200, 30, 90)).max() <= 4
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_rotated_pictures_are_upright_before_and_after(clip: Path, tmp_path: Path, turn: int, suffix: str) -> None:
+    source = build(tmp_path / "in.mp4", clip, Recipe(turn=turn, pts=range(0, 4004, 1001)))
+    sizes: list[tuple[int, ...]] = []
+
+    def paint(frame: Frame) -> tuple[NDArray[np.uint8], Sequence[tuple[int, int, int, int]]]:
+        error = np.abs(frame.rgb().astype(int) - pictures(clip)[frame.index]).mean()
+        assert error < 6, "the reader's picture is not upright"
+        sizes.append(frame.rgb().shape)
+        rgb = frame.rgb().copy()
+        rgb[0:40, 0:60] = (255, 0, 0)
+        return rgb, [(0, 0, 60, 40)]
+
+    report, _ = rewrite(source, tmp_path / f"out{suffix}", paint)
+    assert set(sizes) == {(144, 176, 3)}
+    with VideoReader(tmp_path / f"out{suffix}") as reader:
+        assert (reader.info.width, reader.info.height) == (176, 144)
+        corner = next(iter(reader)).rgb()[4:36, 4:56].reshape(-1, 3).mean(axis=0)
+    assert corner[0] > 230
+    assert corner[1:].max() < 25
+    assert see(tmp_path / f"out{suffix}").rotation == (0 if suffix == ".ts" else turn)
+    assert any("turned upright" in w for w in report.warnings) == (suffix == ".ts")
+
+
+def test_odd_sizes_and_full_chroma_stay(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mp4", clip, Recipe(pix_fmt="yuv444p", size=(161, 121), pts=range(0, 4004, 1001)))
+    rewrite(source, tmp_path / "out.mp4", _painted)
+    after = see(tmp_path / "out.mp4")
+    assert (after.size, after.pix_fmt, after.codec) == ((161, 121), "yuv444p", "h264")
+
+
+def test_odd_sizes_with_halved_chroma_work(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe("ffv1", size=(161, 121), pts=range(0, 4004, 1001)))
+    report, _ = rewrite(source, tmp_path / "out.mp4", _painted, codec="h264")
+    after = see(tmp_path / "out.mp4")
+    assert after.size == (161, 121)
+    assert any("yuv444p" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sample_aspect_ratio_stays(clip: Path, tmp_path: Path, suffix: str) -> None:
+    source = build(tmp_path / f"in{suffix}", clip, Recipe(sar=Fraction(16, 11), pts=range(0, 4004, 1001)))
+    rewrite(source, tmp_path / f"out{suffix}")
+    assert see(source).sar == see(tmp_path / f"out{suffix}").sar == Fraction(16, 11)
+
+
+HDR = (1, 9, 16, 9)
+SD = (1, 5, 6, 5)
+FULL = (2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "colour"),
+    [("libx265", "yuv420p10le", HDR), ("libx264", "yuv420p", SD), ("libx264", "yuv420p", FULL)],
+    ids=["hdr10", "pal", "full"],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_depth_and_colour_tags_stay(
+    clip: Path, tmp_path: Path, suffix: str, codec: str, pix_fmt: str, colour: tuple[int, int, int, int]
+) -> None:
+    recipe = Recipe(codec, pix_fmt, colour=colour, pts=range(0, 4004, 1001))
+    source = build(tmp_path / f"in{suffix}", clip, recipe)
+    rewrite(source, tmp_path / f"out{suffix}", _painted)
+    before, after = see(source), see(tmp_path / f"out{suffix}")
+    assert before.colour == colour
+    assert after.colour == colour
+    assert (after.codec, after.pix_fmt) == (before.codec, before.pix_fmt)

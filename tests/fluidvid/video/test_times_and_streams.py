@@ -1,0 +1,139 @@
+"""Times, sound, subtitles and tags: exact, copied bit by bit, or dropped and listed."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import pytest
+
+from fluidvid.errors import InputError
+from fluidvid.video import VideoReader
+from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
+
+UNEVEN = (0, 1001, 2002, 9000, 9500, 12000, 30000, 30400, 47000)
+
+
+def test_every_frame_of_the_demo_clip_keeps_its_time(clip: Path, tmp_path: Path) -> None:
+    report, reader = rewrite(clip, tmp_path / "out.mp4")
+    before, after = see(clip), see(tmp_path / "out.mp4")
+    assert after.times == before.times
+    assert len(after.times) == 120
+    assert (after.codec, after.pix_fmt, after.size) == (before.codec, before.pix_fmt, before.size)
+    assert (reader.corrupt_frames, report.dropped_streams) == (0, ())
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("start", [0, 5 * 30000 + 7], ids=["zero", "late"])
+def test_variable_frame_rate_and_a_late_start_stay(clip: Path, tmp_path: Path, suffix: str, start: int) -> None:
+    source = build(tmp_path / f"in{suffix}", clip, Recipe(pts=[start + pts for pts in UNEVEN], audio=["aac"]))
+    rewrite(source, tmp_path / f"out{suffix}")
+    before, after = see(source), see(tmp_path / f"out{suffix}")
+    assert len(before.times) == len(UNEVEN)
+    assert after.times == before.times
+    assert after.time_base == before.time_base
+    assert after.of("audio") == before.of("audio")
+
+
+def test_the_last_frame_keeps_its_length(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mp4", clip, Recipe(pts=UNEVEN))
+    rewrite(source, tmp_path / "out.mp4")
+    assert see(tmp_path / "out.mp4").duration == see(source).duration
+
+
+def test_a_transport_stream_keeps_its_clock(clip: Path, tmp_path: Path) -> None:
+    late = [5000 * 90000 + n * 3003 for n in range(24)]
+    source = build(tmp_path / "in.ts", clip, Recipe(time_base=Fraction(1, 90000), pts=late))
+    rewrite(source, tmp_path / "out.ts")
+    assert see(source).times[0] >= 5000
+    assert see(tmp_path / "out.ts").times == see(source).times
+
+
+@pytest.mark.parametrize(("suffix", "text"), [(".mp4", "mov_text"), (".mkv", "subrip")])
+def test_sound_and_subtitles_are_copied_bit_by_bit(clip: Path, tmp_path: Path, suffix: str, text: str) -> None:
+    source = build(tmp_path / f"in{suffix}", clip, Recipe(audio=["aac", "aac"], subtitles=text))
+    report, _ = rewrite(source, tmp_path / f"out{suffix}")
+    before, after = see(source), see(tmp_path / f"out{suffix}")
+    assert [o.language for o in after.of("audio")] == ["deu", "fra"]
+    assert all(len(o.packets) > 5 for o in after.of("audio"))
+    assert after.of("audio") == before.of("audio")
+    assert after.of("subtitle") == before.of("subtitle")
+    assert after.of("subtitle")[0].language == "nld"
+    assert any("voices identify" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(("first", "second"), [("in.mkv", "out.mp4"), ("in.mp4", "out.mkv")])
+def test_subtitles_change_their_form_with_the_container(clip: Path, tmp_path: Path, first: str, second: str) -> None:
+    text = "subrip" if first.endswith("mkv") else "mov_text"
+    report, _ = rewrite(build(tmp_path / first, clip, Recipe(subtitles=text)), tmp_path / second)
+    assert any("styling is lost" in line for line in report.converted)
+    with av.open(str(tmp_path / second)) as result:
+        packets = [p for p in result.demux(subtitles=0) if p.size > 2]  # mov_text stores gaps as cues of two zeros
+        cues = [((p.pts or 0) * p.time_base, bytes(p)) for p in packets]
+    assert [time for time, _ in cues] == [time for time, _ in SUBTITLES]
+    assert all(words.encode() in data for (_, words), (_, data) in zip(SUBTITLES, cues, strict=True))
+
+
+def test_a_stream_the_container_cannot_hold_is_dropped_with_the_reason(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(audio=["flac"], subtitles="subrip"))
+    report, _ = rewrite(source, tmp_path / "out.ts")
+    assert see(tmp_path / "out.ts").others == ()
+    assert any("flac" in line and ".mkv" in line for line in report.dropped_streams)
+    assert any("subrip" in line for line in report.dropped_streams)
+
+
+TAGS = {"location": "+52.3702+004.8952/", "creation_time": "2020-01-02T03:04:05.000000Z", "comment": "Jane's phone"}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_cover_art_and_tags_are_dropped_and_listed_or_kept_on_request(clip: Path, tmp_path: Path, suffix: str) -> None:
+    recipe = Recipe(cover=suffix == ".mp4", attachment=suffix == ".mkv", tags=TAGS)
+    source = build(tmp_path / f"in{suffix}", clip, recipe)
+    report, _ = rewrite(source, tmp_path / f"out{suffix}")
+    assert see(tmp_path / f"out{suffix}").others == ()
+    assert len(report.dropped_streams) == 1
+    listed = " ".join(report.dropped_metadata).lower()
+    assert all(name in listed for name in TAGS)
+    assert not any(value in listed for value in TAGS.values())
+    raw = (tmp_path / f"out{suffix}").read_bytes()
+    assert not any(value.encode() in raw for value in (*TAGS.values(), "names of people"))
+
+    kept, _ = rewrite(source, tmp_path / f"kept{suffix}", keep_metadata=True)
+    after = see(tmp_path / f"kept{suffix}")
+    assert (kept.dropped_streams, kept.dropped_metadata) == ((), ())
+    assert len(after.others) == 1
+    assert "Jane's phone" in after.tags.values()
+
+
+def test_a_cut_begins_at_zero_with_sound_and_subtitles_in_step(clip: Path, tmp_path: Path) -> None:
+    recipe = Recipe(pts=range(0, 60 * 1001, 1001), audio=["aac"], subtitles="subrip")
+    source = build(tmp_path / "in.mkv", clip, recipe)
+    start, end = Fraction(2, 5), Fraction(3, 2)
+    rewrite(source, tmp_path / "out.mkv", start=start, end=end)
+    before, after = see(source), see(tmp_path / "out.mkv")
+    assert list(after.times) == [t - start for t in before.times if start <= t < end]
+    inside = [(t - start, h) for t, h in before.of("audio")[0].packets if t is not None and start <= t < end]
+    assert list(after.of("audio")[0].packets) == inside
+    assert [t for t, _ in after.of("subtitle")[0].packets] == [SUBTITLES[1][0] - start]
+
+
+@pytest.mark.parametrize(("start", "end"), [(2, 1), (-1, None), (None, 0), (1000, None)])
+def test_an_impossible_cut_is_refused(clip: Path, start: int | None, end: int | None) -> None:
+    with pytest.raises(InputError, match=r"give 0 <= start|choose an earlier start"):
+        VideoReader(
+            clip,
+            start=None if start is None else Fraction(start),
+            end=None if end is None else Fraction(end),
+        )
+
+
+def test_frames_are_numbered_and_know_their_length(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mp4", clip, Recipe(pts=UNEVEN))
+    with VideoReader(source) as reader:
+        frames = [(f.index, f.pts, f.duration) for f in reader]
+    assert [index for index, _, _ in frames] == list(range(len(UNEVEN)))
+    assert [pts for _, pts, _ in frames] == list(UNEVEN)
+    gaps = [b - a for a, b in pairwise(UNEVEN)]
+    assert [duration for _, _, duration in frames[:-1]] == gaps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import av
 import cv2
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fluidvid.geometry import transform
 from fluidvid.trackers import (
     DETECTORS,
     Detection,
@@ -206,6 +207,46 @@ def test_providers_are_told_by_their_short_names(detectors: dict[str, FaceDetect
     assert session_providers(["CUDAExecutionProvider", "CPUExecutionProvider"]) == ("CUDA", "CPU")
 
 
+class _Maps:
+    """An open CenterFace that always says the same."""
+
+    def __init__(self, *maps: NDArray[np.float32]) -> None:
+        self.maps = maps
+        self.seen: NDArray[np.float32] | None = None
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="input")]
+
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(shape=["n", m.shape[1], "h", "w"]) for m in self.maps]
+
+    def run(self, _: None, feed: dict[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
+        self.seen = feed["input"]
+        return self.maps
+
+
+def test_centerface_is_decoded_to_the_pixel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One hot cell in row 10, column 1 of a 320x160 picture: the box reaches beyond the left edge."""
+    heat, scale, offset, points = (np.zeros((1, c, 40, 80), np.float32) for c in (1, 2, 2, 10))
+    heat[0, 0, 10, 1] = 0.8
+    scale[0, :, 10, 1] = np.log([6, 5])  # height, width in cells
+    offset[0, :, 10, 1] = 0.25, 0.75
+    points[0, :, 10, 1] = np.array([(0.4, 0.3), (0.4, 0.7), (0.6, 0.5), (0.8, 0.35), (0.8, 0.65)]).ravel()  # (y, x)
+    session = _Maps(heat, scale, offset, points)
+    monkeypatch.setattr("fluidvid.trackers.detectors.centerface.open_session", lambda *_: session)
+    image = np.zeros((160, 320, 3), np.uint8)
+    image[..., 0] = 200
+    (face,) = build_detector("centerface", tmp_path / "any.onnx").detect(image)
+    x1, y1 = (1 + 0.75 + 0.5) * 4 - 10, (10 + 0.25 + 0.5) * 4 - 12
+    np.testing.assert_allclose(face.box, (x1, y1, x1 + 20, y1 + 24), atol=1e-4)
+    assert face.box[0] < 0
+    shares = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)])
+    np.testing.assert_allclose(face.landmarks, (x1, y1) + shares * (20, 24), atol=1e-4)
+    assert face.score == pytest.approx(0.8)
+    assert session.seen is not None
+    assert session.seen[0, :, 0, 0].tolist() == [200, 0, 0], "RGB"
+
+
 # What detectors share
 
 
@@ -285,6 +326,12 @@ def test_a_box_inside_the_other_is_the_same_face() -> None:
     assert len(EnsembleDetector(Fixed(features), Fixed(head)).detect(np.zeros((9, 9, 3), np.uint8))) == 1
 
 
+def test_boxes_that_overlap_by_a_third_are_the_same_face() -> None:
+    a, b = detection(100, 100, score=0.6), detection(128, 100, score=0.5)
+    (face,) = EnsembleDetector(Fixed(a), Fixed(b)).detect(np.zeros((9, 9, 3), np.uint8))
+    assert face.box is a.box
+
+
 def test_the_nearest_of_two_faces_gets_the_evidence() -> None:
     a, b = detection(100, 100, score=0.5), detection(130, 100, score=0.4)
     found = EnsembleDetector(Fixed(a, b), Fixed(detection(128, 101, score=0.9))).detect(np.zeros((9, 9, 3), np.uint8))
@@ -341,6 +388,20 @@ def test_the_mesh_leaves_alone_what_it_does_not_see(pictures: list[Image], mesh:
     for face in (nothing, small, point):
         assert RefinedDetector(Fixed(face), mesh).detect(pictures[0]) == [face]
     assert RefinedDetector(Fixed(), mesh).detect(pictures[0]) == []
+
+
+@pytest.mark.parametrize("degrees", [-50, 45, 180])
+def test_the_mesh_follows_a_tilted_head(
+    detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path, degrees: float
+) -> None:
+    (face,) = detectors["tiny_face"].detect(pictures[0])
+    middle = face.landmarks.mean(0)
+    matrix = np.asarray(cv2.getRotationMatrix2D((float(middle[0]), float(middle[1])), degrees, 1.0))
+    turned = np.asarray(cv2.warpAffine(pictures[0], matrix, (176, 144), borderMode=cv2.BORDER_REFLECT), dtype=np.uint8)
+    truth = transform(matrix, face.landmarks).astype(np.float32)
+    spoiled = _moved(Detection(face.box, 0.9, truth, "fake"), 3.0, 0.9)
+    (mended,) = RefinedDetector(Fixed(spoiled), mesh).detect(turned)
+    assert np.linalg.norm(mended.landmarks - truth, axis=1).mean() < 2
 
 
 @pytest.mark.parametrize(

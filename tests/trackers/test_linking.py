@@ -50,6 +50,16 @@ def test_seen_together_holds_for_whole_groups() -> None:
     assert people[1] != people[2]
 
 
+def test_who_is_not_one_of_a_group_is_none_of_it() -> None:
+    """1 and 3 are one; 2 was seen with 3 only, and yet is not 1 either."""
+    a, b = unit(np.random.default_rng(8), 2)
+    embeddings = {1: a[None], 2: _at(0.7, a, b)[None], 3: _at(0.95, a, -b)[None]}
+    frames = {1: _seen(0, 100), 2: _seen(200, 300), 3: _seen(200, 300)}
+    assert link_tracks(embeddings, frames) == {1: 1, 2: 2, 3: 1}
+    frames[2] = _seen(400, 500)
+    assert link_tracks(embeddings, frames) == {1: 1, 2: 1, 3: 1}
+
+
 def test_a_short_overlap_is_the_look_ahead_of_one_track() -> None:
     person = unit(np.random.default_rng(3), 1)
     frames = {1: _seen(0, 100), 2: _seen(80, 200)}

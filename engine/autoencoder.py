@@ -156,7 +156,8 @@ class FaceAutoencoder(nn.Module):
         try:
             values = json.loads((folder / "config.json").read_text())
             values.pop("dtype", None)
-            config = FaceAutoencoderConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            config = FaceAutoencoderConfig(**fields)
             model = cls(config)
             tensors = load_file(folder / "model.safetensors")
             model.load_state_dict({k: v.float() for k, v in tensors.items()})

@@ -69,8 +69,8 @@ def choose_device(device: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     wanted = torch.device(device)
-    here = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if not here.get(wanted.type, lambda: False)():
+    here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(wanted.type, False):
         raise ModelError(f"device {device} is not available to torch here: use --device cpu, or see 'fluidvid doctor'")
     return wanted
 

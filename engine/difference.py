@@ -29,11 +29,19 @@ class DifferenceEditor:
             z_t = schedule.add_noise(z + delta, noise, timesteps)
             change, _, _ = displacement(backbone, z_t, timesteps, values[:, level], strength, self.plan)
             delta = delta + change
-        for t in self.plan.refine_timesteps:
-            timesteps = torch.full((2 * len(z),), t, device=z.device)
-            z_t = schedule.add_noise(torch.cat([z + delta, z]), noise.repeat(2, 1, 1, 1), timesteps)
-            x0, _ = backbone.predict(z_t, timesteps)
-            refined = x0[: len(z)] - x0[len(z) :]
-            # At strength 0 the edit must vanish exactly; the difference of two equal predictions does.
-            delta = refined
-        return z, z + delta
+        if not self.plan.refine_timesteps:
+            return z, z + delta
+        # Both ways through the same steps: where nothing is edited they meet, and at strength 0 everywhere.
+        both = self._redrawn(torch.cat([z, z + delta]), noise.repeat(2, 1, 1, 1))
+        return both[: len(z)], both[len(z) :]
+
+    def _redrawn(self, z: Tensor, noise: Tensor) -> Tensor:
+        """Noise and denoise again with the whole network (DDIM): what additive edits left unlike a face is redrawn."""
+        backbone, schedule = self.backbone, self.backbone.schedule
+        timesteps = torch.full((len(z),), self.plan.refine_timesteps[0], device=z.device)
+        z_t = schedule.add_noise(z, noise, timesteps)
+        x0, eps = backbone.predict(z_t, timesteps)
+        for t in self.plan.refine_timesteps[1:]:
+            timesteps = torch.full((len(z),), t, device=z.device)
+            x0, eps = backbone.predict(schedule.add_noise(x0, eps, timesteps), timesteps)
+        return x0

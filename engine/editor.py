@@ -18,7 +18,7 @@ from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import interpolate
 from fluidvid.engine.inversion import InversionEditor
-from fluidvid.engine.optimise import OptimiseOptions, optimise_direction
+from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction, EditPlan
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.subspace import DirectionSpace
@@ -71,6 +71,7 @@ class EditorOptions:
         accept: a verifier's cosine must stay below this share of its own 1 % FAR threshold, mean over the crops.
         frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
         landmark_limit: largest mean landmark error accepted at verification, in share of the eye distance.
+        candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
         attempts: rounds of optimisation before a person is given up (masked).
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
@@ -82,6 +83,7 @@ class EditorOptions:
     accept: float = 1.0
     frame_limit: float = 1.0
     landmark_limit: float = 0.12
+    candidates: int = 6
     attempts: int = 2
     transition: int = 12
     strength: float = 1.0
@@ -102,7 +104,9 @@ class _PersonState:
 
 def eye_distance(landmarks68: Tensor) -> Tensor:
     """`(N,)` distance of the eye centres of `(N, 68, 2)` landmarks."""
-    return (landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)).norm(dim=1).clamp_min(1e-6)
+    between: Tensor = landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)
+    distance: Tensor = between.norm(dim=1).clamp_min(1e-6)
+    return distance
 
 
 class FluidEditor:
@@ -159,7 +163,7 @@ class FluidEditor:
         old = self._people.get(person_id)
         # A person keeps its noise for life: another one would make the picture jump when the direction changes.
         noise = torch.randn(shape, generator=self.generator) if old is None else old.direction.noise
-        targets, start = self._pseudonym(x[:keys])
+        candidates = self._pseudonyms(x[:keys])
         options = self.options.optimise
         figures: dict[str, float] = {}
         reason = ""
@@ -177,18 +181,19 @@ class FluidEditor:
                 x[:keys],
                 points[:keys],
                 noise,
-                targets=targets,
-                start=start,
+                candidates=candidates,
                 options=options,
                 generator=self.generator,
             )
-            start = found.coordinates
+            candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps
             values = self.space.directions(found.coordinates.to(self.backbone.device)).detach()
             direction = Direction(values * self.options.strength, noise)
             figures, reason = self._verify(direction, x, points)
             if not reason:
                 break
+        if self.bank is not None and found.candidate.row is not None:
+            self.bank.take(found.candidate.row)
         figures["steps"] = float(total)
         if not reason:
             previous = None if old is None else old.values(self.options.transition)
@@ -196,16 +201,20 @@ class FluidEditor:
         return Preparation(not reason, reason, figures, time.monotonic() - began)
 
     @torch.no_grad()
-    def _pseudonym(self, x: Tensor) -> tuple[dict[str, Tensor] | None, Tensor | None]:
+    def _pseudonyms(self, x: Tensor) -> list[Candidate]:
+        """Pseudonyms to choose from, each with the bank's first guess of the direction to it."""
         if self.bank is None:
-            return None, None
+            return []
         kept = self.attributes(x, mesh=False)
         source = {g.name: torch.nn.functional.normalize(g(x).mean(0), dim=0).cpu() for g in self.guides}
-        row = self.bank.draw(Person(float(kept.age.mean()), float(kept.male.mean())), source, self.generator)
-        targets = {name: e.to(x.device) for name, e in self.bank.target(row).items()}
-        start = self.bank.predict(row, source)
-        # A guess for another kind of direction space (another backbone, other levels) is none.
-        return targets, start if start is not None and start.shape == self.space.zero().shape else None
+        person = Person(float(kept.age.mean()), float(kept.male.mean()))
+        candidates = []
+        for row in self.bank.draw(person, source, self.generator, self.options.candidates):
+            start = self.bank.predict(row, source)
+            # A guess for another kind of direction space (another backbone, other levels) is none.
+            fits = start is not None and start.shape == self.space.zero().shape
+            candidates.append(Candidate(row, self.bank.target(row), start if fits else None))
+        return candidates
 
     @torch.no_grad()
     def _verify(self, direction: Direction, x: Tensor, points: Tensor) -> tuple[dict[str, float], str]:

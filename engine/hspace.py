@@ -30,7 +30,10 @@ class Bottleneck:
 
     def repeat(self, times: int) -> Bottleneck:
         """Stack `times` copies along the batch, for several decodes in one."""
-        tile = lambda x: x.repeat(times, *[1] * (x.ndim - 1))  # noqa: E731
+
+        def tile(x: Tensor) -> Tensor:
+            return x.repeat(times, *[1] * (x.ndim - 1))
+
         return Bottleneck(tile(self.h), tuple(tile(s) for s in self.skips), tile(self.embedding), tile(self.timesteps))
 
 

@@ -47,9 +47,9 @@ def _spatial_pads(x: Tensor, attributes: Attributes, kernel: Sequence[int]) -> l
 def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     pads = _spatial_pads(x, a, weight.shape[2:])
     pairs, symmetric = _symmetric_pads(pads)
-    padding: list[int] | int = pads[: len(pads) // 2]
+    padding = list(pads[: len(pads) // 2])
     if not symmetric:
-        x, padding = F.pad(x, pairs), 0
+        x, padding = F.pad(x, pairs), [0] * (len(pads) // 2)
     dilation = a.get("dilations", [1, 1])
     return F.conv2d(x, weight, bias, a.get("strides", [1, 1]), padding, dilation, a.get("group", 1))
 
@@ -84,7 +84,7 @@ def _average_pool(a: Attributes, x: Tensor) -> Tensor:
 def _pad(a: Attributes, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, *_: Any) -> Tensor:
     amounts = a["pads"] if pads is None else pads.tolist()
     mode = {b"constant": "constant", b"reflect": "reflect", b"edge": "replicate"}[a.get("mode", b"constant")]
-    pairs, _ = _symmetric_pads(amounts)
+    pairs = _symmetric_pads(amounts)[0]
     fill = float(value) if value is not None and value.numel() else float(a.get("value", 0.0))
     if mode != "constant":
         return F.pad(x, pairs[:4], mode=mode)
@@ -115,6 +115,8 @@ def _slice(a: Attributes, x: Tensor, *inputs: Tensor | None) -> Tensor:
     if inputs:
         given = [None if t is None else t.tolist() for t in inputs] + [None] * (4 - len(inputs))
         starts, ends, axes, steps = given
+        if starts is None or ends is None:
+            raise ModelError("an ONNX Slice without starts or ends is malformed: export the model again")
     else:
         starts, ends, axes, steps = a["starts"], a["ends"], a.get("axes"), None
     axes = axes if axes is not None else list(range(len(starts)))
@@ -165,7 +167,7 @@ def _unsqueeze(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
 def _gemm(a: Attributes, x: Tensor, y: Tensor, c: Tensor | None = None) -> Tensor:
     x = x.t() if a.get("transA") else x
     y = y.t() if a.get("transB") else y
-    out = a.get("alpha", 1.0) * (x @ y)
+    out: Tensor = a.get("alpha", 1.0) * (x @ y)
     return out if c is None else out + a.get("beta", 1.0) * c
 
 

@@ -57,15 +57,89 @@ class Optimised:
 
     Attributes:
         coordinates: what `DirectionSpace.directions` turns into `(L, C, h, w)`.
+        candidate: the one that was taken.
         steps: Adam steps made.
         seconds: wall clock.
         terms: last value of every loss term.
     """
 
     coordinates: Tensor
+    candidate: Candidate
     steps: int
     seconds: float
     terms: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A pseudonym to try: its row in the bank, unit embedding `(D,)` by guide name, coordinates to begin with (None:
+    zero).
+    """
+
+    row: int | None = None
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    start: Tensor | None = None
+
+
+class _Objective:
+    """The loss of a direction over a person's key crops; everything that does not depend on it is computed once."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        editor: CropEditor,
+        space: DirectionSpace,
+        guides: Sequence[Recogniser],
+        attributes: AttributeNetworks,
+        crops: Tensor,
+        landmarks: Tensor,
+        noise: Tensor,
+        options: OptimiseOptions,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.backbone, self.editor, self.space, self.options = backbone, editor, space, options
+        self.guides, self.attributes, self.generator = guides, attributes, generator
+        self.crops = crops.to(backbone.device)
+        self.mask = soft_mask(landmarks.to(backbone.device), crops.shape[-1])
+        with torch.no_grad():
+            self.z = backbone.encode(self.crops)
+            self.source = {g.name: g(self.crops) for g in guides}
+            self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
+            self.noise = noise.to(backbone.device, self.z.dtype).expand_as(self.z)
+            zero = space.directions(space.zero().to(backbone.device)).to(self.z.dtype)
+            self.before = backbone.decode(self._edit(zero)[0])
+
+    def _edit(self, directions: Tensor) -> tuple[Tensor, Tensor]:
+        values = directions[None].expand(len(self.z), *directions.shape)
+        return self.editor(self.z, values, self.noise, torch.ones(len(self.z), device=self.z.device))
+
+    def __call__(self, coordinates: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], bool]:
+        """Loss, its terms, and whether every guide is under its margin in every crop."""
+        options, weights = self.options, self.options.weights
+        _, after = self._edit(self.space.directions(coordinates).to(self.z.dtype))
+        decoded = self.backbone.decode(after)
+        edited = composite(self.crops, self.before, decoded, self.mask, options.detail)
+        change = self.mask * (decoded - self.before)
+        terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "steady")}
+        under = True
+        for guide in self.guides:
+            embedding, source = guide(edited), self.source[guide.name]
+            margin = options.margin * guide.threshold
+            under &= bool(((embedding * source).sum(1) < margin).all())
+            terms["suppress"] = terms["suppress"] + suppress(embedding, source, margin) / len(self.guides)
+            terms["steady"] = terms["steady"] + steady(embedding, source) / len(self.guides)
+            if guide.name in targets:
+                goal = targets[guide.name].to(embedding)
+                terms["displace"] = terms["displace"] + displace_to(embedding, goal) / len(self.guides)
+        terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept)
+        terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
+        if weights.colour:
+            terms["colour"] = colour_shift(change, self.mask)
+        if weights.manifold:
+            level_noise = torch.randn(self.z.shape[1:], generator=self.generator).to(self.z)
+            terms["manifold"] = manifold(self.backbone, after, self.z, level_noise)
+        terms["prior"] = self.space.prior(coordinates)
+        return weighted_sum(terms, weights), terms, under
 
 
 def optimise_direction(
@@ -78,8 +152,7 @@ def optimise_direction(
     landmarks: Tensor,
     noise: Tensor,
     *,
-    targets: dict[str, Tensor] | None = None,
-    start: Tensor | None = None,
+    candidates: Sequence[Candidate] = (),
     options: OptimiseOptions | None = None,
     generator: torch.Generator | None = None,
 ) -> Optimised:
@@ -94,56 +167,32 @@ def optimise_direction(
         crops: `(K, 3, S, S)` in [-1, 1], aligned to the backbone's template.
         landmarks: `(K, 5, 2)` crop pixels.
         noise: `(c, s, s)` the track's fixed noise.
-        targets: pseudonym's unit embedding `(D,)` by guide name.
-        start: coordinates to begin with; zero if None.
+        candidates: pseudonyms to choose from: the one whose start has the least loss is taken; none suppresses only.
         options: budget and weights.
         generator: source of the manifold term's noise.
     """
     options = options or OptimiseOptions()
-    weights = options.weights
     began = time.monotonic()
-    device = backbone.device
-    crops, landmarks = crops.to(device), landmarks.to(device)
-    with torch.no_grad():
-        z = backbone.encode(crops)
-        before = backbone.decode(z)
-        source = {g.name: g(crops) for g in guides}
-        kept = attributes(crops, mesh=weights.mesh > 0)
-    mask = soft_mask(landmarks, crops.shape[-1])
-    fixed = noise.to(device, z.dtype).expand_as(z)
-    strength = torch.ones(len(z), device=device)
-    coordinates = (space.zero() if start is None else start.clone()).to(device).requires_grad_()
+    objective = _Objective(backbone, editor, space, guides, attributes, crops, landmarks, noise, options, generator)
+    chosen, start = Candidate(), space.zero()
+    if candidates:
+        starts = [space.zero() if c.start is None else c.start for c in candidates]
+        with torch.no_grad():
+            losses = [
+                float(objective(start.to(backbone.device), c.targets)[0]) if len(candidates) > 1 else 0.0
+                for c, start in zip(candidates, starts, strict=True)
+            ]
+        best = min(range(len(losses)), key=losses.__getitem__)
+        chosen, start = candidates[best], starts[best]
+    coordinates = start.clone().to(backbone.device).requires_grad_()
     optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
-    quiet, values, best = 0, {}, coordinates.detach().clone()
+    quiet, values, last = 0, {}, coordinates.detach().clone()
     steps = 0
     for _ in range(options.steps):
         steps += 1
-        directions = space.directions(coordinates).to(z.dtype)
-        _, after = editor(z, directions[None].expand(len(z), *directions.shape), fixed, strength)
-        decoded = backbone.decode(after)
-        edited = composite(crops, before, decoded, mask, options.detail)
-        change = mask * (decoded - before)
-        terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "steady")}
-        under = True
-        for guide in guides:
-            embedding = guide(edited)
-            margin = options.margin * guide.threshold
-            under &= bool(((embedding * source[guide.name]).sum(1) < margin).all())
-            terms["suppress"] = terms["suppress"] + suppress(embedding, source[guide.name], margin) / len(guides)
-            terms["steady"] = terms["steady"] + steady(embedding, source[guide.name]) / len(guides)
-            if targets is not None and guide.name in targets:
-                terms["displace"] = terms["displace"] + displace_to(embedding, targets[guide.name]) / len(guides)
-        terms |= attribute_terms(attributes(edited, mesh=weights.mesh > 0), kept)
-        terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
-        if weights.colour:
-            terms["colour"] = colour_shift(change, mask)
-        if weights.manifold:
-            level_noise = torch.randn(z.shape[1:], generator=generator).to(device, z.dtype)
-            terms["manifold"] = manifold(backbone, after, z, level_noise)
-        terms["prior"] = space.prior(coordinates)
-        loss = weighted_sum(terms, weights)
+        loss, terms, under = objective(coordinates, chosen.targets)
         values = {name: value.item() for name, value in terms.items()}
-        best = coordinates.detach().clone()
+        last = coordinates.detach().clone()
         quiet = quiet + 1 if under else 0
         if quiet > options.patience:
             break
@@ -151,4 +200,4 @@ def optimise_direction(
         loss.backward()
         optimiser.step()
     log.debug("direction after %d steps: %s", steps, values)
-    return Optimised(best.cpu(), steps, time.monotonic() - began, values)
+    return Optimised(last.cpu(), chosen, steps, time.monotonic() - began, values)

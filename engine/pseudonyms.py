@@ -42,16 +42,17 @@ class PseudonymBank:
     predictor_recogniser: str = ""
     used: set[int] = field(default_factory=set)
 
-    def draw(self, person: Person, source: dict[str, Tensor], generator: torch.Generator) -> int:
-        """Draw a pseudonym of like age and gender, unlike the person and unlike those already given away.
+    def draw(self, person: Person, source: dict[str, Tensor], generator: torch.Generator, count: int = 1) -> list[int]:
+        """Draw pseudonyms of like age and gender, unlike the person and unlike those already given away.
 
         Args:
             person: estimates for the real person.
             source: the person's unit embedding `(D,)` by recogniser name.
             generator: the run's secret randomness.
+            count: how many to choose from.
 
         Returns:
-            Row of the bank.
+            Rows of the bank; none of them is given away before `take`.
         """
         fit = (self.ages - person.age).abs() / 10 + 2 * (self.males - person.male).abs()
         for name, embedding in source.items():
@@ -60,13 +61,14 @@ class PseudonymBank:
                 fit = fit + 2 * (table @ embedding).clamp_min(0)
                 for other in self.used:
                     fit = fit + (table @ table[other]).clamp_min(0.2)
-        for other in self.used:
+        for other in self.used if len(self.used) < len(fit) - count else ():
             fit[other] = torch.inf
-        candidates = fit.argsort()[: max(8, len(fit) // 32)]
-        row = int(candidates[torch.randint(len(candidates), (), generator=generator)])
-        if len(self.used) < len(fit) - 1:
-            self.used.add(row)
-        return row
+        suited = fit.argsort()[: max(4 * count, len(fit) // 32)]
+        return [int(row) for row in suited[torch.randperm(len(suited), generator=generator)[:count]]]
+
+    def take(self, row: int) -> None:
+        """Give a pseudonym away: nobody else in this run gets it, or one much like it."""
+        self.used.add(row)
 
     def target(self, row: int) -> dict[str, Tensor]:
         """Unit embedding `(D,)` of a pseudonym by recogniser name."""

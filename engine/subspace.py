@@ -116,4 +116,5 @@ def principal_components(h: Tensor, count: int) -> Tensor:
     values, vectors = torch.linalg.eigh((centred @ centred.T).double())
     values, vectors = values.flip(0)[:count].clamp_min(1e-12), vectors.flip(1)[:, :count]
     components = (centred.T.double() @ vectors) / values.sqrt()
-    return (components * (values / len(h)).sqrt()).T.float().contiguous()
+    scaled: Tensor = components * (values / len(h)).sqrt()
+    return scaled.T.float().contiguous()

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 # Five points in fractions of the side, order: left eye, right eye, nose, left mouth, right mouth as seen.
-FFHQ_112 = np.array(
-    [(0.3622, 0.4197), (0.6376, 0.4203), (0.5014, 0.5816), (0.3803, 0.7072), (0.6246, 0.7066)]
-)
+FFHQ_112 = np.array([(0.3622, 0.4197), (0.6376, 0.4203), (0.5014, 0.5816), (0.3803, 0.7072), (0.6246, 0.7066)])
 
 
 def similarity(source: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:

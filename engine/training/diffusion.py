@@ -99,7 +99,8 @@ def denoising_errors(unet: SplitUNet, schedule: NoiseSchedule, latents: Tensor) 
     errors: dict[str, float] = {}
     for t in (100, 300, 500, 700):
         noise = torch.randn(latents.shape, generator=generator)
-        with_skips, without = [], []
+        with_skips: list[Tensor] = []
+        without: list[Tensor] = []
         for z, n in zip(latents.split(64), noise.split(64), strict=True):
             ts = torch.full((len(z),), t)
             z_t = schedule.add_noise(z, n, ts)

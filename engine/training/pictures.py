@@ -45,7 +45,8 @@ def load_pictures(sources: Sequence[Path], size: int = 128) -> tuple[NDArray[np.
     Raises:
         InputError: a source holds no pictures.
     """
-    pictures, held_out = [], []
+    pictures: list[NDArray[np.uint8]] = []
+    held_out: list[bool] = []
     for source in sources:
         before = len(pictures)
         for name, data in _files(Path(source)):

@@ -16,7 +16,7 @@ from fluidvid.engine.editor import EditorOptions, FluidEditor
 from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.optimise import OptimiseOptions
 from fluidvid.engine.plan import EditPlan
-from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace, FreeSpace
 from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_backbone
 
@@ -149,6 +149,17 @@ def test_bank_is_drawn_from_once_each_and_predicts_a_start(parts: dict[str, Any]
     for person in range(5):
         editor.prepare(person, *faces(2, seed=person))
     assert len(loaded.used) == 5
+
+
+def test_bank_offers_nobody_who_is_taken() -> None:
+    bank = _bank()
+    person, generator = Person(40.0, 0.5), torch.Generator().manual_seed(0)
+    taken = bank.draw(person, {}, generator, 3)
+    assert len(set(taken)) == 3
+    for row in taken:
+        bank.take(row)
+    for _ in range(20):
+        assert not set(bank.draw(person, {}, generator, 4)) & set(taken)
 
 
 def test_component_space_inverts_and_survives_saving(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def _random(seed: int, n: int = 3) -> torch.Tensor:
 
 
 def _norms(x: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1).norm(dim=1)
+    norms: torch.Tensor = x.flatten(1).norm(dim=1)
+    return norms
 
 
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 3.0))

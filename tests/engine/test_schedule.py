@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from numpy.typing import NDArray
 
 from fluidvid.engine.schedule import PREDICTION_TYPES, NoiseSchedule
 from fluidvid.errors import ModelError
@@ -25,7 +26,10 @@ def test_every_prediction_type_gives_back_x0_and_eps(prediction_type: str) -> No
     x, e = z0.double().numpy(), noise.double().numpy()
     z_t = np.sqrt(abar) * x + np.sqrt(1 - abar) * e
     output = {"epsilon": e, "sample": x, "v_prediction": np.sqrt(abar) * e - np.sqrt(1 - abar) * x}[prediction_type]
-    as_float = lambda a: torch.from_numpy(a).float()  # noqa: E731
+
+    def as_float(a: NDArray[np.float64]) -> torch.Tensor:
+        return torch.from_numpy(a).float()
+
     np.testing.assert_allclose(schedule.add_noise(z0, noise, timesteps).numpy(), z_t, atol=2e-6)
     x0, eps = schedule.x0_and_eps(as_float(output), as_float(z_t), timesteps)
     # At t = 990 x0 is divided by sqrt(abar) = 0.007 and at t = 1 eps by 0.014: float32 leaves four digits there.

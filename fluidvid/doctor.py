@@ -173,10 +173,6 @@ def _silent_libraries() -> Iterator[None]:
 
 
 def _encoders() -> list[Finding]:
-    import av
-
-    # Failing hardware encoders write to stderr by themselves; and PyAV's Python log callback can deadlock threads.
-    av.logging.set_level(av.logging.PANIC)
     with _silent_libraries():
         states = {name: encoder_works(name)[0] for name in ENCODERS}
     missing = [name for name in REQUIRED_ENCODERS if not states[name]]

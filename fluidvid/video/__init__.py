@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import av
-
 from fluidvid.video.frame import Frame
 from fluidvid.video.info import StreamInfo, VideoInfo
 from fluidvid.video.reader import VideoReader
 from fluidvid.video.writer import MuxReport, VideoWriter
-
-av.logging.set_level(av.logging.PANIC)
 
 __all__ = ["Frame", "MuxReport", "StreamInfo", "VideoInfo", "VideoReader", "VideoWriter"]

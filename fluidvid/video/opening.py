@@ -23,8 +23,6 @@ def open_source(path: Path) -> InputContainer:
     Raises:
         InputError: missing, a folder, empty, unreadable, or nothing FFmpeg can demux.
     """
-    # Without this, a message from a decoder thread can deadlock on Python's logging lock.
-    av.logging.set_level(av.logging.PANIC)
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -166,3 +166,10 @@ def test_memory_does_not_grow_with_length(clip: Path, root: Path, tmp_path: Path
     last, growth = (int(word) for word in done.stdout.split())
     assert last == 599
     assert growth < 20_000_000
+
+
+def test_ffmpegs_messages_are_not_sent_to_python() -> None:
+    """PyAV's log callback takes the interpreter's lock in decoder threads: closing a decoder then waits for ever."""
+    code = "import av, fluidvid.doctor, fluidvid.api, fluidvid.video; print(av.logging.get_level())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None"

@@ -72,6 +72,7 @@ class EditorOptions:
         frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
         landmark_limit: largest mean landmark error accepted at verification, in share of the eye distance.
         candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
+        start: share of the bank's guess of a direction with which the search begins.
         attempts: rounds of optimisation before a person is given up (masked).
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
@@ -83,7 +84,8 @@ class EditorOptions:
     accept: float = 1.0
     frame_limit: float = 1.0
     landmark_limit: float = 0.12
-    candidates: int = 6
+    candidates: int = 4
+    start: float = 0.5
     attempts: int = 2
     transition: int = 12
     strength: float = 1.0
@@ -210,10 +212,11 @@ class FluidEditor:
         person = Person(float(kept.age.mean()), float(kept.male.mean()))
         candidates = []
         for row in self.bank.draw(person, source, self.generator, self.options.candidates):
-            start = self.bank.predict(row, source)
-            # A guess for another kind of direction space (another backbone, other levels) is none.
-            fits = start is not None and start.shape == self.space.zero().shape
-            candidates.append(Candidate(row, self.bank.target(row), start if fits else None))
+            guess = self.bank.predict(row, source)
+            if guess is not None and guess.shape != self.space.zero().shape:
+                guess = None  # made for another kind of direction space: another backbone, other levels
+            start = None if guess is None else self.options.start * guess
+            candidates.append(Candidate(row, self.bank.target(row), start))
         return candidates
 
     @torch.no_grad()

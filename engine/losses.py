@@ -21,18 +21,18 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 2.0
+    suppress: float = 3.0
     displace: float = 1.0
     steady: float = 1.0
     landmarks: float = 400.0
     mesh: float = 400.0
     expression: float = 0.5
     age_gender: float = 0.3
-    colour: float = 20.0
+    colour: float = 40.0
     residual: float = 1.0
     variation: float = 1.0
-    manifold: float = 10.0
-    prior: float = 0.0005
+    manifold: float = 0.0
+    prior: float = 0.003
 
 
 def suppress(edited: Tensor, source: Tensor, margin: float) -> Tensor:

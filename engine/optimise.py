@@ -35,19 +35,17 @@ class OptimiseOptions:
     """Budget and targets of one person's direction.
 
     Attributes:
-        steps: most Adam steps.
+        steps: Adam steps.
         learning_rate: on the coordinates of the direction.
         margin: each guide's cosine to the source should fall below this share of its own 1 % FAR threshold.
         detail: see `fluidvid.engine.composite.composite`.
-        patience: stop after this many steps with every guide under its margin.
         weights: of the loss terms.
     """
 
-    steps: int = 30
+    steps: int = 25
     learning_rate: float = 0.3
     margin: float = 0.4
-    detail: float = 1.0
-    patience: int = 4
+    detail: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
 
 
@@ -113,19 +111,17 @@ class _Objective:
         values = directions[None].expand(len(self.z), *directions.shape)
         return self.editor(self.z, values, self.noise, torch.ones(len(self.z), device=self.z.device))
 
-    def __call__(self, coordinates: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor], bool]:
-        """Loss, its terms, and whether every guide is under its margin in every crop."""
+    def __call__(self, coordinates: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and its terms."""
         options, weights = self.options, self.options.weights
         _, after = self._edit(self.space.directions(coordinates).to(self.z.dtype))
         decoded = self.backbone.decode(after)
         edited = composite(self.crops, self.before, decoded, self.mask, options.detail)
         change = self.mask * (decoded - self.before)
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "steady")}
-        under = True
         for guide in self.guides:
             embedding, source = guide(edited), self.source[guide.name]
             margin = options.margin * guide.threshold
-            under &= bool(((embedding * source).sum(1) < margin).all())
             terms["suppress"] = terms["suppress"] + suppress(embedding, source, margin) / len(self.guides)
             terms["steady"] = terms["steady"] + steady(embedding, source) / len(self.guides)
             if guide.name in targets:
@@ -139,7 +135,7 @@ class _Objective:
             level_noise = torch.randn(self.z.shape[1:], generator=self.generator).to(self.z)
             terms["manifold"] = manifold(self.backbone, after, self.z, level_noise)
         terms["prior"] = self.space.prior(coordinates)
-        return weighted_sum(terms, weights), terms, under
+        return weighted_sum(terms, weights), terms
 
 
 def optimise_direction(
@@ -186,18 +182,13 @@ def optimise_direction(
         chosen, start = candidates[best], starts[best]
     coordinates = start.clone().to(backbone.device).requires_grad_()
     optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
-    quiet, values, last = 0, {}, coordinates.detach().clone()
-    steps = 0
+    values, last = {}, coordinates.detach().clone()
     for _ in range(options.steps):
-        steps += 1
-        loss, terms, under = objective(coordinates, chosen.targets)
+        loss, terms = objective(coordinates, chosen.targets)
         values = {name: value.item() for name, value in terms.items()}
         last = coordinates.detach().clone()
-        quiet = quiet + 1 if under else 0
-        if quiet > options.patience:
-            break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-    log.debug("direction after %d steps: %s", steps, values)
-    return Optimised(last.cpu(), chosen, steps, time.monotonic() - began, values)
+    log.debug("direction after %d steps: %s", options.steps, values)
+    return Optimised(last.cpu(), chosen, options.steps, time.monotonic() - began, values)

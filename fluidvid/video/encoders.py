@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -213,9 +214,13 @@ def _plan(
         quality = None
     elif encoder.scale != "qscale":
         options[encoder.scale] = f"{quality:g}"
+    if info.hdr and encoder.name == "libx265" and layout(pix_fmt).bits > 8:
+        options["x265-params"] = ":".join([options["x265-params"], *hdr_parameters(info.hdr)])
     if encoder.preset_option and (preset or encoder.preset):
         options[encoder.preset_option] = str(preset or encoder.preset)
     notes = list(warnings)
+    if info.hdr and encoder.name != "libx265":
+        notes.append(f"{encoder.name} is not told the source's HDR mastering data: they are dropped")
     if crf is not None and quality is None:
         notes.append(f"{encoder.name} has no quality setting: crf is ignored")
     if any(loss(layout(info.pix_fmt), layout(pix_fmt))[:5]):
@@ -223,6 +228,32 @@ def _plan(
     elif layout(pix_fmt) != layout(info.pix_fmt) and layout(info.pix_fmt).planar:
         notes.append(f"stored as {pix_fmt} because {encoder.name} cannot store {info.pix_fmt} of this size")
     return EncoderPlan(codec, encoder, pix_fmt, options, quality, tuple(notes))
+
+
+def hdr_parameters(side_data: Iterable[tuple[str, bytes]]) -> list[str]:
+    """Mastering display (SMPTE ST 2086) and light levels (CTA-861.3) as x265 takes them.
+
+    Args:
+        side_data: `VideoInfo.hdr`: names and FFmpeg's structures AVMasteringDisplayMetadata, AVContentLightMetadata.
+    """
+    parameters = []
+    for name, data in side_data:
+        if name == "CONTENT_LIGHT_LEVEL" and len(data) >= 8:
+            parameters.append("max-cll={},{}".format(*struct.unpack_from("=2I", data)))
+        elif name == "MASTERING_DISPLAY_METADATA" and len(data) >= 88:
+            numbers = struct.unpack_from("=22i", data)
+            if not (numbers[20] and numbers[21]):  # has_primaries, has_luminance
+                continue
+            values = [
+                Fraction(n, d) if d else Fraction(0) for n, d in zip(numbers[:20:2], numbers[1:20:2], strict=True)
+            ]
+            red_x, red_y, green_x, green_y, blue_x, blue_y, white_x, white_y = (round(v * 50_000) for v in values[:8])
+            least, most = (round(v * 10_000) for v in values[8:])
+            parameters.append(
+                f"master-display=G({green_x},{green_y})B({blue_x},{blue_y})R({red_x},{red_y})"
+                f"WP({white_x},{white_y})L({most},{least})"
+            )
+    return parameters
 
 
 def configure(context: av.VideoCodecContext, plan: EncoderPlan, size: tuple[int, int]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fluidvid.video import Frame, VideoReader
+from fluidvid.video.encoders import hdr_parameters
 from tests.fluidvid.video.media_files import Recipe, build, pictures, planes, rewrite, see
 
 BOX = (33, 21, 90, 77)
@@ -117,3 +118,26 @@ def test_depth_and_colour_tags_stay(
     assert before.colour == colour
     assert after.colour == colour
     assert (after.codec, after.pix_fmt) == (before.codec, before.pix_fmt)
+
+
+MASTERED = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+
+
+def test_hdr_mastering_data_stay(clip: Path, tmp_path: Path) -> None:
+    options = {"x265-params": f"log-level=none:hdr10=1:master-display={MASTERED}:max-cll=1000,400"}
+    recipe = Recipe("libx265", "yuv420p10le", colour=HDR, pts=range(0, 4004, 1001), options=options)
+    source = build(tmp_path / "in.mkv", clip, recipe)
+    with VideoReader(source) as reader:
+        told = reader.info.hdr
+    assert hdr_parameters(told) == [f"master-display={MASTERED}", "max-cll=1000,400"]
+    rewrite(source, tmp_path / "out.mkv", _painted)
+    with VideoReader(tmp_path / "out.mkv") as reader:
+        assert reader.info.hdr == told
+
+
+def test_hdr_mastering_data_that_are_lost_are_reported(clip: Path, tmp_path: Path) -> None:
+    options = {"x265-params": f"log-level=none:hdr10=1:master-display={MASTERED}"}
+    recipe = Recipe("libx265", "yuv420p10le", colour=HDR, pts=range(0, 4004, 1001), options=options)
+    source = build(tmp_path / "in.mkv", clip, recipe)
+    report, _ = rewrite(source, tmp_path / "out.mkv", codec="h264")
+    assert any("HDR mastering data" in line for line in report.warnings)

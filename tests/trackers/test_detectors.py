@@ -23,7 +23,7 @@ from fluidvid.trackers import (
     build_detector,
 )
 from fluidvid.trackers.detectors.base import fitted, iou_matrix, scaled, session_providers, suppressed
-from fluidvid.trackers.detectors.refined import _better
+from fluidvid.trackers.detectors.refined import _better, _is_double
 from fluidvid.trackers.types import Image
 from tests.trackers.scenes import box_at, detection, points_in
 
@@ -615,3 +615,43 @@ def test_the_mesh_brings_landmarks_nearer_to_scrfds(
         plain.append(np.linalg.norm(face.landmarks - truth.landmarks, axis=1).mean())
         refined.append(np.linalg.norm(better.landmarks - truth.landmarks, axis=1).mean())
     assert np.mean(refined) < 0.9 * np.mean(plain)
+
+
+def test_a_face_in_a_misplaced_box_is_not_a_second_face(
+    detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path
+) -> None:
+    (face,) = detectors["tiny_face"].detect(pictures[0])
+    sure = Detection(face.box, 0.95, face.landmarks, "first")
+    width = face.box[2] - face.box[0]
+    above = (face.box - np.array([0, width, 0, width]) * 0.6).astype(np.float32)
+    again = Detection(above, 0.55, face.landmarks, "second")
+    assert [f.source for f in RefinedDetector(Fixed(sure, again), mesh).detect(pictures[0])] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("mesh_score", "score", "known", "shift", "double"),
+    [
+        (0.02, 0.52, 0.96, 50, True),
+        (0.4, 0.52, 0.96, 50, False),  # the mesh does not deny it
+        (None, 0.52, 0.96, 50, False),  # too small for the mesh
+        (0.02, 0.8, 0.96, 50, False),  # its detector is sure
+        (0.02, 0.52, 0.6, 50, False),  # the other one is no surer
+        (0.02, 0.52, 0.96, 80, False),  # beside it
+    ],
+)
+def test_only_a_denied_unsure_box_upon_a_sure_face_is_a_double(
+    mesh_score: float | None, score: float, known: float, shift: float, double: bool
+) -> None:
+    face = detection(0, 0, 100, 100, score=known)
+    assert _is_double(_moved(detection(shift, 0, 100, 100, score=score), 0, score), mesh_score, face) is double
+
+
+def test_an_unsure_face_beside_a_sure_one_stays(
+    detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path
+) -> None:
+    (face,) = detectors["tiny_face"].detect(pictures[0])
+    sure = Detection(face.box, 0.95, face.landmarks, "first")
+    width = face.box[2] - face.box[0]
+    away = np.array([width * 0.9, 0], np.float32)
+    beside = Detection(face.box + np.tile(away, 2), 0.35, face.landmarks + away, "second")
+    assert len(RefinedDetector(Fixed(sure, beside), mesh).detect(pictures[0])) == 2

@@ -96,3 +96,10 @@ def scaled(
 def session_providers(session_names: Sequence[str]) -> tuple[str, ...]:
     """Short names of onnxruntime's providers: `CPU`, `CUDA`."""
     return tuple(name.removesuffix("ExecutionProvider") for name in session_names)
+
+
+def share_inside(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Share of the smaller of two `(4,)` boxes that lies inside the other."""
+    width, height = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+    smaller = min(float((a[2:] - a[:2]).prod()), float((b[2:] - b[:2]).prod()))
+    return float(width * height) / max(smaller, 1e-9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fluidvid.trackers.detectors.base import FaceDetector, iou_matrix
+from fluidvid.trackers.detectors.base import FaceDetector, iou_matrix, share_inside
 from fluidvid.trackers.types import Detection, Image
 
 SAME = 0.3
@@ -51,7 +51,6 @@ def _same_face(found: list[Detection], extra: Detection) -> int | None:
         return None
     boxes = np.stack([d.box for d in found])
     overlap = iou_matrix(extra.box[None], boxes)[0]
-    size = np.clip(np.minimum(boxes[:, 2:], extra.box[2:]) - np.maximum(boxes[:, :2], extra.box[:2]), 0, None).prod(1)
-    areas = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(1), (extra.box[2:] - extra.box[:2]).prod())
-    alike = (overlap > SAME) | (size / np.maximum(areas, 1e-9) > INSIDE)
+    inside = np.array([share_inside(extra.box, box) for box in boxes])
+    alike = (overlap > SAME) | (inside > INSIDE)
     return int(np.argmax(overlap + alike)) if alike.any() else None

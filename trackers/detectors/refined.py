@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fluidvid.geometry import invert, transform
 from fluidvid.trackers.align import crop
-from fluidvid.trackers.detectors.base import FaceDetector
+from fluidvid.trackers.detectors.base import FaceDetector, share_inside
 from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
@@ -36,6 +36,11 @@ FAR = 0.5
 MIN_SIDE = 20.0
 CONFIRMED = 0.9
 """Mesh score that lifts an unsure detection."""
+DENIED = 0.1
+"""Mesh score below which it sees no face."""
+DOUBTFUL, KNOWN, HALF_UPON, SAME_POINTS = 0.65, 0.8, 0.35, 0.5
+"""Doubles: largest score of an unsure face, least of a sure one, share of the smaller box inside the other, and mean
+distance of the points in eye distances."""
 
 
 class RefinedDetector(FaceDetector):
@@ -80,11 +85,30 @@ class RefinedDetector(FaceDetector):
         blob = ((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2)
         meshes, scores = self._session.run(None, {self._input: blob})
         meshes = meshes.reshape(len(wanted), POINTS, -1)[..., :2] * SIDE
+        surely: dict[int, float] = {}
         for (index, matrix), mesh, score in zip(wanted, meshes, scores.reshape(-1), strict=True):
             five = np.stack([mesh[list(group)].mean(0) for group in FIVE_OF_468])
             points = transform(invert(matrix), five).astype(np.float32)
+            surely[index] = float(score)
             found[index] = _better(found[index], points, float(score), self._sure_score)
-        return sorted(found, key=lambda d: -d.score)
+        kept: list[Detection] = []
+        for index in sorted(range(len(found)), key=lambda i: -found[i].score):
+            if not any(_is_double(found[index], surely.get(index), known) for known in kept):
+                kept.append(found[index])
+        return kept
+
+
+def _is_double(face: Detection, mesh_score: float | None, known: Detection) -> bool:
+    """Whether a face is a surer one seen again in a misplaced box.
+
+    Either the mesh led both to the same points, or it denies a face where an unsure box lies half upon a sure face.
+    """
+    eyes = float(np.linalg.norm(known.landmarks[1] - known.landmarks[0]))
+    if float(np.linalg.norm(face.landmarks - known.landmarks, axis=1).mean()) < SAME_POINTS * eyes:
+        return True
+    if mesh_score is None or mesh_score > DENIED or face.score > DOUBTFUL or known.score < KNOWN:
+        return False
+    return share_inside(face.box, known.box) > HALF_UPON
 
 
 def _mesh_crop(landmarks: NDArray[np.float32]) -> NDArray[np.float64] | None:

@@ -42,6 +42,25 @@ def soft_mask(landmarks: Tensor, size: int) -> Tensor:
     return (inside * border[None, :, None] * border[None, None, :])[:, None]
 
 
+def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
+    """Where a face shows bare skin: away from brows, eyes, nose and mouth.
+
+    Args:
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        size: side of the crop in pixels.
+        reach: distance from a landmark, in fractions of the side, at which features give way to skin.
+
+    Returns:
+        `(N, 1, size, size)` float32 in [0, 1]; the face's outline is not looked at: multiply with `soft_mask`.
+    """
+    features = landmarks68[:, 17:].float()
+    axis = (torch.arange(size, device=features.device) + 0.5) / size
+    dx = (features[:, :, 0, None] - axis).pow(2)
+    dy = (features[:, :, 1, None] - axis).pow(2)
+    nearest = (dx[:, :, None, :] + dy[:, :, :, None]).amin(1)
+    return (1 - torch.exp(-nearest / (2 * reach**2)))[:, None]
+
+
 def composite(crops: Tensor, before: Tensor, after: Tensor, mask: Tensor, detail: float = 1.0) -> Tensor:
     """Put the edit onto the source.
 

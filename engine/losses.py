@@ -24,11 +24,12 @@ class LossWeights:
     suppress: float = 3.0
     displace: float = 1.0
     steady: float = 1.0
-    landmarks: float = 400.0
-    mesh: float = 400.0
+    landmarks: float = 800.0
+    mesh: float = 800.0
     expression: float = 0.5
     age_gender: float = 0.3
     colour: float = 40.0
+    skin: float = 60.0
     residual: float = 1.0
     variation: float = 1.0
     manifold: float = 0.0
@@ -69,6 +70,11 @@ def colour_shift(change: Tensor, mask: Tensor) -> Tensor:
     luma = cells.mean(1, keepdim=True)
     share = F.adaptive_avg_pool2d(mask, 8).mean().clamp_min(1e-3)
     return (luma.pow(2).mean() + 4 * (cells - luma).pow(2).mean()) / share
+
+
+def skin_change(change: Tensor, skin: Tensor) -> Tensor:
+    """Mean squared change of `(N, 3, S, S)` over the skin `(N, 1, S, S)`: no brow grows on a forehead."""
+    return (skin * change.pow(2)).sum() / (3 * skin.sum()).clamp_min(1.0)
 
 
 def attribute_terms(edited: Attributes, source: Attributes) -> dict[str, Tensor]:

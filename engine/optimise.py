@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, soft_mask
+from fluidvid.engine.composite import composite, skin_region, soft_mask
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
@@ -19,6 +19,7 @@ from fluidvid.engine.losses import (
     colour_shift,
     displace_to,
     manifold,
+    skin_change,
     steady,
     suppress,
     total_variation,
@@ -103,6 +104,7 @@ class _Objective:
             self.z = backbone.encode(self.crops)
             self.source = {g.name: g(self.crops) for g in guides}
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
+            self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
             self.noise = noise.to(backbone.device, self.z.dtype).expand_as(self.z)
             zero = space.directions(space.zero().to(backbone.device)).to(self.z.dtype)
             self.before = backbone.decode(self._edit(zero)[0])
@@ -131,6 +133,8 @@ class _Objective:
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
         if weights.colour:
             terms["colour"] = colour_shift(change, self.mask)
+        if weights.skin:
+            terms["skin"] = skin_change(change, self.skin)
         if weights.manifold:
             level_noise = torch.randn(self.z.shape[1:], generator=self.generator).to(self.z)
             terms["manifold"] = manifold(self.backbone, after, self.z, level_noise)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
 from fluidvid.engine.schedule import NoiseSchedule
-from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.training.latents import LatentCache
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +112,6 @@ def denoising_errors(unet: SplitUNet, schedule: NoiseSchedule, latents: Tensor) 
     return errors
 
 
-@torch.inference_mode()
-def _encode(autoencoder: FaceAutoencoder, pictures: NDArray[np.uint8], generator: torch.Generator) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        return autoencoder.encode(augment(to_crops(pictures), generator)).to(torch.float16)
-
-
 def train_diffusion(
     unet: UNet2DModel,
     autoencoder: FaceAutoencoder,
@@ -164,15 +158,9 @@ def train_diffusion(
         step, spent = state["step"], state["spent"]
         generator.set_state(state["generator"])
         rng = state["rng"]
+    log.info("caching latents of %d pictures", int((~held_out).sum()))
     weights = np.where(held_out, 0.0, shares)
-    weights = weights / weights.sum()
-    training = np.flatnonzero(~held_out)
-    log.info("caching latents of %d pictures", len(training))
-    owner = rng.permutation(training)
-    cache = torch.cat(
-        [_encode(autoencoder, pictures[part], generator) for part in np.array_split(owner, len(owner) // 64 + 1)]
-    )
-    cursor = 0
+    cache = LatentCache(autoencoder, pictures, weights, options.fresh_per_step, rng, generator)
     clock = last_save = time.monotonic()
     running: list[tuple[float, float]] = []
     while True:
@@ -185,14 +173,7 @@ def train_diffusion(
         )
         for group in optimiser.param_groups:
             group["lr"] = rate
-        if options.fresh_per_step:
-            fresh = rng.choice(len(pictures), options.fresh_per_step, p=weights)
-            slots = (cursor + np.arange(options.fresh_per_step)) % len(owner)
-            cache[slots], owner[slots] = _encode(autoencoder, pictures[fresh], generator), fresh
-            cursor += options.fresh_per_step
-        chance = weights[owner]
-        picked = rng.choice(len(owner), options.batch, p=chance / chance.sum())
-        z = cache[picked].float()
+        z = cache.draw(options.batch)
         uniform = torch.randn(len(z), generator=generator) * options.time_std + options.time_mean
         ts = (torch.sigmoid(uniform) * len(schedule.alphas_cumprod)).long()
         z_t = schedule.add_noise(z, torch.randn(z.shape, generator=generator), ts)
@@ -204,7 +185,7 @@ def train_diffusion(
         _, sigma = schedule.levels(ts, z)
         weight = (1 / sigma.reshape(-1).pow(2)).clamp_max(options.max_weight)
         picture = (weight * (x0 - z).pow(2).mean((1, 2, 3))).mean()
-        align = (1 - F.cosine_similarity(guess.float(), torch.from_numpy(embeddings[owner[picked]]))).mean()
+        align = (1 - F.cosine_similarity(guess.float(), torch.from_numpy(embeddings[cache.picked]))).mean()
         loss = picture + options.alignment * align
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,10 +49,13 @@ def load_pictures(sources: Sequence[Path], size: int = 128) -> tuple[NDArray[np.
     for source in sources:
         before = len(pictures)
         for name, data in _files(Path(source)):
-            picture = Image.open(io.BytesIO(data)).convert("RGB")
-            if picture.size != (size, size):
-                picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-            pictures.append(np.asarray(picture))
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if picture is None:
+                raise InputError(f"{name} in {source} is no picture: remove it or copy it again")
+            if picture.shape[:2] != (size, size):
+                how = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
+                picture = cv2.resize(picture, (size, size), interpolation=how)
+            pictures.append(np.asarray(picture, np.uint8))
             held_out.append(hashlib.sha256(f"{Path(source).name}/{name}".encode()).digest()[0] < 5)
         if len(pictures) == before:
             raise InputError(f"{source} holds no pictures ({', '.join(SUFFIXES)})")

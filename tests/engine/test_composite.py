@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fluidvid.engine.composite import composite, soft_mask
+from fluidvid.engine.composite import composite, skin_region, soft_mask
 from fluidvid.geometry import FFHQ_112
 
 
@@ -51,3 +51,13 @@ def test_detail_goes_only_where_the_edit_is_strong() -> None:
     edited = composite(crops, before, after, mask, detail=0.0)
     torch.testing.assert_close(edited[..., 8:24], after[..., 8:24], atol=1e-4, rtol=0)  # no source texture left
     torch.testing.assert_close(edited[..., 48:], crops[..., 48:], atol=1e-6, rtol=0)  # all of it left
+
+
+def test_skin_lies_between_and_beside_the_features() -> None:
+    landmarks = torch.full((1, 68, 2), 0.9)
+    landmarks[0, 17] = torch.tensor([0.3, 0.4])
+    skin = skin_region(landmarks, 100)[0, 0]
+    assert skin[39, 29] < 0.05  # on the feature: x 0.3, y 0.4
+    assert skin[29, 39] > 0.95
+    landmarks[0, :17] = 0.5
+    assert skin_region(landmarks, 100)[0, 0, 49, 49] > 0.95  # the outline is no feature

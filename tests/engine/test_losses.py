@@ -71,3 +71,12 @@ def test_weighted_sum_refuses_unknown_terms() -> None:
     assert total.item() == pytest.approx(8.0)
     with pytest.raises(AttributeError):
         losses.weighted_sum({"supress": torch.tensor(1.0)}, weights)
+
+
+def test_skin_change_minds_the_skin_only() -> None:
+    skin = torch.zeros(1, 1, 8, 8)
+    skin[..., :4] = 1
+    change = torch.zeros(1, 3, 8, 8)
+    change[..., 4:] = 1
+    assert losses.skin_change(change, skin).item() == 0
+    assert losses.skin_change(change.flip(-1) / 2, skin).item() == pytest.approx(0.25)

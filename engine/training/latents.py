@@ -1,0 +1,60 @@
+"""Latents of the training pictures, kept in memory and slowly renewed with fresh augmentations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.training.pictures import augment, to_crops
+
+
+@dataclass(eq=False)
+class LatentCache:
+    """Draws latents by weight; a few slots are encoded anew at every draw.
+
+    Attributes:
+        autoencoder: frozen first stage.
+        pictures: `(N, S, S, 3)` uint8 aligned faces.
+        weights: `(N,)` sampling weights, 0 for pictures that are held out.
+        fresh: slots renewed at every draw.
+        rng: chooses pictures.
+        generator: chooses augmentations.
+    """
+
+    autoencoder: FaceAutoencoder
+    pictures: NDArray[np.uint8]
+    weights: NDArray[np.float64]
+    fresh: int = 4
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def __post_init__(self) -> None:
+        self.weights = self.weights / self.weights.sum()
+        self.owner = self.rng.permutation(np.flatnonzero(self.weights))
+        parts = np.array_split(self.owner, len(self.owner) // 64 + 1)
+        self.latents = torch.cat([self._encode(part) for part in parts])
+        self._cursor = 0
+        self.picked: NDArray[np.int64] = np.empty(0, np.int64)
+
+    @torch.inference_mode()
+    def _encode(self, indices: NDArray[np.int64]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            crops = augment(to_crops(self.pictures[indices]), self.generator)
+            return self.autoencoder.encode(crops).to(torch.float16)
+
+    def draw(self, count: int) -> Tensor:
+        """`(count, C, h, w)` float32; `picked` names their pictures."""
+        if self.fresh:
+            new = self.rng.choice(len(self.pictures), self.fresh, p=self.weights)
+            slots = (self._cursor + np.arange(self.fresh)) % len(self.owner)
+            self.latents[slots], self.owner[slots] = self._encode(new), new
+            self._cursor += self.fresh
+        chance = self.weights[self.owner]
+        rows = self.rng.choice(len(self.owner), count, p=chance / chance.sum())
+        self.picked = self.owner[rows]
+        return self.latents[rows].float().clone()

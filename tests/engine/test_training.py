@@ -1,0 +1,109 @@
+"""Every phase of training makes steps, writes what it should, and goes on where it stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from numpy.typing import NDArray
+
+from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusion
+from fluidvid.engine.training.latents import LatentCache
+from fluidvid.engine.training.pictures import load_pictures
+from fluidvid.engine.training.sharpen import SharpenTraining, train_sharp
+from fluidvid.errors import InputError
+from tests.engine.tiny import TINY_AUTOENCODER, tiny_unet
+
+ONE_STEP = 1e-9  # hours
+
+
+@pytest.fixture
+def pictures() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def autoencoder() -> FaceAutoencoder:
+    torch.manual_seed(0)
+    return FaceAutoencoder(TINY_AUTOENCODER).eval().requires_grad_(False)
+
+
+def _latents() -> dict[str, torch.Tensor]:
+    return {"real": torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))}
+
+
+def _saved(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = UNet2DModel.from_pretrained(folder / "unet").state_dict()
+    return state
+
+
+def test_diffusion_trains_and_resumes(
+    pictures: NDArray[np.uint8], autoencoder: FaceAutoencoder, tmp_path: Path
+) -> None:
+    held_out = np.arange(12) >= 10
+    done = 0
+    for runs in (1, 2):
+        train_diffusion(
+            tiny_unet(),
+            autoencoder,
+            pictures,
+            held_out,
+            np.ones(12),
+            np.ones((12, 5), np.float32),
+            _latents(),
+            tmp_path,
+            DiffusionTraining(hours=ONE_STEP, batch=4, fresh_per_step=2),
+        )
+        before, done = done, torch.load(tmp_path / "state.pt", weights_only=False)["step"]
+        assert done > before
+        assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + runs
+    old, after = tiny_unet().state_dict(), _saved(tmp_path)
+    assert any(not torch.equal(old[k], after[k]) for k in old)
+    assert all(torch.isfinite(v).all() for v in after.values())
+
+
+def test_sharpening_moves_the_decoding_half_only(
+    pictures: NDArray[np.uint8], autoencoder: FaceAutoencoder, tmp_path: Path
+) -> None:
+    cache = LatentCache(autoencoder, pictures, np.ones(12), fresh=1)
+    space = ComponentSpace((500, 300), torch.randn(2, 3, 16 * 4 * 4), (16, 4, 4))
+    done = 0
+    for _ in range(2):
+        options = SharpenTraining(hours=ONE_STEP, batch=4)
+        train_sharp(tiny_unet(), cache, space, _latents(), tmp_path, options)
+        last, done = done, torch.load(tmp_path / "state.pt", weights_only=False)["step"]
+        assert done > last
+    before, after = tiny_unet().state_dict(), _saved(tmp_path)
+    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"up_blocks", "conv_norm_out", "conv_out"}
+
+
+def test_the_cache_never_draws_what_is_held_out(pictures: NDArray[np.uint8], autoencoder: FaceAutoencoder) -> None:
+    cache = LatentCache(autoencoder, pictures, (np.arange(12) < 8).astype(float), fresh=3)
+    drawn = set()
+    for _ in range(20):
+        assert cache.draw(5).shape == (5, 4, 8, 8)
+        drawn |= set(cache.picked.tolist())
+    assert drawn == set(range(8))
+
+
+def test_pictures_are_read_and_bad_ones_named(tmp_path: Path) -> None:
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[:, :, 2] = 200  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "a.png"), red)
+    found, held_out = load_pictures([tmp_path], size=16)
+    assert found.shape == (1, 16, 16, 3)
+    assert found[0, 0, 0].tolist() == [200, 0, 0]
+    assert held_out.shape == (1,)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"b\.png"):
+        load_pictures([tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no pictures"):
+        load_pictures([tmp_path / "empty"])

@@ -36,9 +36,8 @@ def make_editor(config: Config, models: ModelStore, seed: int) -> FaceEditor | N
             f"the engine cannot be loaded ({error}): reinstall fluidvid, or use --mode blur, pixelate or solid"
         ) from error
     edit = config.edit
-    folder = Path(edit.backbone)
     editor: FaceEditor = build_editor(
-        backbone=folder if folder.is_dir() else models.resolve(edit.backbone),
+        backbone=backbone_source(edit.backbone, models),
         resolve=models.resolve,
         editor=edit.editor,
         geometry=edit.geometry,
@@ -50,6 +49,18 @@ def make_editor(config: Config, models: ModelStore, seed: int) -> FaceEditor | N
         seed=seed,
     )
     return editor
+
+
+def backbone_source(name: str, models: ModelStore) -> str | Path:
+    """A folder as it is, a hub id (`owner/name`) as it is, and anything else as a name of the manifest.
+
+    Raises:
+        ModelError: no such name, or its files are missing or altered.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else models.resolve(name)
 
 
 def run_seed(config: Config) -> int:

@@ -104,7 +104,7 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_incomplete_folders_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="fluidvid models pull nobody/nothing"):
+    with pytest.raises(ModelError, match="hf download nobody/nothing"):
         resolve_folder("nobody/nothing")
     with pytest.raises(ModelError, match="no backbone folder"):
         resolve_folder(tmp_path / "absent")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fluidvid.assembly import backbone_source
 from fluidvid.errors import ModelError
 from fluidvid.models import ModelEntry, ModelFile, ModelStore, parse_manifest
 
@@ -123,3 +124,14 @@ def test_paths_stay_below_the_store(path: str) -> None:
     }
     with pytest.raises(ValueError, match="below the store"):
         parse_manifest(json.loads(json.dumps(tree)))
+
+
+def test_a_backbone_is_a_folder_a_hub_id_or_a_name(tmp_path: Path) -> None:
+    store = ModelStore()
+    assert backbone_source(str(tmp_path), store) == tmp_path
+    assert backbone_source("google/ddpm-ema-celebahq-256", store) == "google/ddpm-ema-celebahq-256"
+    assert backbone_source("prior", store) == store.resolve("prior")
+    with pytest.raises(ModelError, match="celebahq"):
+        backbone_source("celebahq", store)
+    with pytest.raises(ModelError, match="missing/folder/here"):
+        backbone_source("missing/folder/here", store)

@@ -21,7 +21,8 @@ from fluidvid.trackers.types import Detection, TrackedFace
 APPEARANCE_MEMORY = 0.9
 APPEARANCE_WEIGHT = 0.5
 MIN_OVERLAP = 0.15
-MIN_OVERLAP_LOW = 0.3
+MIN_OVERLAP_LOW = 0.2
+"""A young track knows no speed yet: a face lost for three frames may be half a width away when it is seen again."""
 NEAR = 1.0
 """A face that moved further than this many of its sides is another one, whatever it looks like."""
 LIKENESS = 0.5

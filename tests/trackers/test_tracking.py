@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -272,6 +272,8 @@ def test_carried_landmarks_keep_their_shares() -> None:
 
 
 @given(seed=st.integers(0, 100_000), embedded=st.booleans())
+@example(seed=130, embedded=True)  # lost at once, seen again unsure and half a width away
+@example(seed=905, embedded=False)
 @settings(max_examples=25, deadline=None)
 def test_faces_that_stay_apart_never_switch(seed: int, embedded: bool) -> None:
     """Random walks in lanes of their own, jitter, drops, unsure scores, and frames the detector skips."""

@@ -1,0 +1,228 @@
+"""Try editor options or backbones at equal budget: the same people, the same pictures, several seeds.
+
+    python benchmarks/edits.py CLIP [CLIP ...] --variant 'shipped' --variant 'strong optimise.weights.suppress=6' ...
+
+A variant is a label and `key=value` pairs: dotted keys of `EditorOptions`, `backbone=FOLDER`, or an argument of
+`build_editor` such as `geometry`. Of every clip the people seen longest are taken (`--people`); each variant prepares each
+of them for every seed and edits `--pictures` pictures spread over the person's life. Prints a Markdown table and writes
+one contact sheet per variant (first seed; source over result). What the first pass finds is kept in the folder
+`--out` between runs: it holds pictures of people, so keep it out of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fluidvid.assembly import file_stages
+from fluidvid.config import Config
+from fluidvid.engine.build import build_editor, load_recogniser
+from fluidvid.engine.editor import EditorOptions, eye_distance
+from fluidvid.geometry import transform
+from fluidvid.keyframes import merge
+from fluidvid.models import ModelStore
+from fluidvid.pipeline import analyse, landmarks_of, plan
+from fluidvid.trackers.align import crop as aligned_crop
+from fluidvid.video import VideoReader
+
+GUESTS = ("edgeface_xs", "mobilefacenet_ms1m")
+BUILD = ("geometry", "editor", "timesteps", "strength")
+
+
+@dataclass
+class Subject:
+    """One person of a clip: what the direction is found on, and what it is judged by."""
+
+    name: str
+    key_crops: NDArray[np.uint8]
+    key_landmarks: NDArray[np.float32]
+    crops: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+
+
+def subjects(clip: Path, out: Path, people: int, pictures: int) -> list[Subject]:
+    """The people seen longest; from `out` if they were looked for before."""
+    known = out / f"{clip.stem}.{people}.{pictures}.pickle"
+    if known.exists():
+        loaded: list[Subject] = pickle.loads(known.read_bytes())
+        return loaded
+    config = Config()
+    stages = file_stages(clip, out / f"unused{clip.suffix}", config, overwrite=True)
+    assert stages.editor is not None
+    found = analyse(stages, config, lambda _: None)
+    keys: dict[int, list[Any]] = {}
+    for track, crops in found.key_crops.items():
+        keys.setdefault(found.people[track], []).append(crops)
+    plan(stages, found, {person: _Ok() for person in keys}, config)  # type: ignore[misc]
+    rows: dict[int, list[Any]] = {}
+    for track, indices in found.table.tracks():
+        part = found.table.rows(indices)
+        rows.setdefault(found.people[track], []).extend(part[part["weight"] >= 1])
+    longest = sorted(rows, key=lambda p: -len(rows[p]))[:people]
+    wanted: dict[int, list[tuple[int, Any]]] = {}
+    for person in longest:
+        chosen = np.linspace(0, len(rows[person]) - 1, min(pictures, len(rows[person]))).round().astype(int)
+        for i in chosen:
+            wanted.setdefault(int(rows[person][i]["frame"]), []).append((person, rows[person][i]))
+    size, seen = stages.editor.crop_size, {person: ([], []) for person in longest}
+    with VideoReader(clip) as reader:
+        for frame in reader:
+            for person, row in wanted.get(frame.index, ()):
+                matrix = row["matrix"].astype(np.float64)
+                seen[person][0].append(aligned_crop(frame.rgb(), matrix, size))
+                seen[person][1].append(transform(matrix, landmarks_of(row)))
+    result = []
+    for person in longest:
+        if not seen[person][0]:
+            continue
+        best = merge(keys[person], config.edit.key_frames)
+        crops, marks = np.stack(seen[person][0]), np.stack(seen[person][1]).astype(np.float32)
+        name = f"{clip.stem}.{person}"
+        result.append(
+            Subject(name, np.stack([c.crop for c in best]), np.stack([c.landmarks for c in best]), crops, marks)
+        )
+    known.write_bytes(pickle.dumps(result))
+    return result
+
+
+class _Ok:
+    ok = True
+
+
+def with_changes(options: EditorOptions, changes: dict[str, str]) -> EditorOptions:
+    """`options` with dotted keys replaced."""
+    for key, value in changes.items():
+        options = _replaced(options, key.split("."), value)
+    return options
+
+
+def _replaced(node: Any, path: list[str], value: str) -> Any:
+    if not is_dataclass(node) or path[0] not in {f.name for f in fields(node)}:
+        raise SystemExit(f"no option {path[0]!r} in {type(node).__name__}")
+    old = getattr(node, path[0])
+    new = _replaced(old, path[1:], value) if len(path) > 1 else type(old)(value)
+    return replace(node, **{path[0]: new})  # type: ignore[type-var]
+
+
+def try_variant(
+    changes: dict[str, str], people: Sequence[Subject], seeds: int, judges: Sequence[Any], store: ModelStore
+) -> tuple[dict[str, list[float]], list[NDArray[np.uint8]], list[str]]:
+    """Figures over all people, seeds and pictures; the pictures of the first seed; a line per person and seed."""
+    changes = dict(changes)
+    backbone = changes.pop("backbone", None) or store.resolve("prior")
+    build = {k: changes.pop(k) for k in BUILD if k in changes}
+    figures: dict[str, list[float]] = {}
+    sheet, lines = [], []
+    for seed in range(seeds):
+        editor = build_editor(
+            backbone=backbone,
+            resolve=store.resolve,
+            seed=seed,
+            options=with_changes(EditorOptions(), changes),
+            geometry=build.get("geometry", "geodesic"),  # type: ignore[arg-type]
+            editor=build.get("editor", "difference"),  # type: ignore[arg-type]
+            timesteps=[int(t) for t in build["timesteps"].split("/")] if "timesteps" in build else None,
+        )
+        editor.options = replace(editor.options, strength=float(build.get("strength", 1.0)))
+        for number, subject in enumerate(people):
+            began = time.monotonic()
+            prepared = editor.prepare(number, subject.key_crops, subject.key_landmarks)
+            figures.setdefault("prepared", []).append(float(prepared.ok))
+            figures.setdefault("seconds", []).append(time.monotonic() - began)
+            result = subject.crops.copy()
+            if prepared.ok:
+                ones = np.ones(len(result), np.float32)
+                done = editor.edit([number] * len(result), subject.crops, subject.landmarks, ones)
+                figures.setdefault("accepted", []).extend(float(e.ok) for e in done)
+                result = np.clip(result + np.stack([e.residual for e in done]), 0, 255).astype(np.uint8)
+                line = _judge(editor, judges, subject.crops, result, figures)
+            else:
+                figures.setdefault("accepted", []).extend([0.0] * len(result))
+                result, line = result // 4 + 96, ""
+            lines.append(f"{subject.name} seed {seed}: {prepared.reason or 'ok'} {_short(prepared.figures)} {line}")
+            if seed == 0:
+                shown = np.linspace(0, len(result) - 1, 8).round().astype(int)
+                sheet.append(np.vstack([np.hstack(list(p[shown])) for p in (subject.crops, result)]))
+    return figures, sheet, lines
+
+
+@torch.inference_mode()
+def _judge(
+    editor: Any,
+    judges: Sequence[Any],
+    before: NDArray[np.uint8],
+    after: NDArray[np.uint8],
+    figures: dict[str, list[float]],
+) -> str:
+    x, y = (torch.from_numpy(p).permute(0, 3, 1, 2).float().div(127.5).sub(1) for p in (before, after))
+    words = []
+    for net in judges:
+        old, new = net(x), net(y)
+        cosine = (old * new).sum(1)
+        figures.setdefault(net.name, []).extend(cosine.tolist())
+        figures.setdefault(f"{net.name} over", []).extend((cosine > net.threshold).float().tolist())
+        words.append(f"{net.name} {float(cosine.median()):.2f}")
+    new = judges[-1](y)
+    figures.setdefault("one person", []).append(float((new @ new.T).mean()))
+    a, b = editor.attributes(x, mesh=False), editor.attributes(y, mesh=False)
+    error = (a.landmarks - b.landmarks).norm(dim=2).mean(1) / eye_distance(a.landmarks)
+    figures.setdefault("landmarks %", []).extend((100 * error).tolist())
+    figures.setdefault("expression", []).extend((a.expression - b.expression).abs().sum(1).div(2).tolist())
+    return " ".join(words)
+
+
+def _short(figures: dict[str, float]) -> str:
+    return " ".join(f"{k.split('.', 1)[-1]}={v:.2f}" for k, v in figures.items() if "worst" not in k)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("clips", nargs="+", type=Path)
+    parser.add_argument("--variant", action="append", required=True)
+    parser.add_argument("--out", type=Path, default=Path("edits"))
+    parser.add_argument("--recognisers", type=Path, help="folder of recognisers fluidvid does not ship")
+    parser.add_argument("--people", type=int, default=1)
+    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    store = ModelStore()
+    people = [s for clip in options.clips for s in subjects(clip, options.out, options.people, options.pictures)]
+    guests = GUESTS if options.recognisers else ()
+
+    def resolve(name: str) -> Path:
+        return options.recognisers / f"{name}.onnx" if name in GUESTS else store.resolve(name)
+
+    template = build_editor(backbone=store.resolve("prior"), resolve=store.resolve, seed=0).template
+    judges = [load_recogniser(n, resolve, template) for n in ("identity_student", "faceres", "dlib_resnet", *guests)]
+    heads = ["prepared", "accepted", *(j.name for j in judges), *(f"{j.name} over" for j in judges)]
+    heads += ["one person", "landmarks %", "expression", "seconds"]
+    print("| variant | " + " | ".join(heads) + " |\n|" + "---|" * (len(heads) + 1), flush=True)  # noqa: T201
+    for words in options.variant:
+        label, *pairs = words.split()
+        changes = dict(pair.split("=", 1) for pair in pairs)
+        figures, sheet, lines = try_variant(changes, people, options.seeds, judges, store)
+        share = ("prepared", "accepted", "expression")
+        cells = []
+        for head in heads:
+            numbers = figures.get(head, [np.nan])
+            mean = head in share or head.endswith("over")
+            cells.append(f"{np.mean(numbers) if mean else np.median(numbers):.2f}")
+        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)  # noqa: T201
+        sys.stderr.write("\n".join(lines) + "\n")
+        cv2.imwrite(str(options.out / f"{label}.png"), np.vstack(sheet)[:, :, ::-1])
+
+
+if __name__ == "__main__":
+    main()

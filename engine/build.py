@@ -83,10 +83,9 @@ def edit_plan(
     last = len(backbone.schedule.alphas_cumprod)
     if levels[0] >= last:
         raise ModelError(f"timestep {levels[0]} is beyond this model's {last}: choose smaller edit.timesteps")
-    refine = tuple(int(t) for t in backbone.card.get("refine_timesteps", ()))
     skips = bool(backbone.card.get("edit_skips", True))
     # Inversion begins above the highest edited level, where there is still noise to take away.
-    return EditPlan(levels, refine, skips, geometry, inversion_steps, min(last - 1, levels[0] + 100))
+    return EditPlan(levels, skips, geometry, inversion_steps, min(last - 1, levels[0] + 100))
 
 
 def h_shape(backbone: Backbone) -> tuple[int, int, int]:

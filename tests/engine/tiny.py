@@ -103,9 +103,11 @@ def embedding_net(path: Path, seed: int = 0, side: int = 112, width: int = 8) ->
 
 
 def face68() -> np.ndarray:
-    """`(68, 2)` landmarks of a schematic face in fractions of the aligned crop's side, in the order of the 68 points."""
+    """`(68, 2)` landmarks of a schematic aligned face in fractions of the side, in the order of the 68 points."""
 
-    def arc(centre: tuple[float, float], radii: tuple[float, float], count: int, begin: float, end: float) -> np.ndarray:
+    def arc(
+        centre: tuple[float, float], radii: tuple[float, float], count: int, begin: float, end: float
+    ) -> np.ndarray:
         angle = np.linspace(begin, end, count) * np.pi
         return np.stack([centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)], 1)
 

@@ -15,6 +15,7 @@ from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.editor import EditorOptions, FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
 from fluidvid.engine.geodesic import Geometry
+from fluidvid.engine.hspace import reduced_precision
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace, DirectionSpace, FreeSpace
@@ -151,7 +152,7 @@ def build_editor(
     if set(guides) & set(verifiers):
         raise ModelError("a recogniser cannot guide and verify: choose different guides and verifiers")
     where = choose_device(device)
-    model = load_backbone(backbone, device=where)
+    model = load_backbone(backbone, device=where, reduced=reduced_precision(where))
     plan = edit_plan(model, timesteps, geometry, inversion_steps)
     space = direction_space(model, model.folder, plan)
     attributes = AttributeNetworks(

@@ -3,9 +3,10 @@
 A direction that is searched for one person on a few pictures may satisfy every loss and still look like make-up. Here
 directions are learnt for many synthetic people at once, each applied to many others, on the path that is applied later:
 coordinates are a linear read-out of the target's embedding, the basis of h-space and the U-Net's decoding half follow.
-What is asked of the composited picture is what `fluidvid.engine.losses` asks of one person; an adversarial term on the
-edited latents (heads on the frozen encoding half, as in projected GANs, arXiv 2111.01007) asks for a face. Where
-nothing is displaced the decoding half is held to denoising, so that the model stays an unconditional diffusion model.
+What is asked of the composited picture is what `fluidvid.engine.losses` asks of one person; the prior of the second
+phase asks for a face: by how much more it would correct the edited latents than the source's is a direction back to
+the manifold (delta denoising score, arXiv 2304.07090). Where nothing is displaced the decoding half is held to
+denoising, so that the model stays an unconditional diffusion model.
 """
 
 from __future__ import annotations
@@ -24,18 +25,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import composite, face_region, skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
-from fluidvid.engine.hspace import Bottleneck
 from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.diffusion import drop_skips
 from fluidvid.engine.training.pictures import augment, to_crops
-from fluidvid.engine.training.sharpen import Critic, as_float, decoding_half
+from fluidvid.engine.training.sharpen import decoding_half
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +48,10 @@ class BankTraining:
         batch: faces per step.
         learning_rate: of the decoding half.
         direction_rate: of basis and read-out.
-        critic_rate: of the heads.
         margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
         highest: largest timestep of the ordinary denoising that is kept up.
-        critic_highest: largest timestep to which the critic's input is noised.
+        manifold: length of the pull back to the manifold as a share of the other gradients'.
+        levels: timesteps between which the manifold is looked at.
         partial: share of the samples that are edited at less than full strength, as in a fade.
         ema: decay of the average that is kept.
         checkpoint_seconds: time between checkpoints.
@@ -61,22 +60,21 @@ class BankTraining:
 
     hours: float = 1.0
     batch: int = 8
-    learning_rate: float = 8e-5
+    learning_rate: float = 3e-5
     direction_rate: float = 2e-3
-    critic_rate: float = 5e-4
     margin: float = 0.3
     displace: float = 1.5
     suppress: float = 3.0
-    landmarks: float = 600.0
-    mesh: float = 600.0
-    expression: float = 0.5
-    parts: float = 0.7
+    landmarks: float = 2000.0
+    mesh: float = 2000.0
+    expression: float = 1.0
+    parts: float = 1.5
     colour: float = 15.0
     skin: float = 8.0
-    adversarial: float = 0.5
-    denoise: float = 6.0
+    manifold: float = 0.4
+    levels: tuple[int, int] = (120, 450)
+    denoise: float = 20.0
     highest: int = 700
-    critic_highest: int = 250
     partial: float = 0.2
     ema: float = 0.998
     checkpoint_seconds: float = 300.0
@@ -152,27 +150,23 @@ def train_bank(
     torch.manual_seed(options.seed)
     generator, rng = torch.Generator().manual_seed(options.seed), np.random.default_rng(options.seed)
     unet, schedule = backbone.unet, backbone.schedule
-    critic_trunk = copy.deepcopy(unet)
+    teacher = copy.deepcopy(unet)
     parameters: list[Tensor] = []
     for part in decoding_half(unet.unet):
         part.requires_grad_(True)
         parameters += part.parameters()
     basis = nn.Parameter(space.basis.clone())
-    blank = backbone.encode(torch.zeros(1, 3, backbone.crop_size, backbone.crop_size))
-    probe = unet.encode(blank, torch.zeros(1).long())
-    critic = Critic([f.shape[1] for f in (*probe.skips, probe.h)])
     directed = [basis, *read_out.parameters()]
     optimiser = torch.optim.AdamW(
         [
             {"params": parameters, "lr": options.learning_rate},
-            {"params": [basis], "lr": 0.05 * options.direction_rate * float(space.basis.abs().mean()) * 10},
+            {"params": [basis], "lr": options.direction_rate * float(space.basis.abs().mean())},
             {"params": list(read_out.parameters()), "lr": options.direction_rate},
         ],
         betas=(0.8, 0.99),
         weight_decay=0.0,
     )
     rates = [float(group["lr"]) for group in optimiser.param_groups]
-    critic_optimiser = torch.optim.AdamW(critic.parameters(), lr=options.critic_rate, betas=(0.5, 0.99))
     trained = [*parameters, *directed]
     averaged = [p.detach().clone() for p in trained]
     step, spent, share = 0, 0.0, 0.0
@@ -181,9 +175,7 @@ def train_bank(
         with torch.no_grad():
             for now, kept in zip((*trained, *averaged), (*state["trained"], *state["averaged"]), strict=True):
                 now.copy_(kept)
-        critic.load_state_dict(state["critic"])
         optimiser.load_state_dict(state["optimiser"])
-        critic_optimiser.load_state_dict(state["critic_optimiser"])
         step, spent, share = state["step"], state["spent"], state["share"]
         rng = np.random.default_rng(options.seed + step)
         generator.manual_seed(options.seed + step)
@@ -227,7 +219,8 @@ def train_bank(
                 if level == 0:
                     denoise = (both[:n] - z).pow(2).mean()
                 after = after + both[n:] - both[:n].detach()
-            decoded = backbone.decode(after)
+            leaf = after.detach().requires_grad_()
+            decoded = backbone.decode(leaf)
         edited = composite(x, before, decoded, region, 0.0)
         change = region * (decoded - before)
         looked_landmarks, looked_expression = attributes.landmarks(edited), attributes.expression(edited)
@@ -258,33 +251,22 @@ def train_bank(
                 plain = unet.encode(schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), ts), ts)
                 plain = drop_skips(plain, (torch.rand(len(clean), generator=generator) < 0.5).float())
             terms["denoise"] = 0.5 * denoise + 0.5 * (unet.decode(plain).float() - clean).pow(2).mean()
-        loss = torch.stack([getattr(options, name) * value for name, value in terms.items()]).sum()
-
-        # Adversarial: heads on frozen features tell real latents from edited ones, at the same noise.
-        seen = torch.randint(0, options.critic_highest + 1, (n,), generator=generator)
-        noise = torch.randn(z.shape, generator=generator)
-        real = z.roll(1, 0)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.no_grad():
-                genuine = critic_trunk.encode(schedule.add_noise(real, noise, seen), seen)
-            drawn = critic_trunk.encode(schedule.add_noise(after, noise, seen), seen)
-        drawn = as_float(drawn)
-        held = Bottleneck(drawn.h.detach(), tuple(s.detach() for s in drawn.skips), drawn.embedding, seen)
-        critic_loss = F.relu(1 - critic(as_float(genuine))).mean() + F.relu(1 + critic(held)).mean()
-        critic_optimiser.zero_grad(set_to_none=True)
-        critic_loss.backward()
-        critic_optimiser.step()
-        critic.requires_grad_(False)
-        push = -critic(drawn).mean()
-        critic.requires_grad_(True)
-        if step < 300 or step % 20 == 0:  # the ratio of both gradients where they meet, on the edited latents
-            (a,) = torch.autograd.grad(loss, after, retain_graph=True)
-            (b,) = torch.autograd.grad(push, after, retain_graph=True)
-            ratio = options.adversarial * float(a.norm() / b.norm().clamp_min(1e-12))
+        denoising = options.denoise * terms["denoise"]
+        loss = torch.stack([getattr(options, k) * v for k, v in terms.items() if k != "denoise"]).sum()
+        (pull,) = torch.autograd.grad(loss, leaf)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            ts = torch.randint(*options.levels, (n,), generator=generator).repeat(2)
+            pair, noise = torch.cat([leaf, z]), torch.randn(z.shape, generator=generator).repeat(2, 1, 1, 1)
+            z_t = schedule.add_noise(pair, noise, ts)
+            correction = teacher.decode(teacher.encode(z_t, ts)).float() - pair
+        back = correction[n:] - correction[:n]
+        if step < 200:  # calibrated at first, then fixed: what is near the manifold is hardly pulled
+            ratio = options.manifold * float(pull.norm() / back.norm().clamp_min(1e-12))
             share = ratio if step == 0 else share + 0.05 * (ratio - share)
         optimiser.zero_grad(set_to_none=True)
-        (loss + min(1.0, step / 300) * share * push).backward()
-        norm = torch.nn.utils.clip_grad_norm_(trained, 5.0)
+        torch.autograd.backward([after, denoising], [pull + share * back, torch.ones_like(denoising)])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(directed, 1.0)
         if not math.isfinite(float(norm)):
             raise FloatingPointError(f"a gradient is not finite at step {step}: lower the learning rate")
         optimiser.step()
@@ -294,7 +276,7 @@ def train_bank(
             torch._foreach_lerp_(averaged, [p.detach() for p in trained], 1 - decay)
         running.append(
             {k: v.item() for k, v in terms.items() if k != "mesh"}
-            | {"critic": critic_loss.item(), "drawn": push.item(), "share": share, "norm": float(norm)}
+            | {"manifold": float(back.pow(2).mean()), "share": share, "norm": float(norm)}
         )
         done = progress >= 1.0
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
@@ -308,8 +290,7 @@ def train_bank(
                     writer.writeheader()
                 writer.writerow(values)
             state = {"trained": [p.detach() for p in trained], "averaged": averaged, "step": step}
-            state |= {"critic": critic.state_dict(), "optimiser": optimiser.state_dict(), "share": share}
-            state |= {"critic_optimiser": critic_optimiser.state_dict(), "spent": elapsed}
+            state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
             torch.save(state, out / "state.tmp")
             (out / "state.tmp").replace(out / "state.pt")
             _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out, level_count)

@@ -195,7 +195,7 @@ def train_sharp(
         with torch.autocast("cpu", torch.bfloat16):
             both = torch.cat([schedule.add_noise(real, noise, seen), schedule.add_noise(x0.detach(), noise, seen)])
             features = judge.encode(both, seen.repeat(2))
-        scores = critic(as_float(features))
+        scores = critic(_float(features))
         critic_loss = F.relu(1 - scores[:n]).mean() + F.relu(1 + scores[n:]).mean()
         critic_optimiser.zero_grad(set_to_none=True)
         critic_loss.backward()
@@ -209,7 +209,7 @@ def train_sharp(
         (pull,) = torch.autograd.grad(picture, leaf)
         with torch.autocast("cpu", torch.bfloat16):
             features = judge.encode(schedule.add_noise(leaf, noise, seen), seen)
-        drawn = -critic(as_float(features)).mean()
+        drawn = -critic(_float(features)).mean()
         (push,) = torch.autograd.grad(drawn, leaf)
         if step <= 300:  # calibrated while only the critic learns, then fixed: a critic that cannot tell pushes little
             ratio = options.adversarial * float(pull.norm() / push.norm().clamp_min(1e-12))
@@ -254,7 +254,7 @@ def train_sharp(
             return
 
 
-def as_float(b: Bottleneck) -> Bottleneck:
+def _float(b: Bottleneck) -> Bottleneck:
     """In float32 and contiguous: the backward of GroupNorm crashes on channels-last input (torch 2.13, CPU)."""
     return Bottleneck(
         b.h.float().contiguous(), tuple(s.float().contiguous() for s in b.skips), b.embedding, b.timesteps

@@ -83,7 +83,7 @@ class EditorOptions:
     accept: float = 1.0
     frame_limit: float = 1.0
     landmark_limit: float = 0.12
-    candidates: int = 1
+    candidates: int = 4
     attempts: int = 2
     transition: int = 12
     strength: float = 1.0

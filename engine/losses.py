@@ -21,20 +21,20 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 3.0
+    suppress: float = 6.0
     displace: float = 1.0
     steady: float = 1.0
-    landmarks: float = 800.0
-    mesh: float = 800.0
+    landmarks: float = 500.0
+    mesh: float = 500.0
     expression: float = 0.5
     parts: float = 1.0
     age_gender: float = 0.3
-    colour: float = 40.0
-    skin: float = 60.0
-    residual: float = 1.0
-    variation: float = 1.0
-    manifold: float = 0.0
-    prior: float = 0.003
+    colour: float = 30.0
+    skin: float = 30.0
+    residual: float = 0.5
+    variation: float = 0.5
+    manifold: float = 30.0
+    prior: float = 0.002
 
 
 def suppress(edited: Tensor, source: Tensor, margin: float) -> Tensor:
@@ -133,18 +133,31 @@ def attribute_terms(edited: Attributes, source: Attributes) -> dict[str, Tensor]
 
 
 def manifold(
-    backbone: Backbone, after: Tensor, before: Tensor, noise: Tensor, timesteps: tuple[int, ...] = (200, 400)
+    backbone: Backbone, after: Tensor, before: Tensor, noise: Tensor, timesteps: tuple[int, ...] = (150, 350)
 ) -> Tensor:
-    """The frozen prior's own denoising error of the edited latents in excess of the source's, mean over the levels."""
-    total = after.new_zeros(())
+    """Mean square by which the frozen prior would correct the edited latents beyond what it does to the source's.
+
+    The gradient is the correction itself (delta denoising score, arXiv 2304.07090): nothing is differentiated through
+    the U-Net.
+
+    Args:
+        backbone: the model.
+        after: `(N, c, s, s)` edited latents.
+        before: `(N, c, s, s)` the source's.
+        noise: `(c, s, s)` or `(N, c, s, s)`, the same for both.
+        timesteps: levels of noise at which is looked.
+    """
     n = len(after)
-    both = torch.cat([after, before.detach()])
-    for t in timesteps:
-        ts = torch.full((2 * n,), t, device=after.device)
-        x0, _ = backbone.predict(backbone.schedule.add_noise(both, noise.expand_as(both), ts), ts)
-        error = (x0 - both).pow(2).mean((1, 2, 3))
-        total = total + F.relu(error[:n] - error[n:].detach()).mean()
-    return total / len(timesteps)
+    with torch.no_grad():
+        both = torch.cat([after, before])
+        back = torch.zeros_like(after)
+        for t in timesteps:
+            ts = torch.full((2 * n,), t, device=after.device)
+            z_t = backbone.schedule.add_noise(both, noise.expand_as(after).repeat(2, 1, 1, 1), ts)
+            x0, _ = backbone.predict(z_t, ts)
+            correction = x0 - both
+            back += (correction[n:] - correction[:n]) / len(timesteps)
+    return (after - (after.detach() - back)).pow(2).mean()
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: LossWeights) -> Tensor:

@@ -47,9 +47,9 @@ class OptimiseOptions:
         weights: of the loss terms.
     """
 
-    steps: int = 25
+    steps: int = 20
     least: int = 6
-    learning_rate: float = 0.1
+    learning_rate: float = 0.25
     margin: float = 0.4
     detail: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)

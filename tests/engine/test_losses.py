@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from fluidvid.engine import losses
 from fluidvid.engine.face_networks import Attributes
 from fluidvid.engine.losses import LossWeights
-from tests.engine.tiny import face68
+from tests.engine.tiny import face68, tiny_backbone
 
 
 def _unit(*rows: tuple[float, ...]) -> torch.Tensor:
@@ -96,3 +97,20 @@ def test_part_correlation_sees_a_moved_iris_and_not_the_light() -> None:
     before = losses.parts(picture, windows)
     assert losses.part_correlation(losses.parts(0.7 * picture - 0.1, windows)[:, :1], before[:, :1]).item() < 1e-4
     assert losses.part_correlation(losses.parts(moved, windows)[:, :1], before[:, :1]).item() > 0.5
+
+
+def test_manifold_is_zero_for_the_source_and_pulls_against_what_the_prior_would_correct(tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    before, noise = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(4, 8, 8, generator=generator)
+    assert losses.manifold(backbone, before, before, noise).item() == 0
+    after = (before + 0.5).requires_grad_()
+    losses.manifold(backbone, after, before, noise, (200,)).backward()
+    ts = torch.full((2,), 200)
+
+    def correction(z: torch.Tensor) -> torch.Tensor:
+        return backbone.predict(backbone.schedule.add_noise(z, noise.expand_as(z), ts), ts)[0] - z
+
+    assert after.grad is not None
+    wanted = (correction(after.detach()) - correction(before)) * 2 / after.numel()
+    torch.testing.assert_close(-after.grad, wanted, atol=1e-6, rtol=1e-4)

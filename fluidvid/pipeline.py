@@ -6,7 +6,7 @@ Only boxes, transforms and at most `key_frames` aligned crops per track are kept
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -20,6 +20,7 @@ from fluidvid.editing import FaceEditor, Preparation
 from fluidvid.errors import DetectionError, FluidvidError, StrictError
 from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
 from fluidvid.geometry import similarity, transform
+from fluidvid.inspection import Inspected, inspect
 from fluidvid.keyframes import KeyCrop, KeyCrops, merge
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
 from fluidvid.stages import SourceFrame, Stages
@@ -93,18 +94,18 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
     found = Analysis(TrackTable(compact=stages.editor is None))
     with stages.open_reader() as reader:
         total = getattr(getattr(reader, "info", None), "frames_estimate", None)
-        for frame in reader:
-            rgb = frame.rgb()
+        for seen in inspect(reader, stages, every=config.detect.every, sure_score=config.detect.score):
+            frame = seen.frame
             if frame.index != found.frames:
                 raise DetectionError(f"frame {frame.index} came where {found.frames} was due; re-mux the source")
-            found.shape = rgb.shape[:2]
-            faces = _follow(stages, config, found, frame.index, rgb)
-            found.table.append(faces)
+            found.shape = seen.rgb.shape[:2]
+            found.table.append(_follow(stages, config, found, seen))
             found.pts.append(frame.pts)
             found.last_time = frame.time
             found.first_time = frame.time if found.first_time is None else found.first_time
             found.frames += 1
             progress(ProgressEvent("detect", found.frames, total))
+            del seen, frame
     found.table.finish(found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts))
     found.gaps = suspicious_gaps(found.table, found.cuts, config.track.strict_gap)
     found.longest_held = longest_held(found.table)
@@ -112,14 +113,13 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
     return found
 
 
-def _follow(stages: Stages, config: Config, found: Analysis, index: int, rgb: NDArray[np.uint8]) -> list[TrackedFace]:
+def _follow(stages: Stages, config: Config, found: Analysis, seen: Inspected) -> list[TrackedFace]:
+    index, rgb, detections = seen.frame.index, seen.rgb, seen.detections
     try:
-        cut = stages.cuts.update(rgb) if stages.cuts is not None else False
-        if cut:
+        if seen.cut:
             found.cuts.add(index)
-        detections = stages.detector.detect(rgb) if index % config.detect.every == 0 else []
-        embeddings = stages.embedder(rgb, detections) if stages.embedder and detections else None
-        tracked = stages.tracker.update(index, detections, embeddings, scene_cut=cut)
+        embeddings = appearances(stages, rgb, detections)
+        tracked = stages.tracker.update(index, detections, embeddings, scene_cut=seen.cut)
         faces = with_unclaimed(
             tracked, detections, frame=index, score=config.detect.score, next_id=FIRST_ID + found.unclaimed
         )
@@ -133,6 +133,21 @@ def _follow(stages: Stages, config: Config, found: Analysis, index: int, rgb: ND
             f"face detection failed in frame {index} ({type(error).__name__}: {error}): stopped, nothing was written"
         ) from error
     return faces
+
+
+def appearances(stages: Stages, rgb: NDArray[np.uint8], detections: Sequence[Detection]) -> NDArray[np.float32] | None:
+    """`(N, D)` embeddings of the detections the tracker is uncertain of, zeros for the others; None without any."""
+    if stages.embedder is None or not detections:
+        return None
+    if stages.uncertain is None:
+        return stages.embedder(rgb, detections)
+    wanted = np.flatnonzero(stages.uncertain(detections)).tolist()
+    if len(wanted) == 0:
+        return None
+    known = stages.embedder(rgb, [detections[i] for i in wanted])
+    embeddings = np.zeros((len(detections), known.shape[1]), np.float32)
+    embeddings[wanted] = known
+    return embeddings
 
 
 def _collect(

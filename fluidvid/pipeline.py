@@ -6,9 +6,11 @@ Only boxes, transforms and at most `key_frames` aligned crops per track are kept
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,9 @@ from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
 from fluidvid.geometry import similarity, transform
 from fluidvid.inspection import Inspected, inspect
 from fluidvid.keyframes import KeyCrop, KeyCrops, merge
+from fluidvid.overlap import feed_behind, read_ahead
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
-from fluidvid.stages import SourceFrame, Stages
+from fluidvid.stages import SourceFrame, Stages, Writer
 from fluidvid.suspicion import longest_held, suspicious_gaps
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import Detection, TrackedFace
@@ -32,6 +35,10 @@ from fluidvid.treatment import FrameTreatment, PlannedFace
 from fluidvid.unclaimed import FIRST_ID, with_unclaimed
 
 _log = logging.getLogger(__name__)
+
+WAITING = 64 * 2**20
+"""Bytes of pictures that may wait before and behind the treatment in the second pass."""
+_Done = tuple[SourceFrame, NDArray[np.uint8] | None, Sequence[tuple[int, int, int, int]]]
 
 
 @dataclass
@@ -286,24 +293,46 @@ def write(stages: Stages, analysis: Analysis, config: Config, progress: Progress
         fade_frames=config.edit.fade_frames,
     )
     coverage = Coverage()
-    with stages.open_reader() as reader, stages.open_writer(reader) as writer:
-        for frame in reader:
+    with stages.open_reader() as reader, stages.open_writer(reader) as writer, ExitStack() as stack:
+        frames: Iterable[SourceFrame] = _converted(reader, analysis)
+        give: Callable[[_Done], None] = partial(_hand_over, writer)
+        if stages.workers > 1:
+            size = 3 * analysis.shape[0] * analysis.shape[1]
+            frames = stack.enter_context(read_ahead(frames, limit=WAITING, size=lambda _: 2 * size))
+            give = stack.enter_context(feed_behind(give, limit=WAITING, size=lambda _: 3 * size))
+        for frame in frames:
             _check_inspected(analysis, coverage.frames, frame)
             faces = planned(analysis, frame.index)
             if faces:
                 treated = treatment.apply(frame.rgb(), faces)
                 coverage.add(frame.index, len(faces), treated.outcomes)
-                writer.write(frame, treated.rgb, treated.regions)
+                give((frame, treated.rgb, treated.regions))
+                del treated
             else:
                 coverage.add(frame.index, 0, ())
-                writer.write(frame)
+                give((frame, None, ()))
             progress(ProgressEvent("write", coverage.frames, analysis.frames))
+            del frame
         if coverage.frames != analysis.frames:
             raise DetectionError(
                 f"the second pass gave {coverage.frames} frames, the first {analysis.frames}: the source changed or "
                 "decodes unsteadily; nothing was written"
             )
     return coverage, reader, writer
+
+
+def _converted(reader: Iterable[SourceFrame], analysis: Analysis) -> Iterator[SourceFrame]:
+    """The reader's frames; those with faces already converted to RGB, so that this overlaps with editing."""
+    for frame in reader:
+        if frame.index < analysis.frames and len(analysis.table.at(frame.index)):
+            frame.rgb()
+        yield frame
+        del frame
+
+
+def _hand_over(writer: Writer, done: _Done) -> None:
+    frame, rgb, regions = done
+    writer.write(frame, rgb, regions)
 
 
 def _check_inspected(analysis: Analysis, due: int, frame: SourceFrame) -> None:

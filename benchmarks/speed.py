@@ -104,7 +104,11 @@ def clocked(stages: Stages, clock: Clock) -> Stages:
         "pose": clock.timed("pose", stages.pose),
     }
     if stages.near is not None:
-        parts["near"] = Proxy(stages.near, detect=clock.timed("look near known faces", stages.near.detect))
+        parts["near"] = Proxy(
+            stages.near,
+            detect=clock.timed("look near known faces", stages.near.detect),
+            whole=clock.timed("look at whole pictures", stages.near.whole),
+        )
     if stages.cuts is not None:
         parts["cuts"] = Proxy(stages.cuts, update=clock.timed("scene cuts", stages.cuts.update))
     if stages.embedder is not None:

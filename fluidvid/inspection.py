@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from fluidvid.errors import DetectionError, FluidvidError
 from fluidvid.overlap import read_ahead
 from fluidvid.stages import CutDetector, SourceFrame, Stages
-from fluidvid.trackers.sparse import SparseDetector, paired
+from fluidvid.trackers.sparse import Look, SparseDetector, paired
 from fluidvid.trackers.types import Detection
 
 T = TypeVar("T")
 
+NOTHING = Look((), np.zeros((0, 4), np.float32))
 BUDGET = 384 * 2**20
 """Bytes of pictures that may be under inspection at once; the frames between two whole looks become fewer for it."""
 APART = Fraction(1, 5)
@@ -60,7 +61,7 @@ class _Stretch:
 
     between: list[_Seen]
     last: _Seen
-    looked: Future[list[Detection]]
+    looked: Future[Look]
     filled: Future[list[list[Detection]]] | None = None
 
 
@@ -68,7 +69,7 @@ class _Stretch:
 class _Memory:
     """What the stretches that were sent off leave behind for the next."""
 
-    last: list[Detection] = field(default_factory=list)
+    last: Look = NOTHING
     lost: list[tuple[int, Detection]] = field(default_factory=list)
 
 
@@ -120,7 +121,7 @@ class _Inspection:
         self._detector = stages.detector
         self._sparse = None
         if stages.near is not None and every > 1:
-            self._sparse = SparseDetector(stages.detector, stages.near, sure_score=sure_score)
+            self._sparse = SparseDetector(stages.near, sure_score=sure_score)
         self._every = every if self._sparse is not None else 1
         self._sure, self._pool = sure_score, pool
         self._flight = 0 if pool is None else stages.workers + 1
@@ -149,7 +150,7 @@ class _Inspection:
 
     def _close(self, frames: list[_Seen]) -> None:
         last = frames[-1]
-        looked = self._submit(_guarded, last.frame, lambda: self._detector.detect(last.rgb))
+        looked = self._submit(_guarded, last.frame, lambda: self._whole(last.rgb))
         self._waiting.append(_Stretch(frames[:-1], last, looked))
 
     def _settle(self, flight: int) -> Iterator[Inspected]:
@@ -162,7 +163,7 @@ class _Inspection:
             stretch = self._waiting.popleft()
             self._fill(stretch)
             assert stretch.filled is not None
-            results = [*stretch.filled.result(), stretch.looked.result()]
+            results = [*stretch.filled.result(), list(stretch.looked.result().faces)]
             for item, detections in zip([*stretch.between, stretch.last], results, strict=True):
                 yield Inspected(item.frame, item.rgb, item.cut, detections)
             del stretch
@@ -172,32 +173,34 @@ class _Inspection:
             return
         memory, after = self._memory, stretch.looked.result()
         index = stretch.last.frame.index
-        before, also = memory.last, [face for frame, face in memory.lost if index - frame <= REMEMBERED]
+        earlier, also = memory.last, [face for frame, face in memory.lost if index - frame <= REMEMBERED]
         if stretch.last.cut:
             memory.lost = []
         else:
-            pairs = paired(before, after)
+            before = earlier.faces
+            pairs = paired(before, after.faces)
             gone = {i for i, face in enumerate(before) if face.score >= self._sure} - {i for i, _ in pairs}
             lost = [entry for entry in memory.lost if index - entry[0] <= REMEMBERED]
-            back = {i for i, _ in paired([face for _, face in lost], after)}
+            back = {i for i, _ in paired([face for _, face in lost], after.faces)}
             memory.lost = [entry for i, entry in enumerate(lost) if i not in back]
             memory.lost += [(index, before[i]) for i in sorted(gone)]
         memory.last = after
         images = [item.rgb for item in stretch.between]
         first = stretch.between[0].frame if stretch.between else stretch.last.frame
-        stretch.filled = self._submit(_guarded, first, lambda: self._between(images, before, after, also))
+        stretch.filled = self._submit(_guarded, first, lambda: self._between(images, earlier, after, also))
+
+    def _whole(self, image: NDArray[np.uint8]) -> Look:
+        if self._sparse is not None:
+            return self._sparse.whole(image)
+        return Look(self._detector.detect(image), np.zeros((0, 4), np.float32))
 
     def _between(
-        self,
-        images: Sequence[NDArray[np.uint8]],
-        before: Sequence[Detection],
-        after: Sequence[Detection],
-        also: Sequence[Detection],
+        self, images: Sequence[NDArray[np.uint8]], earlier: Look, later: Look, also: Sequence[Detection]
     ) -> list[list[Detection]]:
         if not images:
             return []
         assert self._sparse is not None
-        return self._sparse.between(images, before, after, also)
+        return self._sparse.between(images, earlier, later, also)
 
     def _submit(self, work: Callable[..., T], *arguments: Any) -> Future[T]:
         if self._pool is not None:

@@ -9,7 +9,7 @@ What can be missed is a face that appears and is gone again between two whole pi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +25,17 @@ SIZE_RATIO = 0.5
 """Least ratio of the sides of two detections of one face."""
 
 
-class WholeDetector(Protocol):
-    """Finds faces in one whole picture; see `fluidvid.trackers.detectors`."""
+class Look(NamedTuple):
+    """What a whole picture shows: faces, and `(M, 4)` boxes of places that were not quite enough for one."""
 
-    def detect(self, image: Image) -> list[Detection]: ...
+    faces: Sequence[Detection]
+    hints: NDArray[np.float32]
 
 
-class PlaceDetector(Protocol):
-    """Finds faces near given places of several pictures; see `NearDetector`."""
+class Eyes(Protocol):
+    """Looks at whole pictures and near places; see `NearDetector`."""
+
+    def whole(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]: ...
 
     def detect(self, images: Sequence[Image], places: Sequence[NDArray[np.float32]]) -> list[list[Detection]]: ...
 
@@ -41,31 +44,26 @@ class SparseDetector:
     """Fills the pictures between two that were looked at as a whole. Holds no state: safe to call from several threads.
 
     Args:
-        whole: looks at whole pictures.
-        near: looks at windows of pictures.
+        eyes: look at whole pictures and at windows of pictures.
         sure_score: score of a face that must not be missed; less sure ones are looked for, but not missed.
     """
 
-    def __init__(self, whole: WholeDetector, near: PlaceDetector, *, sure_score: float = 0.5) -> None:
-        self._whole, self._near, self._sure = whole, near, sure_score
+    def __init__(self, eyes: Eyes, *, sure_score: float = 0.5) -> None:
+        self._eyes, self._sure = eyes, sure_score
 
-    def whole(self, image: Image) -> list[Detection]:
-        """Faces of one picture, looked at as a whole."""
-        return self._whole.detect(image)
+    def whole(self, image: Image) -> Look:
+        """One picture, looked at as a whole."""
+        return Look(*self._eyes.whole(image))
 
     def between(
-        self,
-        images: Sequence[Image],
-        before: Sequence[Detection],
-        after: Sequence[Detection],
-        also: Sequence[Detection] = (),
+        self, images: Sequence[Image], first: Look, last: Look, also: Sequence[Detection] = ()
     ) -> list[list[Detection]]:
         """Faces of the pictures between two.
 
         Args:
             images: `(H, W, 3)` uint8 RGB each, of one shot.
-            before: faces of the picture before the first.
-            after: faces of the picture behind the last.
+            first: what the picture before them shows.
+            last: what the picture behind them shows.
             also: further places where a face may be, for instance where one was lost not long ago.
 
         Returns:
@@ -73,6 +71,7 @@ class SparseDetector:
         """
         if not images:
             return []
+        before, after = first.faces, last.faces
         pairs = paired(before, after)
         ends = {i for i, _ in pairs}, {j for _, j in pairs}
         alone = [
@@ -83,23 +82,23 @@ class SparseDetector:
         ]
         if any(face.score >= self._sure for face in alone):
             half = len(images) // 2
-            middle = self._whole.detect(images[half])
-            first = self.between(images[:half], before, middle, also)
-            return [*first, middle, *self.between(images[half + 1 :], middle, after, also)]
+            middle = self.whole(images[half])
+            begun = self.between(images[:half], first, middle, also)
+            return [*begun, list(middle.faces), *self.between(images[half + 1 :], middle, last, also)]
         couples = [(before[i], after[j]) for i, j in pairs]
         due = np.array([max(a.score, b.score) >= self._sure for a, b in couples], dtype=bool)
-        extra = [face.box for face in (*alone, *also)]
+        extra = np.concatenate([_boxes([*alone, *also]), first.hints, last.hints])
         expected = [
             np.stack([(1 - share) * a.box + share * b.box for a, b in couples]).astype(np.float32)
             if couples
             else np.zeros((0, 4), np.float32)
             for share in (np.arange(1, len(images) + 1) / (len(images) + 1)).tolist()
         ]
-        places = [np.concatenate([boxes, np.array(extra, np.float32).reshape(-1, 4)]) for boxes in expected]
-        found = self._near.detect(images, places)
+        places = [np.concatenate([boxes, extra]) for boxes in expected]
+        found = self._eyes.detect(images, places)
         for i, image in enumerate(images):
             if not _all_there(expected[i][due], found[i]):
-                found[i] = self._whole.detect(image)
+                found[i] = list(self.whole(image).faces)
         return found
 
 

@@ -45,7 +45,7 @@ class Eyes:
 
     def __init__(self, cuts: Sequence[int] = (), broken: int | None = None) -> None:
         self.cuts, self.broken = cuts, broken
-        self.whole: list[int] = []
+        self.wholly: list[int] = []
         self.closely: list[int] = []
 
     def detect(self, image: Any, places: Any = None) -> Any:
@@ -53,10 +53,13 @@ class Eyes:
             index = int(image[0, 0, 0])
             if index == self.broken:
                 raise RuntimeError("broken")
-            self.whole.append(index)
+            self.wholly.append(index)
             return [FACE]
         self.closely += [int(picture[0, 0, 0]) for picture in image]
         return [[FACE] for _ in image]
+
+    def whole(self, image: NDArray[np.uint8]) -> tuple[list[Detection], NDArray[np.float32]]:
+        return self.detect(image), np.zeros((0, 4), np.float32)
 
     def update(self, image: NDArray[np.uint8]) -> bool:
         return int(image[0, 0, 0]) in self.cuts
@@ -75,33 +78,33 @@ def test_every_frame_comes_out_once_in_order_with_its_faces(workers: int) -> Non
     assert [int(item.rgb[0, 0, 0]) for item in found] == list(range(23))
     assert all(len(item.detections) == 1 for item in found)
     assert [item.frame.index for item in found if item.cut] == [12]
-    assert sorted(eyes.whole + eyes.closely) == list(range(23))
+    assert sorted(eyes.wholly + eyes.closely) == list(range(23))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_first_and_last_frame_and_both_sides_of_a_cut_are_looked_at_as_a_whole(workers: int) -> None:
     eyes = Eyes(cuts=[12, 13])
     look(eyes, workers=workers)
-    assert sorted(eyes.whole) == [0, 5, 10, 11, 12, 13, 18, 22]
+    assert sorted(eyes.wholly) == [0, 5, 10, 11, 12, 13, 18, 22]
 
 
 def test_every_1_looks_at_everything() -> None:
     eyes = Eyes()
     look(eyes, every=1)
-    assert eyes.whole == list(range(23)) and eyes.closely == []
+    assert eyes.wholly == list(range(23)) and eyes.closely == []
 
 
 def test_at_a_low_frame_rate_whole_looks_are_closer_together() -> None:
     eyes = Eyes()
     look(eyes, rate=10)
-    assert eyes.whole == list(range(0, 23, 2))
+    assert eyes.wholly == list(range(0, 23, 2))
 
 
 def test_large_pictures_are_held_in_smaller_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "BUDGET", 2 * 64 * 64 * 3 * 3 // 2)
     eyes = Eyes()
     look(eyes)
-    assert eyes.whole == list(range(0, 23, 2))
+    assert eyes.wholly == list(range(0, 23, 2))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

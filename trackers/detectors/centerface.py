@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
+from fluidvid.trackers.detectors.base import HINT, FaceDetector, fitted, scaled, session_providers, split, suppressed
 from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
@@ -52,18 +52,23 @@ class CenterFace(FaceDetector):
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""
+        return self.detect_and_hint(image)[0]
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
         picture, x_scale, y_scale = fitted(image, self._long_side)
-        return self._run(picture[None], (x_scale, y_scale))[0]
+        found = self._run(picture[None], (x_scale, y_scale), min(HINT, self._score))[0]
+        return split(found, self._score)
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""
-        return self._run(images, (1.0, 1.0))
+        return self._run(images, (1.0, 1.0), self._score)
 
-    def _run(self, pictures: NDArray[np.uint8], factors: tuple[float, float]) -> list[list[Detection]]:
+    def _run(self, pictures: NDArray[np.uint8], factors: tuple[float, float], least: float) -> list[list[Detection]]:
         blob = pictures.transpose(0, 3, 1, 2).astype(np.float32)
         outputs = self._session.run(None, {self._input: blob})
         heat, scale, offset, points = outputs
-        return [self._found(heat[i], scale[i], offset[i], points[i], factors) for i in range(len(pictures))]
+        return [self._found(heat[i], scale[i], offset[i], points[i], factors, least) for i in range(len(pictures))]
 
     def _found(
         self,
@@ -72,9 +77,10 @@ class CenterFace(FaceDetector):
         offset: NDArray[np.float32],
         points: NDArray[np.float32],
         factors: tuple[float, float],
+        least: float,
     ) -> list[Detection]:
         """Decode the maps `(C, H / 4, W / 4)` of one picture."""
-        rows, columns = np.nonzero(heat[0] > self._score)
+        rows, columns = np.nonzero(heat[0] > least)
         if len(rows) == 0:
             return []
         # Scales, offsets and landmarks come in (y, x) order.

@@ -34,7 +34,13 @@ class EnsembleDetector(FaceDetector):
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""
-        return _merged(self._first.detect(image), self._second.detect(image))
+        return self.detect_and_hint(image)[0]
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
+        first, hints = self._first.detect_and_hint(image)
+        second, more = self._second.detect_and_hint(image)
+        return _merged(first, second), np.concatenate([hints, more])
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""

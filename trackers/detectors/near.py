@@ -46,6 +46,10 @@ class NearDetector:
         self._detector, self._long_side = detector, long_side
         self._min_refined = max(MIN_SIDE, min_refined)
 
+    def whole(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """Faces of a whole picture, and `(M, 4)` boxes of places worth a look in the pictures around it."""
+        return self._detector.detect_and_hint(image)
+
     def detect(self, images: Sequence[Image], places: Sequence[NDArray[np.float32]]) -> list[list[Detection]]:
         """Faces near the given places of several pictures.
 

@@ -82,7 +82,12 @@ class RefinedDetector(FaceDetector):
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""
-        return self.refine([image], [self._detector.detect(image)])[0]
+        return self.detect_and_hint(image)[0]
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
+        found, hints = self._detector.detect_and_hint(image)
+        return self.refine([image], [found])[0], hints
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -14,6 +16,9 @@ from fluidvid.errors import ModelError
 from fluidvid.models import ModelStore
 from fluidvid.stages import Stages
 from fluidvid.trackers.types import TrackedFace
+
+MAX_WORKERS = 4
+"""Pictures that are looked at at once; each of them costs memory."""
 
 
 def make_editor(config: Config, models: ModelStore, seed: int) -> FaceEditor | None:
@@ -113,10 +118,15 @@ def _stages(
 ) -> Stages:
     from fluidvid.embedding import OnnxEmbedder
     from fluidvid.trackers import SceneCutDetector, Tracker, complete_tracks, face_pose, link_tracks, smooth_transforms
+    from fluidvid.trackers.detectors.near import NearDetector
 
     models = ModelStore()
-    detector = make_detector(config, models)
+    workers, threads = look_workers(config.device)
+    detector = make_detector(config, models, threads=threads)
     track = config.track
+    tracker = Tracker(high_score=config.detect.score, low_score=config.detect.low_score)
+    # Landmarks serve edits alone: what is masked whatever they say keeps the detector's.
+    refined_from = 0.8 * config.edit.min_face if config.mode == "fluid" else math.inf
 
     def complete(faces: list[TrackedFace], frames: int, cuts: Collection[int]) -> Mapping[int, list[TrackedFace]]:
         completed: Mapping[int, list[TrackedFace]] = complete_tracks(
@@ -128,20 +138,40 @@ def _stages(
         open_reader=open_reader,
         open_writer=open_writer,
         detector=detector,
-        tracker=Tracker(high_score=config.detect.score, low_score=config.detect.low_score),
+        tracker=tracker,
         cuts=SceneCutDetector(threshold=track.cut_threshold),
         complete=complete,
         smooth=smooth_transforms,
         pose=face_pose,
         editor=make_editor(config, models, run_seed(config)),
-        embedder=OnnxEmbedder(models.resolve("identity_student")),
+        embedder=OnnxEmbedder(models.resolve("identity_student"), threads=threads),
         link=link_tracks if track.link and config.mode == "fluid" else None,
         detectors=(f"{detector.name} ({', '.join(detector.providers)})",),
+        near=NearDetector(detector, long_side=config.detect.long_side, min_refined=refined_from),
+        uncertain=tracker.uncertain,
+        workers=workers,
     )
 
 
-def make_detector(config: Config, models: ModelStore) -> Any:
+def look_workers(device: str) -> tuple[int, int]:
+    """How many threads look at pictures, and how many CPU threads each of them uses.
+
+    Pictures apart scale better than the layers of one network; a GPU has one queue.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if execution_providers(device)[0] != "CPUExecutionProvider":
+        return 1, 0
+    workers = min(MAX_WORKERS, cores)
+    return workers, max(1, cores // workers)
+
+
+def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> Any:
     """The configured detector, with its second opinion if there is one, and the face mesh's landmarks.
+
+    Args:
+        config: the whole tree; `detect` and `device` matter here.
+        models: resolves manifest names to verified paths.
+        threads: CPU threads of one run of a network; 0: as many as there are cores.
 
     Raises:
         ModelError: no such detector, or its file is missing or of another kind.
@@ -156,7 +186,13 @@ def make_detector(config: Config, models: ModelStore) -> Any:
         points = models.resolve("landmark68") if name == "tiny_face" else None
         try:
             return build_detector(
-                name, path, landmarks=points, score=detect.low_score, long_side=detect.long_side, providers=providers
+                name,
+                path,
+                landmarks=points,
+                score=detect.low_score,
+                long_side=detect.long_side,
+                providers=providers,
+                threads=threads,
             )
         except (ValueError, FileNotFoundError, ImportError) as error:
             raise ModelError(f"detector {name}: {error}") from error
@@ -165,7 +201,7 @@ def make_detector(config: Config, models: ModelStore) -> Any:
     if detect.second is not None:
         found = EnsembleDetector(found, build(detect.second, detect.second_model))
     mesh = models.resolve("facemesh468")
-    return RefinedDetector(found, mesh, sure_score=detect.score, providers=providers)
+    return RefinedDetector(found, mesh, sure_score=detect.score, providers=providers, threads=threads)
 
 
 def execution_providers(device: str) -> tuple[str, ...]:

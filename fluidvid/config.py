@@ -78,7 +78,13 @@ class DetectConfig(_Section):
     long_side: int = _option(
         1280, "pictures are scaled down to this long side for detection", flag="--long-side", ge=160, le=8192
     )
-    every: int = _option(1, "detect in every n-th frame, the tracker holds in between", ge=1, le=10)
+    every: int = _option(
+        5,
+        "look at the whole picture of every n-th frame of a file, near known faces in between; 1: of every frame",
+        flag="--every",
+        ge=1,
+        le=10,
+    )
 
 
 class TrackConfig(_Section):

@@ -23,10 +23,11 @@ class OnnxEmbedder:
     Args:
         path: the ONNX file.
         providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
     """
 
-    def __init__(self, path: Path, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
-        self._session = open_session(path, providers)
+    def __init__(self, path: Path, providers: Sequence[str] = ("CPUExecutionProvider",), *, threads: int = 0) -> None:
+        self._session = open_session(path, providers, threads=threads)
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, image: NDArray[np.uint8], detections: Sequence[Detection]) -> NDArray[np.float32]:

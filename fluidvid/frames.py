@@ -17,6 +17,7 @@ from fluidvid.gating import CausalGate, GateLimits
 from fluidvid.geometry import similarity, transform
 from fluidvid.keyframes import KeyCrop, KeyCrops
 from fluidvid.masks import clip_region
+from fluidvid.pipeline import appearances
 from fluidvid.stages import Stages
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import TrackedFace
@@ -111,8 +112,8 @@ class _Window:
         index = self._arrived
         try:
             cut = self.stages.cuts.update(image) if self.stages.cuts else False
-            detections = self.stages.detector.detect(image) if index % self.config.detect.every == 0 else []
-            embeddings = self.stages.embedder(image, detections) if self.stages.embedder and detections else None
+            detections = self.stages.detector.detect(image)
+            embeddings = appearances(self.stages, image, detections)
             tracked = self.stages.tracker.update(index, detections, embeddings, scene_cut=cut)
             faces = with_unclaimed(
                 tracked, detections, frame=index, score=self.config.detect.score, next_id=FIRST_ID + self._unclaimed

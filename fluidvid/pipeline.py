@@ -6,9 +6,11 @@ Only boxes, transforms and at most `key_frames` aligned crops per track are kept
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,11 @@ from fluidvid.editing import FaceEditor, Preparation
 from fluidvid.errors import DetectionError, FluidvidError, StrictError
 from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
 from fluidvid.geometry import similarity, transform
+from fluidvid.inspection import Inspected, inspect
 from fluidvid.keyframes import KeyCrop, KeyCrops, merge
+from fluidvid.overlap import feed_behind, read_ahead
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
-from fluidvid.stages import SourceFrame, Stages
+from fluidvid.stages import SourceFrame, Stages, Writer
 from fluidvid.suspicion import longest_held, suspicious_gaps
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import Detection, TrackedFace
@@ -31,6 +35,10 @@ from fluidvid.treatment import FrameTreatment, PlannedFace
 from fluidvid.unclaimed import FIRST_ID, with_unclaimed
 
 _log = logging.getLogger(__name__)
+
+WAITING = 64 * 2**20
+"""Bytes of pictures that may wait before and behind the treatment in the second pass."""
+_Done = tuple[SourceFrame, NDArray[np.uint8] | None, Sequence[tuple[int, int, int, int]]]
 
 
 @dataclass
@@ -93,18 +101,18 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
     found = Analysis(TrackTable(compact=stages.editor is None))
     with stages.open_reader() as reader:
         total = getattr(getattr(reader, "info", None), "frames_estimate", None)
-        for frame in reader:
-            rgb = frame.rgb()
+        for seen in inspect(reader, stages, every=config.detect.every, sure_score=config.detect.score):
+            frame = seen.frame
             if frame.index != found.frames:
                 raise DetectionError(f"frame {frame.index} came where {found.frames} was due; re-mux the source")
-            found.shape = rgb.shape[:2]
-            faces = _follow(stages, config, found, frame.index, rgb)
-            found.table.append(faces)
+            found.shape = seen.rgb.shape[:2]
+            found.table.append(_follow(stages, config, found, seen))
             found.pts.append(frame.pts)
             found.last_time = frame.time
             found.first_time = frame.time if found.first_time is None else found.first_time
             found.frames += 1
             progress(ProgressEvent("detect", found.frames, total))
+            del seen, frame
     found.table.finish(found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts))
     found.gaps = suspicious_gaps(found.table, found.cuts, config.track.strict_gap)
     found.longest_held = longest_held(found.table)
@@ -112,14 +120,13 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
     return found
 
 
-def _follow(stages: Stages, config: Config, found: Analysis, index: int, rgb: NDArray[np.uint8]) -> list[TrackedFace]:
+def _follow(stages: Stages, config: Config, found: Analysis, seen: Inspected) -> list[TrackedFace]:
+    index, rgb, detections = seen.frame.index, seen.rgb, seen.detections
     try:
-        cut = stages.cuts.update(rgb) if stages.cuts is not None else False
-        if cut:
+        if seen.cut:
             found.cuts.add(index)
-        detections = stages.detector.detect(rgb) if index % config.detect.every == 0 else []
-        embeddings = stages.embedder(rgb, detections) if stages.embedder and detections else None
-        tracked = stages.tracker.update(index, detections, embeddings, scene_cut=cut)
+        embeddings = appearances(stages, rgb, detections)
+        tracked = stages.tracker.update(index, detections, embeddings, scene_cut=seen.cut)
         faces = with_unclaimed(
             tracked, detections, frame=index, score=config.detect.score, next_id=FIRST_ID + found.unclaimed
         )
@@ -133,6 +140,21 @@ def _follow(stages: Stages, config: Config, found: Analysis, index: int, rgb: ND
             f"face detection failed in frame {index} ({type(error).__name__}: {error}): stopped, nothing was written"
         ) from error
     return faces
+
+
+def appearances(stages: Stages, rgb: NDArray[np.uint8], detections: Sequence[Detection]) -> NDArray[np.float32] | None:
+    """`(N, D)` embeddings of the detections the tracker is uncertain of, zeros for the others; None without any."""
+    if stages.embedder is None or not detections:
+        return None
+    if stages.uncertain is None:
+        return stages.embedder(rgb, detections)
+    wanted = np.flatnonzero(stages.uncertain(detections)).tolist()
+    if len(wanted) == 0:
+        return None
+    known = stages.embedder(rgb, [detections[i] for i in wanted])
+    embeddings = np.zeros((len(detections), known.shape[1]), np.float32)
+    embeddings[wanted] = known
+    return embeddings
 
 
 def _collect(
@@ -271,24 +293,46 @@ def write(stages: Stages, analysis: Analysis, config: Config, progress: Progress
         fade_frames=config.edit.fade_frames,
     )
     coverage = Coverage()
-    with stages.open_reader() as reader, stages.open_writer(reader) as writer:
-        for frame in reader:
+    with stages.open_reader() as reader, stages.open_writer(reader) as writer, ExitStack() as stack:
+        frames: Iterable[SourceFrame] = _converted(reader, analysis)
+        give: Callable[[_Done], None] = partial(_hand_over, writer)
+        if stages.workers > 1:
+            size = 3 * analysis.shape[0] * analysis.shape[1]
+            frames = stack.enter_context(read_ahead(frames, limit=WAITING, size=lambda _: 2 * size))
+            give = stack.enter_context(feed_behind(give, limit=WAITING, size=lambda _: 3 * size))
+        for frame in frames:
             _check_inspected(analysis, coverage.frames, frame)
             faces = planned(analysis, frame.index)
             if faces:
                 treated = treatment.apply(frame.rgb(), faces)
                 coverage.add(frame.index, len(faces), treated.outcomes)
-                writer.write(frame, treated.rgb, treated.regions)
+                give((frame, treated.rgb, treated.regions))
+                del treated
             else:
                 coverage.add(frame.index, 0, ())
-                writer.write(frame)
+                give((frame, None, ()))
             progress(ProgressEvent("write", coverage.frames, analysis.frames))
+            del frame
         if coverage.frames != analysis.frames:
             raise DetectionError(
                 f"the second pass gave {coverage.frames} frames, the first {analysis.frames}: the source changed or "
                 "decodes unsteadily; nothing was written"
             )
     return coverage, reader, writer
+
+
+def _converted(reader: Iterable[SourceFrame], analysis: Analysis) -> Iterator[SourceFrame]:
+    """The reader's frames; those with faces already converted to RGB, so that this overlaps with editing."""
+    for frame in reader:
+        if frame.index < analysis.frames and len(analysis.table.at(frame.index)):
+            frame.rgb()
+        yield frame
+        del frame
+
+
+def _hand_over(writer: Writer, done: _Done) -> None:
+    frame, rgb, regions = done
+    writer.write(frame, rgb, regions)
 
 
 def _check_inspected(analysis: Analysis, due: int, frame: SourceFrame) -> None:

@@ -50,6 +50,16 @@ class Detector(Protocol):
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]: ...
 
 
+class NearDetector(Protocol):
+    """Finds faces near `(N, 4)` places of each of several pictures, and in whole ones with `(M, 4)` hints."""
+
+    def whole(self, image: NDArray[np.uint8]) -> tuple[list[Detection], NDArray[np.float32]]: ...
+
+    def detect(
+        self, images: Sequence[NDArray[np.uint8]], places: Sequence[NDArray[np.float32]]
+    ) -> list[list[Detection]]: ...
+
+
 class OnlineTracker(Protocol):
     """Follows faces from frame to frame."""
 
@@ -102,6 +112,11 @@ class Stages:
         embedder: for appearance in tracking and for linking, or None.
         link: `{track: (K, D) embeddings}, {track: frames} -> {track: person}`, or None: every track its own person.
         detectors: names and providers of the detectors, for the report.
+        near: looks for faces near known places, and at whole pictures in place of `detector`; None: every whole picture
+            is looked at.
+        uncertain: `detections -> (N,) bool`: whose embedding the tracker needs in the next frame; None: everybody's.
+        workers: threads that look at pictures; with 1 everything happens in the caller's thread. With more, `detector`
+            and `near` are called from several threads at once.
     """
 
     open_reader: Callable[[], AbstractContextManager[Any]]
@@ -116,3 +131,6 @@ class Stages:
     embedder: Embedder | None = None
     link: Linker | None = None
     detectors: tuple[str, ...] = ()
+    near: NearDetector | None = None
+    uncertain: Callable[[Sequence[Detection]], NDArray[np.bool_]] | None = None
+    workers: int = 1

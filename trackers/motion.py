@@ -38,6 +38,13 @@ class BoxMotion:
         width, height = max(1.0, width), max(1.0, height)
         return np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2], dtype=np.float32)
 
+    @property
+    def ahead(self) -> NDArray[np.float32]:
+        """`(4,)` float32 where the box will be in the next frame, pixels."""
+        state = self._filter.x
+        now = self.box
+        return np.asarray(now + np.tile(state[4:6, 0], 2), dtype=np.float32)
+
     def predict(self) -> NDArray[np.float32]:
         """Advance one frame; returns the predicted box."""
         side = max(1.0, float(self._filter.x[3, 0]))

@@ -12,12 +12,13 @@ log = logging.getLogger(__name__)
 CPU = ("CPUExecutionProvider",)
 
 
-def open_session(path: Path, providers: Sequence[str] = CPU) -> Any:
+def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0) -> Any:
     """An `onnxruntime.InferenceSession` on the first provider that is really there.
 
     Args:
         path: the ONNX file.
         providers: onnxruntime's names in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores. With 1, several runs at once scale better.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -29,6 +30,7 @@ def open_session(path: Path, providers: Sequence[str] = CPU) -> Any:
         raise FileNotFoundError(f"no model file {path}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads
     here = onnxruntime.get_available_providers()
     wanted = [name for name in providers if name in here] or list(CPU)
     try:

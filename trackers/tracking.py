@@ -28,6 +28,13 @@ NEAR = 1.0
 LIKENESS = 0.5
 """Cosine from which an appearance counts as the same without overlap (fast motion, long gap)."""
 MIN_SIZE_RATIO = 0.5
+CLEAR_OVERLAP = 0.5
+"""A detection that overlaps one track by this and no other by `TOUCHING` is that track's, whatever it looks like."""
+TOUCHING = 0.05
+YOUNG = 5
+"""Appearances that a track gathers in its first frames, one per frame."""
+RENEWED = 10
+"""Frames after which a track's appearance is renewed."""
 
 
 @dataclass(eq=False)
@@ -38,6 +45,8 @@ class _Track:
     anchor: NDArray[np.float32]
     appearance: NDArray[np.float32] | None
     missed: int = 0
+    looks: int = 0
+    unlooked: int = 0
 
     def face(self, frame: int, detection: Detection | None) -> TrackedFace:
         if detection is not None:
@@ -92,6 +101,7 @@ class Tracker:
         for track in self._tracks:
             track.motion.predict()
             track.missed += 1
+            track.unlooked += 1
         sure = [i for i, d in enumerate(detections) if d.score >= self._high]
         unsure = [i for i, d in enumerate(detections) if self._low <= d.score < self._high]
         taken: dict[int, int] = {}  # index of track -> index of detection
@@ -107,6 +117,23 @@ class Tracker:
                 track = self._start(detections[i], None if embeddings is None else embeddings[i])
                 seen[id(track)] = detections[i]
         return [track.face(frame_index, seen.get(id(track))) for track in self._tracks]
+
+    def uncertain(self, detections: Sequence[Detection]) -> NDArray[np.bool_]:
+        """Which detections of the frame that comes next need an embedding, `(N,)` bool.
+
+        Those of young tracks and of tracks not looked at for long, those that fit no track well, and those that touch
+        several: where places alone do not say who is who.
+        """
+        wanted = np.array([d.score >= self._high for d in detections], dtype=bool)
+        if not self._tracks or not wanted.any():
+            return wanted
+        boxes = np.stack([d.box for d in detections])
+        overlap = iou_matrix(np.stack([t.motion.ahead for t in self._tracks]), boxes)
+        rested = np.array([t.looks >= YOUNG and t.unlooked < RENEWED for t in self._tracks])
+        own = overlap.argmax(0)
+        clear = (overlap.max(0) >= CLEAR_OVERLAP) & ((overlap >= TOUCHING).sum(0) == 1)
+        crowded = (iou_matrix(boxes, boxes) >= TOUCHING).sum(0) > 1
+        return np.asarray(wanted & ~(clear & rested[own] & ~crowded), dtype=bool)
 
     def _match(
         self,
@@ -155,6 +182,7 @@ class Tracker:
         if embedding is not None and detection.score >= self._high and np.linalg.norm(embedding) > 0.5:
             old = track.appearance if track.appearance is not None else embedding
             mixed = APPEARANCE_MEMORY * old + (1 - APPEARANCE_MEMORY) * embedding
+            track.looks, track.unlooked = track.looks + 1, 0
             track.appearance = (mixed / max(1e-9, float(np.linalg.norm(mixed)))).astype(np.float32)
 
     def _start(self, detection: Detection, embedding: NDArray[np.float32] | None) -> _Track:

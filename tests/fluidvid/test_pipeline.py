@@ -80,11 +80,14 @@ STAGES = [
 ]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("error", [RuntimeError, ValueError, MemoryError])
 @pytest.mark.parametrize("call", [0, 15, 55])
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_exception_in_any_stage_never_lets_a_raw_face_out(stage: str, call: int, error: type[Exception]) -> None:
-    rig = Rig(boom=Boom(stage, call, error))
+def test_an_exception_in_any_stage_never_lets_a_raw_face_out(
+    stage: str, call: int, error: type[Exception], workers: int
+) -> None:
+    rig = Rig(boom=Boom(stage, call, error), workers=workers)
     outcome = None
     try:
         outcome = go(rig)
@@ -243,9 +246,17 @@ def test_fewer_frames_in_the_second_pass_stop_the_run() -> None:
     assert not rig.writers[0].committed
 
 
-def test_keyboard_interrupt_passes_and_nothing_is_committed() -> None:
+def test_threads_change_nothing_in_the_result() -> None:
+    rig, alone = Rig(missing={10, 11}, workers=2), Rig(missing={10, 11})
+    outcome = go(rig)
+    assert outcome.coverage == go(alone).coverage
+    assert np.array_equal(np.stack(rig.writers[0].frames), np.stack(alone.writers[0].frames))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_keyboard_interrupt_passes_and_nothing_is_committed(workers: int) -> None:
     for stage in ("detector", "prepare", "edit", "writer"):
-        rig = Rig(boom=Boom(stage, 3 if stage != "prepare" else 0, KeyboardInterrupt))
+        rig = Rig(boom=Boom(stage, 3 if stage != "prepare" else 0, KeyboardInterrupt), workers=workers)
         with pytest.raises(KeyboardInterrupt):
             go(rig)
         assert not any(writer.committed for writer in rig.writers)

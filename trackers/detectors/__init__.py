@@ -28,6 +28,7 @@ def build_detector(
     score: float = 0.3,
     long_side: int = 1280,
     providers: Sequence[str] = CPU,
+    threads: int = 0,
 ) -> FaceDetector:
     """Build a detector by its name.
 
@@ -38,6 +39,7 @@ def build_detector(
         score: detections below it are dropped.
         long_side: pictures are scaled down to it.
         providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
 
     Raises:
         ValueError: no such detector, or the file is of another kind.
@@ -47,7 +49,9 @@ def build_detector(
     if name == "tiny_face":
         if landmarks is None:
             raise ValueError("tiny_face needs the 68-point network for its landmarks")
-        return TinyFace(path, landmarks=landmarks, score=score, long_side=long_side, providers=providers)
+        return TinyFace(
+            path, landmarks=landmarks, score=score, long_side=long_side, providers=providers, threads=threads
+        )
     kinds: dict[str, Callable[..., FaceDetector]] = {
         "centerface": CenterFace,
         "scrfd": Scrfd,
@@ -56,4 +60,4 @@ def build_detector(
     }
     if name not in kinds:
         raise ValueError(f"no detector {name!r}: choose one of {', '.join(DETECTORS)}")
-    return kinds[name](path, score=score, long_side=long_side, providers=providers)
+    return kinds[name](path, score=score, long_side=long_side, providers=providers, threads=threads)

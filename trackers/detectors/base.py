@@ -15,6 +15,10 @@ STRIDE = 32
 SMALLEST = 320
 """Pictures with a shorter long side than this are enlarged to it: faces in them are as small as they are."""
 
+HINT = 0.15
+"""Score from which a place is a hint."""
+MOST_HINTS = 8
+
 
 class FaceDetector(ABC):
     """Finds faces in one picture at a time."""
@@ -30,6 +34,14 @@ class FaceDetector(ABC):
     def detect(self, image: Image) -> list[Detection]:
         """Faces of `(H, W, 3)` uint8 RGB, best first; boxes may reach beyond the picture's edges."""
 
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """`detect`, and `(M, 4)` boxes of places not quite enough for a face: worth a look in other frames."""
+        return self.detect(image), np.zeros((0, 4), np.float32)
+
+    def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """Faces of each of `(N, S, S, 3)` uint8 RGB small pictures, S a multiple of 32, in one run where possible."""
+        return [self.detect(image) for image in images]
+
 
 def fitted(image: Image, long_side: int) -> tuple[Image, float, float]:
     """Scale a picture down (or a tiny one up) so that both sides are multiples of 32.
@@ -43,10 +55,7 @@ def fitted(image: Image, long_side: int) -> tuple[Image, float, float]:
         original takes, in x and y.
     """
     height, width = image.shape[:2]
-    longest = max(height, width)
-    scale = min(1.0, long_side / longest)
-    if longest < SMALLEST:
-        scale = min(SMALLEST, long_side) / longest
+    scale = fitting_scale(image, long_side)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     if inner != (width, height):
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -54,6 +63,14 @@ def fitted(image: Image, long_side: int) -> tuple[Image, float, float]:
     padded = np.zeros((-(-inner[1] // STRIDE) * STRIDE, -(-inner[0] // STRIDE) * STRIDE, 3), dtype=np.uint8)
     padded[: inner[1], : inner[0]] = image
     return padded, inner[0] / width, inner[1] / height
+
+
+def fitting_scale(image: Image, long_side: int) -> float:
+    """By which `fitted` scales a picture."""
+    longest = max(image.shape[:2])
+    if longest < SMALLEST:
+        return float(min(SMALLEST, long_side) / longest)
+    return float(min(1.0, long_side / longest))
 
 
 def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,6 +90,13 @@ def suppressed(found: Iterable[Detection], overlap: float = 0.3) -> list[Detecti
         if not kept or iou_matrix(candidate.box[None], np.stack([k.box for k in kept])).max() <= overlap:
             kept.append(candidate)
     return kept
+
+
+def split(found: list[Detection], score: float) -> tuple[list[Detection], NDArray[np.float32]]:
+    """Detections, best first, into those above `score` and the boxes `(M, 4)` of the best `MOST_HINTS` others."""
+    faces = [d for d in found if d.score > score]
+    hints = [d.box for d in found[len(faces) :][:MOST_HINTS]]
+    return faces, np.array(hints, np.float32).reshape(-1, 4)
 
 
 def scaled(

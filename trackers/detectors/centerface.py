@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
+from fluidvid.trackers.detectors.base import HINT, FaceDetector, fitted, scaled, session_providers, split, suppressed
 from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
@@ -22,6 +23,7 @@ class CenterFace(FaceDetector):
         score: detections below it are dropped.
         long_side: pictures are scaled down to it.
         providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
 
     Raises:
         ValueError: the file does not have CenterFace's outputs.
@@ -30,9 +32,15 @@ class CenterFace(FaceDetector):
     name = "centerface"
 
     def __init__(
-        self, path: Path, *, score: float = 0.3, long_side: int = 1280, providers: Sequence[str] = CPU
+        self,
+        path: Path,
+        *,
+        score: float = 0.3,
+        long_side: int = 1280,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
     ) -> None:
-        self._session = open_session(path, providers)
+        self._session = open_session(path, providers, threads=threads)
         check_outputs(self._session, path, "CenterFace", [(1,), (2,), (2,), (10,)])
         self._input = self._session.get_inputs()[0].name
         self._score, self._long_side = score, long_side
@@ -44,21 +52,46 @@ class CenterFace(FaceDetector):
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""
+        return self.detect_and_hint(image)[0]
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
         picture, x_scale, y_scale = fitted(image, self._long_side)
-        blob = picture.transpose(2, 0, 1)[None].astype(np.float32)
-        heat, scale, offset, points = self._session.run(None, {self._input: blob})
-        rows, columns = np.nonzero(heat[0, 0] > self._score)
+        found = self._run(picture[None], (x_scale, y_scale), min(HINT, self._score))[0]
+        return split(found, self._score)
+
+    def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """See `FaceDetector`."""
+        return self._run(images, (1.0, 1.0), self._score)
+
+    def _run(self, pictures: NDArray[np.uint8], factors: tuple[float, float], least: float) -> list[list[Detection]]:
+        blob = pictures.transpose(0, 3, 1, 2).astype(np.float32)
+        outputs = self._session.run(None, {self._input: blob})
+        heat, scale, offset, points = outputs
+        return [self._found(heat[i], scale[i], offset[i], points[i], factors, least) for i in range(len(pictures))]
+
+    def _found(
+        self,
+        heat: NDArray[np.float32],
+        scale: NDArray[np.float32],
+        offset: NDArray[np.float32],
+        points: NDArray[np.float32],
+        factors: tuple[float, float],
+        least: float,
+    ) -> list[Detection]:
+        """Decode the maps `(C, H / 4, W / 4)` of one picture."""
+        rows, columns = np.nonzero(heat[0] > least)
         if len(rows) == 0:
             return []
         # Scales, offsets and landmarks come in (y, x) order.
-        heights, widths = (np.exp(scale[0, :, rows, columns]) * CELL).T
-        y1 = (rows + offset[0, 0, rows, columns] + 0.5) * CELL - heights / 2
-        x1 = (columns + offset[0, 1, rows, columns] + 0.5) * CELL - widths / 2
+        heights, widths = (np.exp(scale[:, rows, columns].T) * CELL).T
+        y1 = (rows + offset[0, rows, columns] + 0.5) * CELL - heights / 2
+        x1 = (columns + offset[1, rows, columns] + 0.5) * CELL - widths / 2
         boxes = np.stack([x1, y1, x1 + widths, y1 + heights], 1).astype(np.float32)
-        raw = points[0, :, rows, columns].reshape(-1, 5, 2)
+        raw = points[:, rows, columns].T.reshape(-1, 5, 2)
         # Not clipped before this point: the landmarks are relative to the whole box.
         landmarks = np.stack(
             [raw[..., 1] * widths[:, None] + x1[:, None], raw[..., 0] * heights[:, None] + y1[:, None]], 2
         ).astype(np.float32)
-        scores = heat[0, 0, rows, columns].astype(np.float32)
-        return suppressed(scaled(boxes, scores, landmarks, (x_scale, y_scale), self.name))
+        scores = heat[0, rows, columns].astype(np.float32)
+        return suppressed(scaled(boxes, scores, landmarks, factors, self.name))

@@ -23,6 +23,7 @@ class InsightFace(FaceDetector):
         score: detections below it are dropped.
         long_side: pictures are fitted into a square of this side.
         providers: onnxruntime's, in order of preference.
+        threads: not used: the package opens its own session.
 
     Raises:
         ImportError: the package is not installed.
@@ -33,7 +34,13 @@ class InsightFace(FaceDetector):
     name = "insightface"
 
     def __init__(
-        self, path: Path, *, score: float = 0.3, long_side: int = 1280, providers: Sequence[str] = CPU
+        self,
+        path: Path,
+        *,
+        score: float = 0.3,
+        long_side: int = 1280,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
     ) -> None:
         try:
             from insightface.model_zoo import get_model

@@ -34,6 +34,8 @@ SURE = 0.5
 FAR = 0.5
 """Points that lie further from the detector's than this share of the eye distance (on average) are not believed."""
 MIN_SIDE = 20.0
+BATCH = 8
+"""Crops that go through the mesh at once."""
 CONFIRMED = 0.9
 """Mesh score that lifts an unsure detection."""
 DENIED = 0.1
@@ -51,16 +53,23 @@ class RefinedDetector(FaceDetector):
         mesh: the mesh network's ONNX file; 192 x 192 RGB in [-1, 1], outputs points and score.
         sure_score: an unsure face that the mesh is certain of is lifted to this score.
         providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
 
     Raises:
         ValueError: the file does not have the mesh's outputs.
     """
 
     def __init__(
-        self, detector: FaceDetector, mesh: Path, *, sure_score: float = 0.5, providers: Sequence[str] = CPU
+        self,
+        detector: FaceDetector,
+        mesh: Path,
+        *,
+        sure_score: float = 0.5,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
     ) -> None:
         self._detector = detector
-        self._session = open_session(mesh, providers)
+        self._session = open_session(mesh, providers, threads=threads)
         check_outputs(self._session, mesh, "face mesh", [(POINTS, 3), (1,)])
         self._input = self._session.get_inputs()[0].name
         self._sure_score = sure_score
@@ -73,29 +82,63 @@ class RefinedDetector(FaceDetector):
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""
-        found = self._detector.detect(image)
-        wanted: list[tuple[int, NDArray[np.float64]]] = []
-        for index, face in enumerate(found):
-            matrix = _mesh_crop(face.landmarks)
-            if matrix is not None and float((face.box[2:] - face.box[:2]).min()) >= MIN_SIDE:
-                wanted.append((index, matrix))
-        if not wanted:
-            return found
-        crops = np.stack([crop(image, matrix, SIDE) for _, matrix in wanted])
-        blob = ((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2)
-        meshes, scores = self._session.run(None, {self._input: blob})
-        meshes = meshes.reshape(len(wanted), POINTS, -1)[..., :2] * SIDE
-        surely: dict[int, float] = {}
-        for (index, matrix), mesh, score in zip(wanted, meshes, scores.reshape(-1), strict=True):
-            five = np.stack([mesh[list(group)].mean(0) for group in FIVE_OF_468])
-            points = transform(invert(matrix), five).astype(np.float32)
-            surely[index] = float(score)
-            found[index] = _better(found[index], points, float(score), self._sure_score)
-        kept: list[Detection] = []
-        for index in sorted(range(len(found)), key=lambda i: -found[i].score):
-            if not any(_is_double(found[index], surely.get(index), known) for known in kept):
-                kept.append(found[index])
-        return kept
+        return self.detect_and_hint(image)[0]
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
+        found, hints = self._detector.detect_and_hint(image)
+        return self.refine([image], [found])[0], hints
+
+    def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """See `FaceDetector`."""
+        return self.refine(list(images), self.detect_roughly(images))
+
+    def detect_roughly(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """`detect_many` of the detector below, without the mesh."""
+        return self._detector.detect_many(images)
+
+    def refine(
+        self, images: Sequence[Image], found: Sequence[Sequence[Detection]], *, min_side: float = MIN_SIDE
+    ) -> list[list[Detection]]:
+        """Take the mesh's landmarks over, lift the faces it is sure of and drop doubles, best first.
+
+        Args:
+            images: pictures `(H, W, 3)`.
+            found: the faces of each.
+            min_side: faces with a shorter side below it keep the detector's landmarks, and are not judged.
+        """
+        faces = [list(of_one) for of_one in found]
+        wanted: list[tuple[int, int, NDArray[np.float64]]] = []
+        for picture, of_one in enumerate(faces):
+            for index, face in enumerate(of_one):
+                matrix = _mesh_crop(face.landmarks)
+                if matrix is not None and float((face.box[2:] - face.box[:2]).min()) >= min_side:
+                    wanted.append((picture, index, matrix))
+        surely: dict[tuple[int, int], float] = {}
+        for begin in range(0, len(wanted), BATCH):
+            group = wanted[begin : begin + BATCH]
+            crops = np.stack([crop(images[picture], matrix, SIDE) for picture, _, matrix in group])
+            blob = ((crops.astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2)
+            meshes, scores = self._session.run(None, {self._input: blob})
+            meshes = meshes.reshape(len(group), POINTS, -1)[..., :2] * SIDE
+            for (picture, index, matrix), mesh, score in zip(group, meshes, scores.reshape(-1), strict=True):
+                five = np.stack([mesh[list(points)].mean(0) for points in FIVE_OF_468])
+                placed = transform(invert(matrix), five).astype(np.float32)
+                surely[picture, index] = float(score)
+                faces[picture][index] = _better(faces[picture][index], placed, float(score), self._sure_score)
+        judged = {picture for picture, _ in surely}
+        return [
+            _without_doubles(of_one, picture, surely) if picture in judged else of_one
+            for picture, of_one in enumerate(faces)
+        ]
+
+
+def _without_doubles(found: list[Detection], picture: int, surely: dict[tuple[int, int], float]) -> list[Detection]:
+    kept: list[Detection] = []
+    for index in sorted(range(len(found)), key=lambda i: -found[i].score):
+        if not any(_is_double(found[index], surely.get((picture, index)), known) for known in kept):
+            kept.append(found[index])
+    return kept
 
 
 def _is_double(face: Detection, mesh_score: float | None, known: Detection) -> bool:

@@ -22,6 +22,7 @@ class Scrfd(FaceDetector):
         score: detections below it are dropped.
         long_side: pictures are scaled down to it.
         providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
 
     Raises:
         ValueError: the file does not have nine outputs.
@@ -30,9 +31,15 @@ class Scrfd(FaceDetector):
     name = "scrfd"
 
     def __init__(
-        self, path: Path, *, score: float = 0.3, long_side: int = 1280, providers: Sequence[str] = CPU
+        self,
+        path: Path,
+        *,
+        score: float = 0.3,
+        long_side: int = 1280,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
     ) -> None:
-        self._session = open_session(path, providers)
+        self._session = open_session(path, providers, threads=threads)
         if len(self._session.get_outputs()) != 3 * len(STRIDES):
             raise ValueError(f"{path.name} is no SCRFD with landmarks: 9 outputs are needed")
         self._input = self._session.get_inputs()[0].name

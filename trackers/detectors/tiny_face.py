@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import crop
-from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
+from fluidvid.trackers.detectors.base import HINT, FaceDetector, fitted, scaled, session_providers, split, suppressed
 from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
@@ -36,6 +36,7 @@ class TinyFace(FaceDetector):
         score: detections below it are dropped.
         long_side: pictures are scaled down to it.
         providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
 
     Raises:
         ValueError: a file does not have the outputs of its kind.
@@ -51,9 +52,10 @@ class TinyFace(FaceDetector):
         score: float = 0.3,
         long_side: int = 1280,
         providers: Sequence[str] = CPU,
+        threads: int = 0,
     ) -> None:
-        self._session = open_session(path, providers)
-        self._points = open_session(landmarks, providers)
+        self._session = open_session(path, providers, threads=threads)
+        self._points = open_session(landmarks, providers, threads=threads)
         check_outputs(self._session, path, "tiny face detector", [(5 * len(ANCHORS),)])
         check_outputs(self._points, landmarks, "68-point network", [(68, 2)])
         self._input = self._session.get_inputs()[0].name
@@ -67,22 +69,37 @@ class TinyFace(FaceDetector):
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""
+        return self.detect_and_hint(image)[0]
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
         picture, x_scale, y_scale = fitted(image, self._long_side)
-        blob = picture.transpose(2, 0, 1)[None].astype(np.float32)
-        raw = np.asarray(self._session.run(None, {self._input: blob})[0][0], dtype=np.float64)
+        raw = self._session.run(None, {self._input: picture.transpose(2, 0, 1)[None].astype(np.float32)})[0]
+        return self._found(image, raw[0], (x_scale, y_scale), min(HINT, self._score))
+
+    def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """See `FaceDetector`."""
+        raw = self._session.run(None, {self._input: images.transpose(0, 3, 1, 2).astype(np.float32)})[0]
+        return [self._found(image, cells, (1.0, 1.0), self._score)[0] for image, cells in zip(images, raw, strict=True)]
+
+    def _found(
+        self, image: Image, raw: NDArray[np.float32], factors: tuple[float, float], least: float
+    ) -> tuple[list[Detection], NDArray[np.float32]]:
+        """Decode the map `(25, H / 32, W / 32)` of one picture."""
+        raw = raw.astype(np.float64)
         cells = raw.reshape(len(ANCHORS), 5, *raw.shape[1:])
         scores = 1 / (1 + np.exp(-cells[:, 4]))
-        anchor, row, column = np.nonzero(scores > self._score)
+        anchor, row, column = np.nonzero(scores > least)
         if len(anchor) == 0:
-            return []
+            return split([], self._score)
         x, y, width, height = cells[anchor, :4, row, column].T
         centre = np.stack([column + 1 / (1 + np.exp(-x)), row + 1 / (1 + np.exp(-y))], 1) * CELL
         size = np.exp(np.clip(np.stack([width, height], 1), -8, 8)) * ANCHORS[anchor] * CELL
         boxes = np.hstack([centre - size / 2, centre + size / 2]).astype(np.float32)
         nowhere = np.zeros((len(boxes), 5, 2), np.float32)
-        rough = scaled(boxes, scores[anchor, row, column].astype(np.float32), nowhere, (x_scale, y_scale), self.name)
-        kept = suppressed(rough, 0.4)
-        return [Detection(d.box, d.score, self._five(image, d.box), self.name) for d in kept]
+        rough = scaled(boxes, scores[anchor, row, column].astype(np.float32), nowhere, factors, self.name)
+        kept, hints = split(suppressed(rough, 0.4), self._score)
+        return [Detection(d.box, d.score, self._five(image, d.box), self.name) for d in kept], hints
 
     def _five(self, image: Image, box: NDArray[np.float32]) -> NDArray[np.float32]:
         """`(5, 2)` float32 landmarks in pixels from the 68-point network."""

@@ -22,6 +22,7 @@ class YuNet(FaceDetector):
         score: detections below it are dropped.
         long_side: pictures are scaled down to it.
         providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
 
     Raises:
         ValueError: the file does not have YuNet's outputs.
@@ -30,9 +31,15 @@ class YuNet(FaceDetector):
     name = "yunet"
 
     def __init__(
-        self, path: Path, *, score: float = 0.3, long_side: int = 1280, providers: Sequence[str] = CPU
+        self,
+        path: Path,
+        *,
+        score: float = 0.3,
+        long_side: int = 1280,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
     ) -> None:
-        self._session = open_session(path, providers)
+        self._session = open_session(path, providers, threads=threads)
         self._names = [output.name for output in self._session.get_outputs()]
         if "cls_8" not in self._names or "kps_32" not in self._names:
             raise ValueError(f"{path.name} is no YuNet: outputs cls_8 ... kps_32 are needed, it has {self._names}")

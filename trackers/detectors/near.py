@@ -1,0 +1,115 @@
+"""Looks for faces in small windows around places where they should be: a fraction of the cost of a whole picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.trackers.detectors.base import STRIDE, fitting_scale, suppressed
+from fluidvid.trackers.detectors.refined import MIN_SIDE, RefinedDetector
+from fluidvid.trackers.types import Detection, Image
+
+WINDOW = 160
+"""Side of a window as the network sees it, in pixels."""
+LARGEST = 64.0
+"""Longer side of a face in its window; larger ones are scaled down to it."""
+BATCH = 8
+"""Windows that go through the network at once."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    picture: int
+    x: int
+    y: int
+    side: int
+    """All in pixels of the picture."""
+
+
+class NearDetector:
+    """The same networks as a whole picture's, on windows of one size that all go through them in batches.
+
+    A window shows its face at the scale of the whole picture and on the same grid of the networks, so that the scores
+    are alike; only faces that are large at that scale are scaled down.
+
+    Args:
+        detector: the one that looks at whole pictures.
+        long_side: to which it scales them down.
+        min_refined: faces with a shorter side below it, in pixels, keep the detector's landmarks.
+    """
+
+    def __init__(self, detector: RefinedDetector, *, long_side: int = 1280, min_refined: float = MIN_SIDE) -> None:
+        self._detector, self._long_side = detector, long_side
+        self._min_refined = max(MIN_SIDE, min_refined)
+
+    def whole(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """Faces of a whole picture, and `(M, 4)` boxes of places worth a look in the pictures around it."""
+        return self._detector.detect_and_hint(image)
+
+    def detect(self, images: Sequence[Image], places: Sequence[NDArray[np.float32]]) -> list[list[Detection]]:
+        """Faces near the given places of several pictures.
+
+        Args:
+            images: pictures `(H, W, 3)` uint8 RGB.
+            places: for each picture `(N, 4)` boxes where faces should be, pixels, possibly beyond the edges.
+
+        Returns:
+            for each picture its faces, best first. Faces that a window cuts through are left out unless they are at
+            its middle.
+        """
+        windows = [
+            _window(i, box, fitting_scale(image, self._long_side))
+            for i, (image, boxes) in enumerate(zip(images, places, strict=True))
+            for box in boxes
+        ]
+        windows = list(dict.fromkeys(windows))
+        found: list[list[Detection]] = [[] for _ in images]
+        for begin in range(0, len(windows), BATCH):
+            group = windows[begin : begin + BATCH]
+            cut = np.stack([_cut(images[window.picture], window) for window in group])
+            for window, faces in zip(group, self._detector.detect_roughly(cut), strict=True):
+                found[window.picture] += [_placed(face, window) for face in faces if _whole(face)]
+        return self._detector.refine(images, [suppressed(faces) for faces in found], min_side=self._min_refined)
+
+
+def _window(picture: int, box: NDArray[np.float32], whole: float) -> _Window:
+    """The window around a face, for pictures that are scaled by `whole` when they are looked at as a whole."""
+    scale = min(whole, LARGEST / float((box[2:] - box[:2]).max()))
+    step = STRIDE / scale  # the networks' grid in pixels of the picture
+    side = WINDOW / scale
+    x, y = np.rint(np.rint(((box[:2] + box[2:] - side) / 2) / step) * step).astype(int)
+    return _Window(picture, int(x), int(y), round(side))
+
+
+def _cut(image: Image, window: _Window) -> Image:
+    """`(WINDOW, WINDOW, 3)`; what lies outside the picture is black, as the padding of a whole picture is."""
+    height, width = image.shape[:2]
+    x, y, side = window.x, window.y, window.side
+    left, top, right, bottom = max(0, x), max(0, y), min(width, x + side), min(height, y + side)
+    part = np.zeros((side, side, 3), dtype=np.uint8)
+    if left < right and top < bottom:
+        part[top - y : bottom - y, left - x : right - x] = image[top:bottom, left:right]
+    if side == WINDOW:
+        return part
+    how = cv2.INTER_AREA if side > WINDOW else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(part, (WINDOW, WINDOW), interpolation=how), dtype=np.uint8)
+
+
+def _whole(face: Detection) -> bool:
+    """Inside the window, in its pixels; a face at its middle counts even if it is larger than expected."""
+    x1, y1, x2, y2 = (float(v) for v in face.box)
+    inside = min(x1, y1) >= 0 and max(x2, y2) <= WINDOW
+    middle = WINDOW / 2
+    return inside or (x1 < middle < x2 and y1 < middle < y2)
+
+
+def _placed(face: Detection, window: _Window) -> Detection:
+    """From the window's pixels to the picture's."""
+    scale = np.float32(window.side / WINDOW)
+    corner = np.array([window.x, window.y], np.float32)
+    box = face.box * scale + np.tile(corner, 2)
+    return Detection(box, face.score, face.landmarks * scale + corner, face.source)

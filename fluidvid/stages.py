@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.editing import FaceEditor
+from fluidvid.editing import Crops, FaceEditor
 from fluidvid.trackers.types import Detection, TrackedFace
 
 
@@ -76,6 +76,27 @@ Linker = Callable[[Mapping[int, NDArray[np.float32]], Mapping[int, NDArray[np.in
 """`{track: (K, D) embeddings}, {track: frames} -> {track: person}`."""
 
 
+Identify = Callable[[Crops, NDArray[np.float32]], NDArray[np.float32]]
+"""`(K, S, S, 3)` key crops and `(K, 5, 2)` landmarks -> `(K, D)` float32 unit identities, zeros where too little is
+seen. In memory only."""
+
+
+class Memory(Protocol):
+    """People known from this run and earlier ones: what the report needs of it."""
+
+    def account(self) -> Mapping[str, Any]:
+        """Counts, and the cache entry of each person who has one."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """One line for each trouble."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files."""
+        ...
+
+
 class Pose(Protocol):
     """What gating and key-frame choice need to know of a face."""
 
@@ -102,6 +123,8 @@ class Stages:
         embedder: for appearance in tracking and for linking, or None.
         link: `{track: (K, D) embeddings}, {track: frames} -> {track: person}`, or None: every track its own person.
         detectors: names and providers of the detectors, for the report.
+        identify: surer of a person than `embedder`, and slower: for linking only. None: `embedder` does it.
+        memory: the editor's memory of people, or None.
     """
 
     open_reader: Callable[[], AbstractContextManager[Any]]
@@ -116,3 +139,5 @@ class Stages:
     embedder: Embedder | None = None
     link: Linker | None = None
     detectors: tuple[str, ...] = ()
+    identify: Identify | None = None
+    memory: Memory | None = None

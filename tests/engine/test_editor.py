@@ -99,7 +99,9 @@ def test_non_finite_edit_is_not_ok(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops, points = faces(2)
     assert editor.prepare(0, crops, points).ok
-    editor._people[0].direction.values[...] = torch.nan
+    state = editor.store.get(0)
+    assert state is not None
+    state.direction.values[...] = torch.nan
     (result,) = editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))
     assert (result.ok, result.reason) == (False, "the edit is not finite")
 

@@ -223,7 +223,7 @@ class FluidEditor:
             known.provenance.basis == self.basis
             and known.coordinates.shape == self.space.zero().shape
             and tuple(known.noise.shape) == tuple(noise_shape)
-            and (known.pseudonym is None or (self.bank is not None and known.pseudonym < len(self.bank.ages)))
+            and (known.pseudonym is None or (self.bank is not None and 0 <= known.pseudonym < len(self.bank.ages)))
         )
 
     def _direction(self, known: Known) -> Direction:
@@ -287,7 +287,8 @@ class FluidEditor:
             return []
         if self.memory is not None:
             for row in self.memory.pseudonyms():  # those of known people are not given to anybody else
-                self.bank.take(row)
+                if row < len(self.bank.ages):
+                    self.bank.take(row)
         kept = self.attributes(x, mesh=False)
         source = {g.name: torch.nn.functional.normalize(g(x).mean(0), dim=0).cpu() for g in self.guides}
         person = Person(float(kept.age.mean()), float(kept.male.mean()))

@@ -164,8 +164,8 @@ class CacheConfig(_Section):
     )
     key_file: str | None = _option(
         None,
-        "secret of 32 bytes or more: locks the cache, and the same video gets the same pseudonyms again; who has it can "
-        "link and reproduce them",
+        "secret of 32 bytes or more: locks the cache, and the same video gets the same pseudonyms again; who has it "
+        "can link and reproduce them",
         flag="--key-file",
         min_length=1,
     )

@@ -1,4 +1,4 @@
-"""`CacheMemory`: the engine's memory of people over a record store; trouble with the store ends its use, not the run."""
+"""`CacheMemory`: the engine's memory of people over a record store; trouble ends the use of the store, not the run."""
 
 from __future__ import annotations
 

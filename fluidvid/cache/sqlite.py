@@ -206,8 +206,12 @@ class SqliteStore:
 
     def _wipe(self) -> None:
         """Give back the room of what was removed; secure_delete has overwritten it, the log is cut off."""
-        self._connection.execute("VACUUM")
-        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        try:
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):  # in use by another process, which checkpoints later
+                raise
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):

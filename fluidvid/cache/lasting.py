@@ -16,10 +16,15 @@ from fluidvid.cache.records import Record, RecordStore
 from fluidvid.cache.sealing import from_bytes, seal, to_bytes, unseal
 from fluidvid.cache.templates import Projection
 from fluidvid.engine.cache import Known
-from fluidvid.engine.memory import MARGIN, THRESHOLD, Recall, best_match
+from fluidvid.engine.memory import MARGIN, Recall, best_match
 from fluidvid.errors import CacheError
 
 log = logging.getLogger(__name__)
+
+THRESHOLD = 0.65
+"""Least estimated cosine of a match across runs. Stricter than inside a run: nobody has seen these people together,
+there are more of them, and blurred faces of different people come to .63 (`benchmarks/cache.py`).
+"""
 
 
 class CacheMemory:

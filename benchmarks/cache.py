@@ -4,8 +4,8 @@
     python benchmarks/cache.py protection  [--clips FOLDER] [--work FOLDER]
     python benchmarks/cache.py warm [--clip FILE] [--recognisers FOLDER] [--work FOLDER] [-- anonymize's options]
 
-Truth is in `cache_labels.json`, labelled by eye. `returns` shows every labelled clip twice with 60 grey pictures
-between; the second showing is degraded (0.7 of the size, JPEG 45, brighter): nobody returns as the same pixels.
+Truth is in `cache_labels.json`, labelled by eye. `returns` shows the labelled clips twice, 60 grey pictures apart;
+the second showing is degraded (0.7 of the size, JPEG 45, brighter): nobody returns as the same pixels.
 What the first pass finds, key crops among it, is kept in `--work`: pictures of people, delete them. Embeddings are never
 written.
 """

@@ -24,7 +24,7 @@ cache_app = typer.Typer(
     "times and sizes. Losing it loses only continuity.",
 )
 
-_Cache = Annotated[str, typer.Option("--cache", metavar="FILE", help="the cache")]
+_Cache = Annotated[str, typer.Option("--cache", metavar="FILE|URL", help="the cache")]
 _Key = Annotated[str | None, typer.Option("--key-file", metavar="FILE", help="its key, if it is not FILE.key")]
 _Passphrase = Annotated[bool, typer.Option("--cache-passphrase", help="it is locked with a passphrase")]
 _Ttl = Annotated[
@@ -141,18 +141,27 @@ def cache_purge(
     """Delete the cache and its own key file, also a damaged one; or only expired entries. Needs no key."""
     from fluidvid.cache.keys import own_key_file
     from fluidvid.cache.opening import open_store
+    from fluidvid.cache.redis import RedisStore, is_url
     from fluidvid.cache.sqlite import delete_files
 
+    if is_url(cache) and not expired:
+        with closing(RedisStore(cache, create=False)) as server:
+            server.delete()
+        return
     if expired:
         with closing(open_store(_settings(cache, ttl=ttl), create=False)) as store:
             store.remove_expired()
         return
-    path = Path(cache)
-    delete_files(path)
+    delete_files(Path(cache))
+    _delete(own_key_file(Path(cache)))
+
+
+def _delete(key: Path | None) -> None:
     try:
-        own_key_file(path).unlink(missing_ok=True)
+        if key is not None:
+            key.unlink(missing_ok=True)
     except OSError as error:
-        raise CacheError(f"{own_key_file(path)} cannot be deleted: {error.strerror}") from error
+        raise CacheError(f"{key} cannot be deleted: {error.strerror}") from error
 
 
 @cache_app.command("rekey")
@@ -164,12 +173,14 @@ def cache_rekey(cache: _Cache, key_file: _Key = None, passphrase: _Passphrase = 
     """
     from fluidvid.cache.keys import new_lock, own_key_file
     from fluidvid.cache.opening import key_material, open_store
+    from fluidvid.cache.redis import is_url
 
     settings = _settings(cache, key_file, passphrase)
     with closing(open_store(settings, create=False)) as store:
-        try:
-            own_key_file(Path(cache)).unlink(missing_ok=True)
-        except OSError as error:
-            raise CacheError(f"{own_key_file(Path(cache))} cannot be replaced: {error.strerror}") from error
+        own = None if is_url(cache) else own_key_file(Path(cache))
+        if key_file is None and not passphrase:
+            _delete(own)
         material = key_material(settings, fresh=True)
         store.restart(new_lock("passphrase" if passphrase else "file", material))
+        if key_file is not None or passphrase:
+            _delete(own)

@@ -19,6 +19,7 @@ from fluidvid.cache.keys import (
 )
 from fluidvid.cache.lasting import CacheMemory
 from fluidvid.cache.records import RecordStore
+from fluidvid.cache.redis import RedisStore, is_url
 from fluidvid.cache.sqlite import SqliteStore
 from fluidvid.config import CacheConfig
 from fluidvid.engine.memory import RunMemory
@@ -34,9 +35,10 @@ def open_store(settings: CacheConfig, *, create: bool) -> RecordStore:
         CacheError: it cannot be used.
     """
     assert settings.path is not None
-    return SqliteStore(
-        Path(settings.path), create=create, ttl=settings.ttl_days * DAY, max_bytes=int(settings.max_mb * 1e6)
-    )
+    ttl, most = settings.ttl_days * DAY, int(settings.max_mb * 1e6)
+    if is_url(settings.path):
+        return RedisStore(settings.path, create=create, ttl=ttl, max_bytes=most)
+    return SqliteStore(Path(settings.path), create=create, ttl=ttl, max_bytes=most)
 
 
 def open_secret(store: RecordStore, settings: CacheConfig) -> Secret:
@@ -78,6 +80,8 @@ def key_material(settings: CacheConfig, *, fresh: bool) -> bytes:
         return ask_passphrase(confirm=fresh)
     if settings.key_file is not None:
         return read_key_file(Path(settings.key_file))
+    if is_url(settings.path):
+        raise CacheError("a cache on a server has no key file of its own: add --key-file or --cache-passphrase")
     path = own_key_file(Path(settings.path))
     if not fresh and not path.exists():
         raise CacheError(

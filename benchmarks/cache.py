@@ -6,8 +6,8 @@
 
 Truth is in `cache_labels.json`, labelled by eye. `returns` shows the labelled clips twice, 60 grey pictures apart;
 the second showing is degraded (0.7 of the size, JPEG 45, brighter): nobody returns as the same pixels.
-What the first pass finds, key crops among it, is kept in `--work`: pictures of people, delete them. Embeddings are never
-written.
+What the first pass finds, key crops among it, is kept in `--work`: pictures of people, delete them. Embeddings are
+never written.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import EditorOptions, FluidEditor
 from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import OptimiseOptions
+from fluidvid.engine.optimise import OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import FreeSpace
@@ -59,7 +59,7 @@ def _editor(parts: dict[str, Any], memory: RunMemory, options: EditorOptions = O
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every search for a direction: the candidates and the noise it began with."""
     seen: list[Any] = []
-    search = editor_module.optimise_direction
+    search = optimise_direction
 
     def counted(*arguments: Any, **options: Any) -> Any:
         seen.append((options["candidates"], arguments[7]))

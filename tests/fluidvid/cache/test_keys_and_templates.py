@@ -27,7 +27,7 @@ FILE = bytes(range(32))
 
 def _identities(count: int, dimension: int = 256, seed: int = 0) -> NDArray[np.float32]:
     table = np.random.default_rng(seed).normal(size=(count, dimension))
-    return (table / np.linalg.norm(table, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(table / np.linalg.norm(table, axis=1, keepdims=True), np.float32)
 
 
 def test_a_lock_opens_with_its_material_only_and_survives_json() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fluidvid.cache.keys import new_lock
-from fluidvid.cache.records import OVERHEAD, Record
+from fluidvid.cache.records import OVERHEAD, Record, RecordStore
 from fluidvid.cache.sqlite import APPLICATION_ID, SCHEMA, SqliteStore, delete_files
 from fluidvid.errors import CacheError
 
@@ -36,7 +36,7 @@ def whole(found: Record) -> bool:
     return found.template == digest and blocks == {digest}
 
 
-def keep(store: SqliteStore, *records: Record) -> None:
+def keep(store: RecordStore, *records: Record) -> None:
     for one in records:
         assert store.add(one, unless=lambda here: False)
 

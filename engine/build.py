@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,7 @@ from fluidvid.engine.editor import EditorOptions, FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
 from fluidvid.engine.geodesic import Geometry
 from fluidvid.engine.hspace import reduced_precision
+from fluidvid.engine.memory import PersonMemory
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace, DirectionSpace, FreeSpace
@@ -113,6 +116,36 @@ def direction_space(backbone: Backbone, folder: Path, plan: EditPlan) -> Directi
     return FreeSpace((len(plan.timesteps), *shape), torch.tensor(scales))
 
 
+def basis_of(
+    model: Backbone, plan: EditPlan, options: EditorOptions, recognisers: Sequence[str], resolve: Resolve
+) -> str:
+    """Hex SHA-256 over everything that gives a direction its meaning and a person's identity its coordinates.
+
+    That is the model's weights and card, its components and pseudonyms, the levels and geometry of the edit, how it is
+    applied and judged, and the recognisers. The budget of the search is not part of it: what was found with another one
+    is verified again before it is used.
+    """
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
+    content = {
+        "format": 1,
+        "weights": model.digest,
+        "card": model.card,
+        "template": np.round(model.template, 6).tolist(),
+        "crop_size": model.crop_size,
+        "beside": [digest(path) if path.exists() else None for path in beside],
+        "plan": asdict(plan),
+        "applied": [options.path, options.strength, options.optimise.detail],
+        "judged": [options.accept, options.landmark_limit],
+        "recognisers": {name: digest(resolve(name)) for name in recognisers},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def build_editor(
     *,
     backbone: str | Path,
@@ -128,6 +161,7 @@ def build_editor(
     guides: Sequence[str] = ("identity_student", "faceres"),
     verifiers: Sequence[str] = ("dlib_resnet",),
     options: EditorOptions | None = None,
+    memory: Callable[[str], PersonMemory] | None = None,
 ) -> FluidEditor:
     """Load everything `FluidEditor` needs.
 
@@ -145,6 +179,7 @@ def build_editor(
         guides: recognisers to optimise against.
         verifiers: recognisers that only judge.
         options: everything else.
+        memory: makes what recognises people who return, from the digest of `basis_of`.
 
     Raises:
         ModelError: something is missing, altered or does not fit together.
@@ -163,6 +198,7 @@ def build_editor(
     chosen = replace(options or EditorOptions(), path=editor, strength=strength)
     if iterations is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, steps=iterations))
+    basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve)
     return FluidEditor(
         model,
         plan,
@@ -173,4 +209,6 @@ def build_editor(
         bank,
         chosen,
         torch.Generator().manual_seed(seed),
+        memory=memory(basis) if memory is not None else None,
+        basis=basis,
     )

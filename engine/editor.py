@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
+from fluidvid.engine.cache import DirectionStore, Known, MemoryStore, PersonState, Provenance
 from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
-from fluidvid.engine.geodesic import interpolate
 from fluidvid.engine.inversion import InversionEditor
+from fluidvid.engine.memory import PersonMemory, Recall, recognisable
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction, EditPlan
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
@@ -89,19 +90,6 @@ class EditorOptions:
     strength: float = 1.0
 
 
-@dataclass(eq=False)
-class _PersonState:
-    direction: Direction
-    previous: Tensor | None = None
-    progress: int = 0
-
-    def values(self, transition: int) -> Tensor:
-        """The applied `(L, C, h, w)`: on the arc from the previous direction while a transition lasts."""
-        if self.previous is None or self.progress >= transition:
-            return self.direction.values
-        return interpolate(self.previous, self.direction.values, self.progress / transition)
-
-
 def eye_distance(landmarks68: Tensor) -> Tensor:
     """`(N,)` distance of the eye centres of `(N, 68, 2)` landmarks."""
     between: Tensor = landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)
@@ -110,7 +98,7 @@ def eye_distance(landmarks68: Tensor) -> Tensor:
 
 
 class FluidEditor:
-    """Prepares and applies identity directions; holds them, and nothing that identifies, for the life of the run.
+    """Prepares and applies identity directions; keeps them for the life of the run.
 
     Args:
         backbone: frozen model.
@@ -122,6 +110,9 @@ class FluidEditor:
         bank: pseudonyms to draw from, or None to suppress only.
         options: see `EditorOptions`.
         generator: the run's secret randomness (CPU).
+        store: where directions are kept by person; None: in memory, bounded.
+        memory: recognises people who return; None: every person is new.
+        basis: digest of everything a direction depends on, for its provenance.
     """
 
     def __init__(
@@ -135,6 +126,10 @@ class FluidEditor:
         bank: PseudonymBank | None,
         options: EditorOptions,
         generator: torch.Generator,
+        *,
+        store: DirectionStore | None = None,
+        memory: PersonMemory | None = None,
+        basis: str = "",
     ) -> None:
         self.backbone, self.plan, self.space = backbone, plan, space
         self.guides, self.verifiers, self.attributes, self.bank = list(guides), list(verifiers), attributes, bank
@@ -142,28 +137,114 @@ class FluidEditor:
         self.crop_size, self.template = backbone.crop_size, backbone.template
         self._search: CropEditor = DifferenceEditor(backbone, plan)
         self._apply: CropEditor = InversionEditor(backbone, plan) if options.path == "inversion" else self._search
-        self._people: dict[int, _PersonState] = {}
+        self.store: DirectionStore = MemoryStore() if store is None else store
+        self.memory, self.basis = memory, basis
 
     def _crops(self, crops: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(crops)).to(self.backbone.device)
         return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
-    def prepare(self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> Preparation:
-        """Find and verify one direction for a person.
+    @torch.no_grad()
+    def identify(self, crops: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Who is seen: the recognisers' embeddings side by side, to be compared by their dot product.
+
+        They agree better on a person than any one of them. Biometric data: for the life of the run only.
+
+        Args:
+            crops: `(N, S, S, 3)` uint8 RGB, aligned to `template`.
+            landmarks: `(N, 5, 2)` crop pixels; not used, the crops are aligned.
+
+        Returns:
+            `(N, D)` float32 of unit length; zeros where too little is seen of the face.
+        """
+        found: NDArray[np.float32] = self._identity(self._crops(crops)).cpu().numpy()
+        return found
+
+    def _identity(self, x: Tensor) -> Tensor:
+        nets = [*self.guides, *self.verifiers]
+        fused = torch.nn.functional.normalize(torch.cat([net(x) for net in nets], 1).float(), dim=1)
+        return fused * recognisable(x)[:, None]
+
+    def prepare(
+        self,
+        person_id: int,
+        crops: NDArray[np.uint8],
+        landmarks: NDArray[np.float32],
+        *,
+        frames: Sequence[int] = (),
+    ) -> Preparation:
+        """Find and verify one direction for a person; a known person's only has to be verified again.
 
         Args:
             person_id: key under which `edit` will find it.
             crops: `(K, S, S, 3)` uint8 RGB, best first, aligned to `template`.
             landmarks: `(K, 5, 2)` crop pixels.
+            frames: `(K,)` indices of the crops' frames, for the record.
         """
         began = time.monotonic()
         x = self._crops(crops)
-        keys = min(self.options.key_crops, len(x))
-        shape = self.backbone.encode(x[:1]).shape[1:]
-        old = self._people.get(person_id)
+        old = self.store.get(person_id)
+        with torch.no_grad():
+            noise_shape = self.backbone.encode(x[:1]).shape[1:]
+        identity, recall = self._recall(person_id, x) if old is None else (None, Recall())
+        known = recall.known
+        if known is not None and not self._fits(known, noise_shape):
+            known = None
+        if known is not None:
+            figures, reason = self._verify(self._direction(known), x)
+            if not reason:
+                self._install(person_id, known, old)
+                figures |= {"steps": 0.0, "recalled": 1.0}
+                return Preparation(True, "", figures, time.monotonic() - began)
         # A person keeps its noise for life: another one would make the picture jump when the direction changes.
-        noise = torch.randn(shape, generator=self.generator) if old is None else old.direction.noise
-        candidates = self._pseudonyms(x[:keys])
+        life = known if known is not None else None if old is None else old.known
+        noise = torch.randn(noise_shape, generator=self.generator) if life is None else life.noise
+        candidates = self._renewed(known) if known is not None else self._pseudonyms(x[: self.options.key_crops])
+        known, figures, reason = self._search_direction(x, noise, candidates, frames)
+        if not reason:
+            self._install(person_id, known, old)
+            if self.memory is not None and identity is not None:
+                self.memory.remember(person_id, identity, known)
+        return Preparation(not reason, reason, figures, time.monotonic() - began)
+
+    def _recall(self, person_id: int, x: Tensor) -> tuple[NDArray[np.float32] | None, Recall]:
+        """The person's mean identity over the crops, and who that is."""
+        if self.memory is None:
+            return None, Recall()
+        with torch.no_grad():
+            mean = torch.nn.functional.normalize(self._identity(x).sum(0), dim=0).cpu().numpy()
+        return mean, self.memory.recall(person_id, mean)
+
+    def _fits(self, known: Known, noise_shape: Sequence[int]) -> bool:
+        """False for what another editor made: it is not used, whatever it claims to be."""
+        return (
+            known.provenance.basis == self.basis
+            and known.coordinates.shape == self.space.zero().shape
+            and tuple(known.noise.shape) == tuple(noise_shape)
+            and (known.pseudonym is None or (self.bank is not None and 0 <= known.pseudonym < len(self.bank.ages)))
+        )
+
+    def _direction(self, known: Known) -> Direction:
+        values = self.space.directions(known.coordinates.to(self.backbone.device)).detach()
+        return Direction(values * self.options.strength, known.noise)
+
+    def _install(self, person_id: int, known: Known, old: PersonState | None) -> None:
+        previous = None if old is None else old.values(self.options.transition)
+        self.store.put(person_id, PersonState(self._direction(known), known, previous))
+        if self.bank is not None and known.pseudonym is not None:
+            self.bank.take(known.pseudonym)
+
+    def _renewed(self, known: Known) -> list[Candidate]:
+        """A known person's own pseudonym, from where its direction was."""
+        row = known.pseudonym
+        targets = {} if self.bank is None or row is None else self.bank.target(row)
+        return [Candidate(row, targets, known.coordinates)]
+
+    def _search_direction(
+        self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
+    ) -> tuple[Known, dict[str, float], str]:
+        """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
+        keys = min(self.options.key_crops, len(x))
         options = self.options.optimise
         figures: dict[str, float] = {}
         reason = ""
@@ -186,24 +267,25 @@ class FluidEditor:
             )
             candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps
-            values = self.space.directions(found.coordinates.to(self.backbone.device)).detach()
-            direction = Direction(values * self.options.strength, noise)
-            figures, reason = self._verify(direction, x)
+            known = Known(found.coordinates, noise, found.candidate.row, Provenance(self.basis))
+            figures, reason = self._verify(self._direction(known), x)
             if not reason:
                 break
         if self.bank is not None and found.candidate.row is not None:
             self.bank.take(found.candidate.row)
+        provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
         figures["steps"] = float(total)
-        if not reason:
-            previous = None if old is None else old.values(self.options.transition)
-            self._people[person_id] = _PersonState(direction, previous)
-        return Preparation(not reason, reason, figures, time.monotonic() - began)
+        return replace(known, provenance=provenance), figures, reason
 
     @torch.no_grad()
     def _pseudonyms(self, x: Tensor) -> list[Candidate]:
         """Pseudonyms to choose from, each with the bank's first guess of the direction to it."""
         if self.bank is None:
             return []
+        if self.memory is not None:
+            for row in self.memory.pseudonyms():  # those of known people are not given to anybody else
+                if row < len(self.bank.ages):
+                    self.bank.take(row)
         kept = self.attributes(x, mesh=False)
         source = {g.name: torch.nn.functional.normalize(g(x).mean(0), dim=0).cpu() for g in self.guides}
         person = Person(float(kept.age.mean()), float(kept.male.mean()))
@@ -278,10 +360,11 @@ class FluidEditor:
         size = self.crop_size
         empty = np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.float32)
         results = [EditedCrop(*empty, False, "no direction") for _ in person_ids]
-        known = [i for i, person in enumerate(person_ids) if person in self._people]
+        found = [self.store.get(person) for person in person_ids]
+        known = [i for i, state in enumerate(found) if state is not None]
         if not known:
             return results
-        states = [self._people[person_ids[i]] for i in known]
+        states = [state for state in found if state is not None]
         x = self._crops(crops[known])
         values = torch.stack([state.values(self.options.transition) for state in states])
         noise = torch.stack([state.direction.noise for state in states])
@@ -304,4 +387,9 @@ class FluidEditor:
 
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""
-        self._people.pop(person_id, None)
+        self.store.forget(person_id)
+
+    def release(self, person_id: int) -> None:
+        """The person has left the picture: a new person who is recognised as them may have their direction."""
+        if self.memory is not None:
+            self.memory.release(person_id)

@@ -50,7 +50,7 @@ class PseudonymBank:
             count: how many to choose from.
 
         Returns:
-            Rows of the bank; none of them is given away before `take`.
+            Rows of the bank, fewer than `count` if no more are free; none of them is given away before `take`.
         """
         fit = (self.ages - person.age).abs() / 10 + 2 * (self.males - person.male).abs()
         for name, embedding in source.items():
@@ -59,9 +59,10 @@ class PseudonymBank:
                 fit = fit + 2 * (table @ embedding).clamp_min(0)
                 for other in self.used:
                     fit = fit + (table @ table[other]).clamp_min(0.2)
-        for other in self.used if len(self.used) < len(fit) - count else ():
-            fit[other] = torch.inf
-        suited = fit.argsort()[: max(4 * count, len(fit) // 32)]
+        free = len(fit) - len(self.used)
+        if free > 0:  # else the bank is empty, and somebody has to share
+            fit[list(self.used)] = torch.inf
+        suited = fit.argsort()[: min(max(4 * count, len(fit) // 32), free or len(fit))]
         return [int(row) for row in suited[torch.randperm(len(suited), generator=generator)[:count]]]
 
     def take(self, row: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fluidvid.errors import InputError, OutputError
 from fluidvid.pipeline import Outcome, reasons_not_prepared, run
 from fluidvid.progress import ProgressCallback, silent
 from fluidvid.report import RunReport
+from fluidvid.stages import Memory
 
 
 def anonymize(
@@ -47,8 +49,10 @@ def anonymize(
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     began = time.perf_counter()
-    outcome = run(file_stages(where_from, where_to, chosen, overwrite=overwrite), chosen, progress or silent)
-    return make_report(where_from, where_to, chosen, outcome, time.perf_counter() - began)
+    stages = file_stages(where_from, where_to, chosen, overwrite=overwrite)
+    with closing(stages.memory) if stages.memory is not None else nullcontext() as memory:
+        outcome = run(stages, chosen, progress or silent)
+        return make_report(where_from, where_to, chosen, outcome, time.perf_counter() - began, memory)
 
 
 def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
@@ -70,7 +74,9 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
         raise OutputError(f"folder {target.parent} does not exist: create it first")
 
 
-def make_report(source: Path, target: Path, config: Config, outcome: Outcome, seconds: float) -> RunReport:
+def make_report(
+    source: Path, target: Path, config: Config, outcome: Outcome, seconds: float, memory: Memory | None = None
+) -> RunReport:
     """The account of a finished run.
 
     Args:
@@ -79,6 +85,7 @@ def make_report(source: Path, target: Path, config: Config, outcome: Outcome, se
         config: what was asked for.
         outcome: what the pipeline did.
         seconds: wall-clock time in all, from before the models were loaded.
+        memory: of people, or None.
     """
     coverage, analysis = outcome.coverage, outcome.analysis
     mux: Any = getattr(outcome.writer, "report", None)
@@ -88,6 +95,7 @@ def make_report(source: Path, target: Path, config: Config, outcome: Outcome, se
         *getattr(mux, "warnings", ()),
         *getattr(mux, "converted", ()),
         *reasons_not_prepared(outcome.preparations),
+        *(memory.warnings() if memory is not None else ()),
     ]
     return RunReport(
         input=str(source),
@@ -112,6 +120,7 @@ def make_report(source: Path, target: Path, config: Config, outcome: Outcome, se
         suspicious_gaps=analysis.gaps,
         warnings=tuple(dict.fromkeys(warnings)),
         detectors=outcome.detectors,
+        memory=dict(memory.account()) if memory is not None else {},
         encoder=str(getattr(mux, "encoder", "")),
     )
 

@@ -7,12 +7,13 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fluidvid.config import Config
 from fluidvid.editing import FaceEditor
-from fluidvid.errors import ModelError
+from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.stages import Stages
 from fluidvid.trackers.types import TrackedFace
@@ -21,13 +22,16 @@ MAX_WORKERS = 4
 """Pictures that are looked at at once; each of them costs memory."""
 
 
-def make_editor(config: Config, models: ModelStore, seed: int) -> FaceEditor | None:
+def make_editor(
+    config: Config, models: ModelStore, seed: int, memory: Callable[[str], Any] | None = None
+) -> FaceEditor | None:
     """Build the editor the configuration asks for; None in the classic modes. The one seam to the engine.
 
     Args:
         config: the whole tree; `edit` and `device` matter here.
         models: resolves manifest names to verified paths.
         seed: the run's secret; everything random in the engine comes from it.
+        memory: makes the engine's memory of people, from its digest of model and parameters.
 
     Raises:
         ModelError: the backbone or a network it needs is missing or altered, or the engine cannot be loaded.
@@ -52,6 +56,7 @@ def make_editor(config: Config, models: ModelStore, seed: int) -> FaceEditor | N
         inversion_steps=edit.inversion_steps,
         device=config.device,
         seed=seed,
+        memory=memory,
     )
     return editor
 
@@ -68,9 +73,20 @@ def backbone_source(name: str, models: ModelStore) -> str | Path:
     return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else models.resolve(name)
 
 
-def run_seed(config: Config) -> int:
-    """The run's secret: fresh from the operating system unless `config.seed` fixes it for a test."""
-    return secrets.randbits(63) if config.seed is None else config.seed
+def run_seed(config: Config, source: Path | None = None) -> int:
+    """The run's secret: fresh from the operating system unless a key file or, for a test, `config.seed` fixes it.
+
+    Raises:
+        ConfigError: both are given, or the key file cannot be read.
+    """
+    named = config.cache.key_file
+    if named is None:
+        return secrets.randbits(63) if config.seed is None else config.seed
+    if config.seed is not None:
+        raise ConfigError("--seed and --key-file both fix the pseudonyms: choose one")
+    from fluidvid.cache import keys
+
+    return keys.run_seed(keys.read_key_file(Path(named)), source)
 
 
 def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) -> Stages:
@@ -99,7 +115,7 @@ def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) 
     # Both judge their arguments when they are made: a wrong ending or an empty cut should not cost a whole first pass.
     with open_reader() as reader:
         open_writer(reader)
-    return _stages(config, open_reader, open_writer)
+    return _stages(config, open_reader, open_writer, source)
 
 
 def frame_stages(config: Config) -> Stages:
@@ -115,12 +131,14 @@ def _stages(
     config: Config,
     open_reader: Callable[[], AbstractContextManager[Any]],
     open_writer: Callable[[Any], AbstractContextManager[Any]],
+    source: Path | None = None,
 ) -> Stages:
     from fluidvid.embedding import OnnxEmbedder
-    from fluidvid.trackers import SceneCutDetector, Tracker, complete_tracks, face_pose, link_tracks, smooth_transforms
+    from fluidvid.trackers import SceneCutDetector, Tracker, complete_tracks, face_pose, smooth_transforms
     from fluidvid.trackers.detectors.near import NearDetector
 
     models = ModelStore()
+    editor, memory = _editor_with_memory(config, models, source)
     workers, threads = look_workers(config.device)
     detector = make_detector(config, models, threads=threads)
     track = config.track
@@ -143,14 +161,40 @@ def _stages(
         complete=complete,
         smooth=smooth_transforms,
         pose=face_pose,
-        editor=make_editor(config, models, run_seed(config)),
+        editor=editor,
         embedder=OnnxEmbedder(models.resolve("identity_student"), threads=threads),
-        link=link_tracks if track.link and config.mode == "fluid" else None,
+        link=_linker() if track.link and config.mode == "fluid" else None,
         detectors=(f"{detector.name} ({', '.join(detector.providers)})",),
         near=NearDetector(detector, long_side=config.detect.long_side, min_refined=refined_from),
         uncertain=tracker.uncertain,
         workers=workers,
+        identify=getattr(editor, "identify", None) if track.link else None,
+        memory=memory,
     )
+
+
+def _linker() -> Any:
+    """Tracks of the same person by the editor's identities, with the threshold that was measured for them."""
+    from fluidvid.engine.memory import THRESHOLD
+    from fluidvid.trackers import link_tracks
+
+    return partial(link_tracks, threshold=THRESHOLD)
+
+
+def _editor_with_memory(config: Config, models: ModelStore, source: Path | None) -> tuple[FaceEditor | None, Any]:
+    """The editor, and the memory of people it asks; both None in the classic modes."""
+    if config.mode != "fluid":
+        return None, None
+    from fluidvid.cache.opening import People, open_people
+
+    opened: list[People] = []
+
+    def remember(basis: str) -> Any:
+        opened.append(open_people(config.cache, basis))
+        return opened[-1].run
+
+    editor = make_editor(config, models, run_seed(config, source), remember)
+    return editor, opened[0] if opened else None
 
 
 def look_workers(device: str) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 import typer
 
 from fluidvid import __version__, config
+from fluidvid.cache.commands import cache_app
 from fluidvid.errors import ConfigError, ExitCode, FluidvidError, ModelError
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
 _EPILOG = (
     "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable, 4 target not writable, "
-    "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 130 interrupted. "
+    "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 8 cache unusable (cache commands), "
+    "130 interrupted. "
     "Whatever is not 0 leaves no output. "
-    "Pseudonyms are stable within a run and change from run to run. Hair, clothes, gait, voice and context still "
+    "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "
+    "Hair, clothes, gait, voice and context still "
     "identify people."
 )
 
@@ -39,6 +42,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Models: licence, source, SHA-256; opt-in ones are pulled here.")
 app.add_typer(models_app, name="models")
+app.add_typer(cache_app, name="cache")
 
 
 def _console(quiet: bool = False) -> Console:

@@ -159,6 +159,29 @@ class MediaConfig(_Section):
     keep_metadata: bool = _option(False, "keep tags, cover art and data tracks (they identify)", flag="--keep-metadata")
 
 
+class CacheConfig(_Section):
+    """Whether pseudonyms are remembered beyond the run. Off by default."""
+
+    path: str | None = _option(
+        None,
+        "remember people in this file: who is recognised in a later run gets the same face, which LINKS the runs",
+        flag="--cache",
+        min_length=1,
+    )
+    key_file: str | None = _option(
+        None,
+        "secret of 32 bytes or more: locks the cache, and the same video gets the same pseudonyms again; who has it "
+        "can link and reproduce them",
+        flag="--key-file",
+        min_length=1,
+    )
+    passphrase: bool = _option(
+        False, "lock the cache with a passphrase (asked for, or one line on stdin)", flag="--cache-passphrase"
+    )
+    ttl_days: float = _option(30.0, "days a person is remembered after their last run", gt=0, le=3650)
+    max_mb: float = _option(64.0, "largest size of the cache, the longest unused go first", gt=0, le=1e6)
+
+
 class Config(_Section):
     """The whole configuration. Immutable; `updated` makes a changed copy."""
 
@@ -183,6 +206,7 @@ class Config(_Section):
     edit: EditConfig = EditConfig()
     mask: MaskConfig = MaskConfig()
     media: MediaConfig = MediaConfig()
+    cache: CacheConfig = CacheConfig()
 
     @property
     def mask_kind(self) -> MaskKind:

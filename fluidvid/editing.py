@@ -55,10 +55,16 @@ class FaceEditor(Protocol):
         """`(5, 2)` landmarks of an aligned crop, in fractions of its side."""
         ...
 
-    def prepare(self, person_id: int, crops: Crops, landmarks: NDArray[np.float32]) -> Preparation:
+    def prepare(
+        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> Preparation:
         """Find and verify one person's direction from key crops `(K, S, S, 3)`, landmarks `(K, 5, 2)` in
-        crop pixels.
+        crop pixels; `frames` are the crops' frames, for the record.
         """
+        ...
+
+    def release(self, person_id: int) -> None:
+        """The person has left the picture: who is recognised as them later may have their pseudonym."""
         ...
 
     def edit(

@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     MODEL = 5
     STRICT = 6
     DETECTION = 7
+    CACHE = 8
     INTERRUPTED = 130
 
 
@@ -59,3 +60,9 @@ class StrictError(FluidvidError):
     """`--strict` found a face held too long or a suspicious gap."""
 
     exit_code = ExitCode.STRICT
+
+
+class CacheError(FluidvidError):
+    """The direction cache cannot be used. In a run this becomes a warning and the run goes on without it."""
+
+    exit_code = ExitCode.CACHE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,7 +61,9 @@ def anonymize_frames(
     from fluidvid.config import load
 
     chosen = config or load("live")
-    yield from process(frame_stages(chosen), chosen, frames, coverage if coverage is not None else Coverage())
+    stages = frame_stages(chosen)
+    with closing(stages.memory) if stages.memory is not None else nullcontext():
+        yield from process(stages, chosen, frames, coverage if coverage is not None else Coverage())
 
 
 def process(stages: Stages, config: Config, frames: Iterable[Image], coverage: Coverage) -> Iterator[Image]:
@@ -88,6 +91,7 @@ class _Window:
     _arrived: int = 0
     _left: int = 0
     _unclaimed: int = 0
+    _present: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         edit = self.config.edit
@@ -127,10 +131,18 @@ class _Window:
             ) from error
         if cut:
             self._cuts.add(index)
+        self._release({face.track_id for face in faces})
         self._faces[index] = faces
         self._collect(image, faces)
         self.waiting.append(image)
         self._arrived += 1
+
+    def _release(self, present: set[int]) -> None:
+        """Tell the editor who has left, so that they are known when they return."""
+        if self.stages.editor is not None:
+            for track in self._present - present:
+                self.stages.editor.release(track)
+        self._present = present
 
     def _collect(self, image: Image, faces: list[TrackedFace]) -> None:
         editor, edit = self.stages.editor, self.config.edit
@@ -160,7 +172,12 @@ class _Window:
         assert editor is not None
         chosen = keys.best()
         self._ready[track] = False
-        prepared = editor.prepare(track, np.stack([c.crop for c in chosen]), np.stack([c.landmarks for c in chosen]))
+        prepared = editor.prepare(
+            track,
+            np.stack([c.crop for c in chosen]),
+            np.stack([c.landmarks for c in chosen]),
+            frames=[c.frame for c in chosen],
+        )
         self._ready[track] = prepared.ok
         self._keys.pop(track, None)
 

@@ -191,10 +191,24 @@ def _collect(
 def _link(stages: Stages, found: Analysis) -> None:
     tracks = {track: found.table.rows(rows)["frame"].astype(np.int64) for track, rows in found.table.tracks()}
     found.people = {track: track for track in tracks}
-    if stages.link is not None and found.embeddings:
-        known = {track: np.stack(seen) for track, seen in found.embeddings.items() if track in tracks}
-        found.people |= stages.link(known, tracks)
+    if stages.link is not None and (found.embeddings or stages.identify is not None):
+        known = _identities(stages, found)
+        found.people |= stages.link({track: seen for track, seen in known.items() if track in tracks}, tracks)
     found.embeddings.clear()
+
+
+def _identities(stages: Stages, found: Analysis) -> dict[int, NDArray[np.float32]]:
+    """What tracks are linked by, `(K, D)` each: of the key crops if there is a way, and without those that show too
+    little of a face.
+    """
+    if stages.identify is None:
+        return {track: np.stack(seen) for track, seen in found.embeddings.items()}
+    known = {}
+    for track, kept in found.key_crops.items():
+        chosen = kept.best()
+        seen = stages.identify(np.stack([c.crop for c in chosen]), np.stack([c.landmarks for c in chosen]))
+        known[track] = seen[np.abs(seen).max(axis=1) > 0]
+    return known
 
 
 def check_strict(analysis: Analysis, config: Config) -> None:
@@ -228,7 +242,10 @@ def prepare(
         chosen = merge(members, config.edit.key_frames)
         try:
             results[person] = stages.editor.prepare(
-                person, np.stack([c.crop for c in chosen]), np.stack([c.landmarks for c in chosen])
+                person,
+                np.stack([c.crop for c in chosen]),
+                np.stack([c.landmarks for c in chosen]),
+                frames=[c.frame for c in chosen],
             )
         except Exception as error:  # noqa: BLE001 - this person's faces are masked and counted
             _log.warning("no pseudonym for person %d: %s: %s", person, type(error).__name__, error)

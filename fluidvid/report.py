@@ -16,6 +16,8 @@ HONEST_WORDS = (
     "Faces that no detector found are not in this account."
 )
 
+_RECALLED = ("known", "new", "renewed", "returned", "ambiguous", "unrecognisable", "damaged")
+
 
 @dataclass(frozen=True)
 class RunReport:
@@ -41,6 +43,8 @@ class RunReport:
         corrupt_frames: frames that could not be decoded and were concealed.
         suspicious_gaps: places where a face may have been missed, in words.
         warnings: everything else worth knowing.
+        memory: how many people returned, were doubtful (and got a pseudonym of their own), came from the cache or went
+            into it, and the cache entry of each person who has one.
         detectors: names and providers in use.
         encoder: name of the video encoder.
         seconds: wall-clock time of the run.
@@ -70,6 +74,7 @@ class RunReport:
     corrupt_frames: int = 0
     suspicious_gaps: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
     detectors: tuple[str, ...] = ()
     encoder: str = ""
 
@@ -119,6 +124,8 @@ class RunReport:
         ]
         if shares and self.mode == "fluid":
             table.add_row("coverage", ", ".join(shares))
+        if recalled := [f"{self.memory[k]} {k}" for k in _RECALLED if self.memory.get(k)]:
+            table.add_row("people", ", ".join(recalled))
         for stream in self.dropped_streams:
             table.add_row("dropped", stream)
         if self.dropped_metadata:

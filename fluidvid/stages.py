@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.editing import FaceEditor
+from fluidvid.editing import Crops, FaceEditor
 from fluidvid.trackers.types import Detection, TrackedFace
 
 
@@ -86,6 +86,27 @@ Linker = Callable[[Mapping[int, NDArray[np.float32]], Mapping[int, NDArray[np.in
 """`{track: (K, D) embeddings}, {track: frames} -> {track: person}`."""
 
 
+Identify = Callable[[Crops, NDArray[np.float32]], NDArray[np.float32]]
+"""`(K, S, S, 3)` key crops and `(K, 5, 2)` landmarks -> `(K, D)` float32 unit identities, zeros where too little is
+seen. In memory only."""
+
+
+class Memory(Protocol):
+    """People known from this run and earlier ones: what the report needs of it."""
+
+    def account(self) -> Mapping[str, Any]:
+        """Counts, and the cache entry of each person who has one."""
+        ...
+
+    def warnings(self) -> Sequence[str]:
+        """One line for each trouble."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files."""
+        ...
+
+
 class Pose(Protocol):
     """What gating and key-frame choice need to know of a face."""
 
@@ -117,6 +138,8 @@ class Stages:
         uncertain: `detections -> (N,) bool`: whose embedding the tracker needs in the next frame; None: everybody's.
         workers: threads that look at pictures; with 1 everything happens in the caller's thread. With more, `detector`
             and `near` are called from several threads at once.
+        identify: surer of a person than `embedder`, and slower: for linking only. None: `embedder` does it.
+        memory: the editor's memory of people, or None.
     """
 
     open_reader: Callable[[], AbstractContextManager[Any]]
@@ -134,3 +157,5 @@ class Stages:
     near: NearDetector | None = None
     uncertain: Callable[[Sequence[Detection]], NDArray[np.bool_]] | None = None
     workers: int = 1
+    identify: Identify | None = None
+    memory: Memory | None = None

@@ -99,7 +99,9 @@ def test_non_finite_edit_is_not_ok(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops, points = faces(2)
     assert editor.prepare(0, crops, points).ok
-    editor._people[0].direction.values[...] = torch.nan
+    state = editor.store.get(0)
+    assert state is not None
+    state.direction.values[...] = torch.nan
     (result,) = editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))
     assert (result.ok, result.reason) == (False, "the edit is not finite")
 
@@ -150,7 +152,9 @@ def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[st
     assert len(loaded.used) == 5
     starts = [space.directions(bank.coordinates[row]) for row in loaded.used] if bank.coordinates is not None else []
     for person in range(5):
-        applied = editor._people[person].direction.values
+        state = editor.store.get(person)
+        assert state is not None
+        applied = state.direction.values
         assert min(float((applied - start).norm() / start.norm()) for start in starts) < 0.01
 
 

@@ -184,12 +184,19 @@ class FakeEditor:
     def __init__(self, boom: Boom, *, gain: float = 40.0, ok: bool = True, prepared: bool = True) -> None:
         self._boom, self._gain, self._ok, self._prepared = boom, gain, ok, prepared
         self.prepared_with: dict[int, int] = {}
+        self.released: list[int] = []
 
-    def prepare(self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> FakePreparation:
+    def prepare(
+        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> FakePreparation:
         self._boom("prepare")
         assert crops.dtype == np.uint8 and crops.shape[1:] == (64, 64, 3) and landmarks.shape == (len(crops), 5, 2)
+        assert len(frames) == len(crops)
         self.prepared_with[person_id] = len(crops)
         return FakePreparation(self._prepared, "" if self._prepared else "verification failed")
+
+    def release(self, person_id: int) -> None:
+        self.released.append(person_id)
 
     def edit(
         self,

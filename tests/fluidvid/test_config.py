@@ -54,6 +54,9 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
         "media.crf": "20",
         "media.preset": "slow",
         "media.keep_metadata": "true",
+        "cache.path": "people.cache",
+        "cache.key_file": "secret.key",
+        "cache.passphrase": "true",
     }
     text = examples[key]
     from_flag = Config().updated({key: config.parse_value(key, text)})

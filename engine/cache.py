@@ -1,0 +1,131 @@
+"""The directions of a run by person: a small store in memory, bounded in bytes, least recently used out first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from fluidvid.engine.geodesic import interpolate
+from fluidvid.engine.plan import Direction
+
+MAX_BYTES = 512 << 20
+"""The embedded prior takes about 150 kB a person."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a direction comes from and what was asked of it.
+
+    Attributes:
+        basis: hex SHA-256 over the model, the networks and the parameters that a direction depends on; a direction
+            means nothing under another one.
+        steps: optimisation steps it took.
+        frames: indices of the source's frames it was found and verified on; empty where they are not known.
+        figures: what verification measured: cosines of guides and verifiers, landmark error.
+    """
+
+    basis: str = ""
+    steps: int = 0
+    frames: tuple[int, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Everything that makes a person's pseudonym again.
+
+    Attributes:
+        coordinates: float32, what `DirectionSpace.directions` turns into `(L, C, h, w)`.
+        noise: `(c, s, s)` float32 fixed noise.
+        pseudonym: row in the bank, or None.
+        provenance: of the coordinates.
+    """
+
+    coordinates: Tensor
+    noise: Tensor
+    pseudonym: int | None
+    provenance: Provenance
+
+
+@dataclass(eq=False)
+class PersonState:
+    """A person's direction as it is applied.
+
+    Attributes:
+        direction: found and verified.
+        known: what it was made from.
+        previous: `(L, C, h, w)` that was applied before `direction` replaced it, or None.
+        progress: edits since then.
+    """
+
+    direction: Direction
+    known: Known
+    previous: Tensor | None = None
+    progress: int = 0
+
+    def values(self, transition: int) -> Tensor:
+        """The applied `(L, C, h, w)`: on the arc from the previous direction while a transition lasts."""
+        if self.previous is None or self.progress >= transition:
+            return self.direction.values
+        return interpolate(self.previous, self.direction.values, self.progress / transition)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        tensors = [self.direction.values, self.direction.noise, self.known.coordinates]
+        if self.previous is not None:
+            tensors.append(self.previous)
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class DirectionStore(Protocol):
+    """What `FluidEditor` keeps directions in."""
+
+    def get(self, person_id: int) -> PersonState | None:
+        """The person's state, now the most recently used; None if there is none."""
+
+    def put(self, person_id: int, state: PersonState) -> None:
+        """Keep a state; others may have to go."""
+
+    def forget(self, person_id: int) -> None:
+        """Drop a person; nothing happens if there is none."""
+
+
+class MemoryStore:
+    """A `DirectionStore` of at most `max_bytes`. A person who had to go is masked until prepared again.
+
+    The newest state stays, however large it is.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._states: OrderedDict[int, PersonState] = OrderedDict()
+        self.max_bytes = max_bytes
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(state.nbytes for state in self._states.values())
+
+    def get(self, person_id: int) -> PersonState | None:
+        state = self._states.get(person_id)
+        if state is not None:
+            self._states.move_to_end(person_id)
+        return state
+
+    def put(self, person_id: int, state: PersonState) -> None:
+        self._states.pop(person_id, None)
+        self._states[person_id] = state
+        while len(self._states) > 1 and self.nbytes > self.max_bytes:
+            self._states.popitem(last=False)
+            self.evicted += 1
+
+    def forget(self, person_id: int) -> None:
+        self._states.pop(person_id, None)

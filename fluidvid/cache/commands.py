@@ -1,0 +1,186 @@
+"""`fluidvid cache list | show | forget | purge | rekey`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fluidvid.config import CacheConfig, Config
+from fluidvid.errors import CacheError
+
+if TYPE_CHECKING:
+    from fluidvid.cache.records import Record
+
+cache_app = typer.Typer(
+    no_args_is_help=True,
+    help="The cache of `anonymize --cache`: who is remembered, forget, purge, change the key. An entry holds an "
+    "encrypted template and direction of one person, no picture and no embedding; without its key it says nothing but "
+    "times and sizes. Losing it loses only continuity.",
+)
+
+_Cache = Annotated[str, typer.Option("--cache", metavar="FILE|URL", help="the cache")]
+_Key = Annotated[str | None, typer.Option("--key-file", metavar="FILE", help="its key, if it is not FILE.key")]
+_Passphrase = Annotated[bool, typer.Option("--cache-passphrase", help="it is locked with a passphrase")]
+_Ttl = Annotated[
+    float | None, typer.Option("--ttl-days", help="as in the configuration: older entries are not shown, or purged")
+]
+_Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+
+
+def _settings(
+    cache: str, key_file: str | None = None, passphrase: bool = False, ttl: float | None = None
+) -> CacheConfig:
+    changes: dict[str, Any] = {"cache.path": cache, "cache.key_file": key_file, "cache.passphrase": passphrase}
+    if ttl is not None:
+        changes["cache.ttl_days"] = ttl
+    return Config().updated(changes).cache
+
+
+def _out(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _row(record: Record, ttl_days: float) -> dict[str, Any]:
+    return {
+        "entry": record.id,
+        "created": _when(record.created),
+        "used": _when(record.used),
+        "expires": _when(record.used + ttl_days * 86400),
+        "runs": record.uses,
+        "bytes": len(record.template) + len(record.sealed),
+        "basis": record.basis[:12],
+    }
+
+
+@cache_app.command("list")
+def cache_list(cache: _Cache, ttl: _Ttl = None, as_json: _Json = False) -> None:
+    """List entries: times, sizes and the digest of model and parameters. Needs no key."""
+    from fluidvid.cache.opening import open_store
+
+    settings = _settings(cache, ttl=ttl)
+    with closing(open_store(settings, create=False)) as store:
+        rows = [_row(record, settings.ttl_days) for record in store.records()]
+    if as_json:
+        _out(json.dumps({"entries": rows}))
+        return
+    for row in rows:
+        _out(
+            f"{row['entry']}  used {row['used']} in {row['runs']} runs, expires {row['expires']}, "
+            f"{row['bytes']} bytes, basis {row['basis']}"
+        )
+
+
+@cache_app.command("show")
+def cache_show(
+    track: Annotated[str, typer.Argument(metavar="TRACK", help="entry, from `cache list` or a run's report")],
+    cache: _Cache,
+    key_file: _Key = None,
+    passphrase: _Passphrase = False,
+    as_json: _Json = False,
+) -> None:
+    """Show how an entry was found and verified. Needs the key. No direction, template or pseudonym is shown."""
+    from fluidvid.cache.opening import open_secret, open_store
+    from fluidvid.cache.sealing import from_bytes, unseal
+
+    settings = _settings(cache, key_file, passphrase)
+    with closing(open_store(settings, create=False)) as store:
+        record = next((r for r in store.records() if r.id == track), None)
+        if record is None:
+            raise CacheError(f"no entry {track} in {cache}: see fluidvid cache list --cache {cache}")
+        secret = open_secret(store, settings)
+        try:
+            place = f"{record.id}|{record.basis}|direction"
+            made = from_bytes(unseal(secret.derive("seal"), record.sealed, place)).provenance
+        except ValueError as error:
+            raise CacheError(f"entry {track}: {error}; remove it with fluidvid cache forget {track}") from error
+    shown = _row(record, settings.ttl_days) | {
+        "basis": made.basis,
+        "steps": made.steps,
+        "key frames": list(made.frames),
+        "verified": {name: round(value, 4) for name, value in made.figures.items()},
+    }
+    if as_json:
+        _out(json.dumps(shown))
+        return
+    for name, value in shown.items():
+        _out(f"{name:12} {value}")
+
+
+@cache_app.command("forget")
+def cache_forget(
+    tracks: Annotated[list[str], typer.Argument(metavar="TRACK...", help="entries, from `cache list` or a report")],
+    cache: _Cache,
+) -> None:
+    """Remove entries; the file keeps no trace of them. The person gets another face next time. Needs no key."""
+    from fluidvid.cache.opening import open_store
+
+    with closing(open_store(_settings(cache), create=False)) as store:
+        removed = store.remove(tracks)
+    if removed < len(set(tracks)):
+        raise CacheError(
+            f"{len(set(tracks)) - removed} of {len(set(tracks))} entries were not in {cache}; the rest is gone"
+        )
+
+
+@cache_app.command("purge")
+def cache_purge(
+    cache: _Cache,
+    expired: Annotated[bool, typer.Option("--expired", help="only what has outlived its time")] = False,
+    ttl: _Ttl = None,
+) -> None:
+    """Delete the cache and its own key file, also a damaged one; or only expired entries. Needs no key."""
+    from fluidvid.cache.keys import own_key_file
+    from fluidvid.cache.opening import open_store
+    from fluidvid.cache.redis import RedisStore, is_url
+    from fluidvid.cache.sqlite import delete_files
+
+    if is_url(cache) and not expired:
+        with closing(RedisStore(cache, create=False)) as server:
+            server.delete()
+        return
+    if expired:
+        with closing(open_store(_settings(cache, ttl=ttl), create=False)) as store:
+            store.remove_expired()
+        return
+    delete_files(Path(cache))
+    _delete(own_key_file(Path(cache)))
+
+
+def _delete(key: Path | None) -> None:
+    try:
+        if key is not None:
+            key.unlink(missing_ok=True)
+    except OSError as error:
+        raise CacheError(f"{key} cannot be deleted: {error.strerror}") from error
+
+
+@cache_app.command("rekey")
+def cache_rekey(cache: _Cache, key_file: _Key = None, passphrase: _Passphrase = False) -> None:
+    """Give the cache a new secret, of the key file or passphrase named here (default: a new own key file).
+
+    Templates cannot be carried over, because nothing is kept to make new ones from: all entries are removed, and
+    copies of the old file match nobody any more who is cached from now on. Does not need the old key.
+    """
+    from fluidvid.cache.keys import new_lock, own_key_file
+    from fluidvid.cache.opening import key_material, open_store
+    from fluidvid.cache.redis import is_url
+
+    settings = _settings(cache, key_file, passphrase)
+    with closing(open_store(settings, create=False)) as store:
+        own = None if is_url(cache) else own_key_file(Path(cache))
+        if key_file is None and not passphrase:
+            _delete(own)
+        material = key_material(settings, fresh=True)
+        store.restart(new_lock("passphrase" if passphrase else "file", material))
+        if key_file is not None or passphrase:
+            _delete(own)

@@ -1,0 +1,154 @@
+"""Open the memory of a run and, if one is asked for, the cache behind it. Trouble with the cache is a warning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fluidvid.cache.keys import (
+    Kind,
+    Secret,
+    ask_passphrase,
+    ensure_own_key,
+    new_lock,
+    own_key_file,
+    read_key_file,
+    readable_by_others,
+    unlock,
+)
+from fluidvid.cache.lasting import CacheMemory
+from fluidvid.cache.records import RecordStore
+from fluidvid.cache.redis import RedisStore, is_url
+from fluidvid.cache.sqlite import SqliteStore
+from fluidvid.config import CacheConfig
+from fluidvid.engine.memory import RunMemory
+from fluidvid.errors import CacheError
+
+DAY = 86400.0
+
+
+def open_store(settings: CacheConfig, *, create: bool) -> RecordStore:
+    """The store that `cache.path` names.
+
+    Raises:
+        CacheError: it cannot be used.
+    """
+    assert settings.path is not None
+    ttl, most = settings.ttl_days * DAY, int(settings.max_mb * 1e6)
+    if is_url(settings.path):
+        return RedisStore(settings.path, create=create, ttl=ttl, max_bytes=most)
+    return SqliteStore(Path(settings.path), create=create, ttl=ttl, max_bytes=most)
+
+
+def open_secret(store: RecordStore, settings: CacheConfig) -> Secret:
+    """The secret of a cache: of the key file or passphrase it was made with, or is made with now.
+
+    Raises:
+        CacheError: the wrong key, the wrong kind of key, or none.
+        ConfigError: the key file the user named cannot be read, or no passphrase was given.
+    """
+    kind: Kind = "passphrase" if settings.passphrase else "file"
+    lock = store.lock()
+    if lock is not None and lock.kind != kind:
+        remedy = "add --cache-passphrase" if lock.kind == "passphrase" else "leave out --cache-passphrase"
+        raise CacheError(f"cache {settings.path} is locked with a {_words(lock.kind)}: {remedy}")
+    material = key_material(settings, fresh=lock is None)
+    if lock is None:
+        lock = store.lock(new_lock(kind, material))
+        assert lock is not None
+    return unlock(lock, material)
+
+
+def _words(kind: Kind) -> str:
+    return "passphrase" if kind == "passphrase" else "key file"
+
+
+def key_material(settings: CacheConfig, *, fresh: bool) -> bytes:
+    """What the secret is made of.
+
+    Args:
+        settings: where it comes from.
+        fresh: the cache is new: its own key file may be made, a new passphrase is asked for twice.
+
+    Raises:
+        CacheError: the cache's own key file is gone.
+        ConfigError: see `open_secret`.
+    """
+    assert settings.path is not None
+    if settings.passphrase:
+        return ask_passphrase(confirm=fresh)
+    if settings.key_file is not None:
+        return read_key_file(Path(settings.key_file))
+    if is_url(settings.path):
+        raise CacheError("a cache on a server has no key file of its own: add --key-file or --cache-passphrase")
+    path = own_key_file(Path(settings.path))
+    if not fresh and not path.exists():
+        raise CacheError(
+            f"{path}, the key of the cache, is gone: name the right one with --key-file, or begin anew with "
+            "fluidvid cache purge"
+        )
+    return ensure_own_key(Path(settings.path))
+
+
+@dataclass(eq=False)
+class People:
+    """The memory of a run and what the report says of it.
+
+    Attributes:
+        run: what the editor asks.
+        lasting: the cache, or None.
+        troubles: lines for the report that came up before there was a cache.
+    """
+
+    run: RunMemory
+    lasting: CacheMemory | None = None
+    troubles: list[str] = field(default_factory=list)
+
+    def account(self) -> dict[str, Any]:
+        """Counts over people: `returned` within the run, `ambiguous`, `unrecognisable`; with a cache also `known`,
+        `new`, `renewed`, `damaged`, and `entries`: the cache entry by person.
+        """
+        found: dict[str, Any] = {name: self.run.counts[name] for name in ("returned", "ambiguous", "unrecognisable")}
+        if self.lasting is not None:
+            found |= {name: self.lasting.counts[name] for name in ("known", "new", "renewed", "damaged")}
+            found["entries"] = {str(person): entry for person, entry in sorted(self.lasting.entries.items())}
+        return found
+
+    def warnings(self) -> list[str]:
+        """One line for each trouble."""
+        return self.troubles + (self.lasting.warnings if self.lasting is not None else [])
+
+    def close(self) -> None:
+        """Let go of the cache."""
+        if self.lasting is not None:
+            self.lasting.close()
+
+
+def open_people(settings: CacheConfig, basis: str) -> People:
+    """The memory of a run.
+
+    Args:
+        settings: the section `cache`.
+        basis: digest of model and parameters.
+
+    Raises:
+        ConfigError: the key file the user named cannot be read, or no passphrase was given.
+    """
+    if settings.path is None:
+        return People(RunMemory())
+    troubles: list[str] = []
+    store: RecordStore | None = None
+    try:
+        store = open_store(settings, create=True)
+        secret = open_secret(store, settings)
+    except CacheError as error:
+        if store is not None:
+            store.close()
+        return People(RunMemory(), None, [f"{error}; this run goes on without the cache"])
+    if getattr(store, "loose", False):
+        troubles.append(f"cache {settings.path} could be read by others: now only by its owner")
+    if settings.key_file is not None and readable_by_others(Path(settings.key_file)):
+        troubles.append(f"key file {settings.key_file} can be read by others: chmod 600 {settings.key_file}")
+    lasting = CacheMemory(store, secret, basis)
+    return People(RunMemory(lasting), lasting, troubles)

@@ -1,0 +1,137 @@
+"""`fluidvid cache ...` as users meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from fluidvid.cache.opening import open_people
+from fluidvid.cli import app, run
+from fluidvid.config import Config
+from tests.fluidvid.cache.people import BASIS, known, person
+
+Fluidvid = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fluidvid(capsys: pytest.CaptureFixture[str]) -> Fluidvid:
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        command = typer.main.get_command(app)
+        code = run(lambda: command(["cache", *map(str, arguments)], standalone_mode=False))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def met(path: Path, *seeds: int, **changes: str) -> list[str]:
+    """A run that met these people; entry by person."""
+    settings = Config().updated({"cache.path": str(path)} | {f"cache.{k}": v for k, v in changes.items()}).cache
+    people = open_people(settings, BASIS)
+    for seed in seeds:
+        if people.run.recall(seed, person(seed)).known is None:
+            people.run.remember(seed, person(seed), known(seed))
+    assert people.warnings() == []
+    entries = people.account()["entries"]
+    people.close()
+    return [entries[str(seed)] for seed in seeds]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "people.cache"
+
+
+def test_list_and_show(cache: Path, fluidvid: Fluidvid) -> None:
+    one, two = met(cache, 1, 2)
+    code, out, _ = fluidvid("list", "--cache", cache)
+    assert code == 0 and out.count("\n") == 2 and one in out and two in out and BASIS[:12] in out
+    rows = json.loads(fluidvid("list", "--cache", cache, "--json")[1])["entries"]
+    assert {row["entry"] for row in rows} == {one, two} and all(row["runs"] == 1 for row in rows)
+    code, out, _ = fluidvid("show", two, "--cache", cache, "--json")
+    shown = json.loads(out)
+    assert code == 0 and (shown["steps"], shown["key frames"], shown["verified"]) == (25, [1, 2], {"v": 0.1})
+    assert fluidvid("show", one, "--cache", cache)[1].startswith("entry")
+    code, out, err = fluidvid("show", "nobody", "--cache", cache)
+    assert (code, out) == (8, "") and "cache list" in err and err.count("\n") == 1
+
+
+def test_list_needs_no_key_and_show_does(cache: Path, fluidvid: Fluidvid) -> None:
+    (one,) = met(cache, 1)
+    cache.with_name("people.cache.key").unlink()
+    assert fluidvid("list", "--cache", cache)[0] == 0
+    code, _, err = fluidvid("show", one, "--cache", cache)
+    assert code == 8 and "is gone" in err
+
+
+def test_forget(cache: Path, fluidvid: Fluidvid) -> None:
+    one, two = met(cache, 1, 2)
+    assert fluidvid("forget", one, "--cache", cache) == (0, "", "")
+    assert met(cache, 2) == [two] and met(cache, 1) != [one]
+    code, _, err = fluidvid("forget", two, "nobody", "--cache", cache)
+    assert code == 8 and "1 of 2" in err
+    assert two not in fluidvid("list", "--cache", cache)[1]
+
+
+def test_purge_takes_everything_even_when_damaged(cache: Path, fluidvid: Fluidvid) -> None:
+    met(cache, 1)
+    content = bytearray(cache.read_bytes())
+    content[4096:8192] = os.urandom(4096)
+    cache.write_bytes(content)
+    assert fluidvid("purge", "--cache", cache) == (0, "", "")
+    assert list(cache.parent.iterdir()) == []
+    code, _, err = fluidvid("purge", "--cache", cache)
+    assert code == 8 and err.count("\n") == 1
+
+
+def test_purge_leaves_other_files_alone(tmp_path: Path, fluidvid: Fluidvid) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("Dear cache, " * 20)
+    assert fluidvid("purge", "--cache", letter)[0] == 8 and letter.exists()
+
+
+def test_purge_expired(cache: Path, fluidvid: Fluidvid) -> None:
+    one, two = met(cache, 1, 2)
+    with sqlite3.connect(cache) as connection:
+        connection.execute("UPDATE entries SET used = used - 864000 WHERE id = ?", (one,))
+    connection.close()
+    assert fluidvid("purge", "--expired", "--cache", cache)[0] == 0
+    assert one in fluidvid("list", "--cache", cache)[1]
+    assert fluidvid("purge", "--expired", "--ttl-days", "9", "--cache", cache)[0] == 0
+    listed = fluidvid("list", "--cache", cache)[1]
+    assert one not in listed and two in listed
+
+
+def test_rekey_makes_old_entries_useless(cache: Path, fluidvid: Fluidvid, tmp_path: Path) -> None:
+    (one,) = met(cache, 1)
+    stolen = tmp_path / "stolen.cache"
+    stolen.write_bytes(cache.read_bytes())
+    assert fluidvid("rekey", "--cache", cache) == (0, "", "")
+    assert fluidvid("list", "--cache", cache)[1] == ""
+    stolen.with_name("stolen.cache.key").write_bytes(cache.with_name("people.cache.key").read_bytes())
+    code, _, err = fluidvid("show", one, "--cache", stolen)
+    assert code == 8 and "not the key file" in err
+    assert met(cache, 1) != [one]
+
+
+def test_rekey_to_a_key_file_of_ones_own(cache: Path, fluidvid: Fluidvid, tmp_path: Path) -> None:
+    met(cache, 1)
+    key = tmp_path / "secret.key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
+    assert fluidvid("rekey", "--cache", cache, "--key-file", key)[0] == 0
+    assert not cache.with_name("people.cache.key").exists()
+    assert met(cache, 1, key_file=str(key)) == met(cache, 1, key_file=str(key))
+
+
+def test_no_such_cache_in_one_line(tmp_path: Path, fluidvid: Fluidvid) -> None:
+    for arguments in (["list"], ["forget", "x"], ["purge"], ["rekey"], ["show", "x"]):
+        code, out, err = fluidvid(*arguments, "--cache", tmp_path / "none.cache")
+        assert (code, out, err.count("\n")) == (8, "", 1), arguments
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,119 @@
+"""The same store over a real Redis server, which the test starts on a socket of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fluidvid.cache.keys import new_lock
+from fluidvid.cache.opening import open_people
+from fluidvid.cache.redis import RedisStore
+from fluidvid.config import Config
+from fluidvid.errors import CacheError
+from tests.fluidvid.cache.people import BASIS, known, person
+from tests.fluidvid.cache.test_sqlite import keep, record, whole
+
+SERVER = shutil.which("redis-server")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server without persistence."""
+    pytest.importorskip("redis", reason="NOT TESTED: pip install redis")
+    if SERVER is None:
+        pytest.skip("NOT TESTED: apt-get install redis-server")
+    socket = tmp_path_factory.mktemp("redis") / "s"
+    command = [SERVER, "--port", "0", "--unixsocket", str(socket), "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=socket.parent)
+    deadline = time.monotonic() + 20
+    while not socket.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield f"unix://{socket}"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture
+def url(server: str, request: pytest.FixtureRequest) -> str:
+    return f"{server}#{request.node.name}"
+
+
+def test_records_come_back_expire_and_are_bounded(url: str) -> None:
+    now = [100.0]
+    most = 3 * record(1).nbytes
+    store = RedisStore(url, create=True, ttl=50, max_bytes=most, clock=lambda: now[0])
+    keep(store, record(1), record(2), record(3, used=90))
+    assert store.records() == [record(3, used=90), record(1), record(2)]
+    keep(store, record(4))
+    assert {r.id for r in store.records()} == {"00000001", "00000002", "00000004"}
+    assert not store.add(record(5), unless=lambda here: len(here) == 3)
+    now[0] = 149.0
+    store.renew("00000001", None)
+    store.renew("nobody", b"x")
+    now[0] = 151.0
+    (left,) = store.records()
+    assert (left.id, left.uses, left.used) == ("00000001", 2, 149.0) and whole(left)
+    assert store.remove_expired() == 2
+    assert store.remove(["00000001", "nobody"]) == 1 and store.records() == []
+
+
+def test_one_lock_wins_and_restart_changes_it(url: str) -> None:
+    with pytest.raises(CacheError, match="no cache"):
+        RedisStore(url, create=False)
+    store = RedisStore(url, create=True)
+    first, second = new_lock("file", b"a" * 32), new_lock("file", b"b" * 32)
+    assert store.lock() is None and store.lock(first) == first == store.lock(second)
+    keep(store, record(1))
+    assert store.restart(second) == 1 and store.lock() == second and store.records() == []
+    store.delete()
+    assert store.lock() is None
+
+
+def _write_some(url: str, begin: int) -> None:
+    store = RedisStore(url, create=True, clock=lambda: 100.0)
+    for number in range(begin, begin + 20):
+        keep(store, record(number))
+        store.renew(f"{number:08x}", None)
+
+
+def test_many_writers_at_once(url: str) -> None:
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=_write_some, args=(url, 1000 * i)) for i in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [p.exitcode for p in processes] == [0] * 4
+    found = RedisStore(url, create=True, clock=lambda: 100.0).records()
+    assert len(found) == 80 and all(whole(r) and r.uses == 2 for r in found)
+
+
+def _settings(url: str, **changes: Any) -> Any:
+    return Config().updated({"cache.path": url} | {f"cache.{k}": v for k, v in changes.items()}).cache
+
+
+def test_two_machines_with_one_key(url: str, tmp_path: Path) -> None:
+    key = tmp_path / "secret.key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
+    one = open_people(_settings(url, key_file=str(key)), BASIS)
+    assert one.run.recall(1, person(1)).known is None
+    one.run.remember(1, person(1), known(1))
+    other = open_people(_settings(url, key_file=str(key)), BASIS)
+    assert other.run.recall(5, person(1)).known is not None and other.warnings() == []
+    assert "--key-file" in open_people(_settings(url), BASIS).warnings()[0]
+
+
+def test_no_server_is_one_warning_without_the_password(tmp_path: Path) -> None:
+    pytest.importorskip("redis", reason="NOT TESTED: pip install redis")
+    people = open_people(_settings("redis://user:hunter2@127.0.0.1:1/0#people"), BASIS)
+    (line,) = people.warnings()
+    assert "without the cache" in line and "hunter2" not in line
+    assert people.run.recall(1, person(1)).known is None

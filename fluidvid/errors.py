@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     MODEL = 5
     STRICT = 6
     DETECTION = 7
+    AUDIT = 8
     INTERRUPTED = 130
 
 

@@ -15,7 +15,7 @@ from fluidvid.masks import face_mask
 from fluidvid.video import VideoReader
 
 Picture = NDArray[np.uint8]
-FRAMES = 10
+FRAMES = 8
 RATE = Fraction(30000, 1001)
 
 

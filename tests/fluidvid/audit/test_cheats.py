@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 import torch
 
 from fluidvid.audit import Auditor, AuditReport, State
@@ -26,7 +25,7 @@ def test_a_solid_mask_passes(auditor: Auditor, case: Case) -> None:
     report = auditor.audit(case.study, case.result("solid", lambda i, p: masked(p, case.boxes(i))))
     assert report.verdict.state is State.PASSED, report.verdict
     coverage = report.coverage()
-    assert coverage["faces"] == coverage["judged_by_recognisers"] == coverage["not_found_in_result"] == 10
+    assert coverage["faces"] == coverage["judged_by_recognisers"] == coverage["not_found_in_result"] == 8
     for recognition in report.recognitions:
         assert recognition.figures["reidentified_at_1_percent_where_found_again"].value is None
 
@@ -35,7 +34,7 @@ def test_a_result_equal_to_the_source(auditor: Auditor, case: Case) -> None:
     report = auditor.audit(case.study, case.source)
     assert report.verdict.state is State.FAILED
     assert "untouched faces" in failed(report)
-    assert report.coverage()["untouched"] == 10
+    assert report.coverage()["untouched"] == 8
     for recognition in report.recognitions:
         assert recognition.figures["reidentified_at_1_percent"].value == 1.0
         assert recognition.figures["rank_1"].value == 1.0
@@ -43,7 +42,7 @@ def test_a_result_equal_to_the_source(auditor: Auditor, case: Case) -> None:
 
 def test_a_reencoded_source(auditor: Auditor, case: Case) -> None:
     report = auditor.audit(case.study, write(case.folder / "again.mp4", case.pictures, crf=30))
-    assert report.verdict.state is State.FAILED and report.coverage()["untouched"] == 10
+    assert report.verdict.state is State.FAILED and report.coverage()["untouched"] == 8
 
 
 def test_a_weak_blur(auditor: Auditor, case: Case) -> None:
@@ -80,7 +79,7 @@ def test_one_track_skipped(auditor: Auditor, case: Case, tmp_path: Path) -> None
     assert dlib.worst[skipped][1] > 0.9 > dlib.worst[next(iter(left))][1]
 
 
-def attacked(case: Case, auditor: Auditor, name: str, steps: int = 12, most: float = 10.0) -> list[Picture]:
+def attacked(case: Case, auditor: Auditor, name: str, steps: int = 8, most: float = 5.0) -> list[Picture]:
     """Every face with noise of at most `most` 8-bit values that takes recogniser `name` away from the person."""
     net = next(r for r in auditor.panel.recognisers if r.name == name)
     pictures = []
@@ -108,10 +107,11 @@ def test_noise_against_the_auditing_recogniser(auditor: Auditor, case: Case) -> 
     report = auditor.audit(case.study, result)
     assert report.verdict.state is State.FAILED
     dlib = next(r for r in report.recognitions if r.grader.name == "dlib_resnet")
-    assert np.nanmedian(dlib.same_frame) < 0.8, "the attack must work, or the test says nothing"
+    plain = dlib.same_frame[np.isfinite(dlib.same_frame)]
+    assert (plain < dlib.grader.calibrated).all(), "the attack must work, or the test says nothing"
     assert {"re-identified by identity_student", "re-identified by faceres"} <= failed(report)
-    alone = only(auditor, "dlib_resnet")
-    assert alone.audit(case.study, result).verdict.state is State.FAILED
+    assert dlib.figures["reidentified_at_1_percent"].value == 1.0
+    assert report.coverage()["untouched"] == 8
 
 
 def only(auditor: Auditor, name: str) -> Auditor:
@@ -123,10 +123,10 @@ def only(auditor: Auditor, name: str) -> Auditor:
 
 def test_a_guide_cannot_acquit(auditor: Auditor, case: Case) -> None:
     alone = only(auditor, "identity_student")
-    report = alone.audit(case.study, case.folder / "solid.mp4")
+    solid = case.result("solid", lambda i, p: masked(p, case.boxes(i)))
+    report = alone.audit(case.study, solid)
     assert report.verdict.state is State.UNDECIDED and not report.passed
     assert "optimised" in report.verdict.words
-    assert alone.audit(case.study, case.source).verdict.state is State.FAILED
 
 
 def test_frames_that_nobody_can_compare(auditor: Auditor, case: Case) -> None:
@@ -137,10 +137,10 @@ def test_frames_that_nobody_can_compare(auditor: Auditor, case: Case) -> None:
     assert "1 result frames have no counterpart" in report.verdict.words
 
 
-@pytest.mark.parametrize("kind", ["json", "page"])
-def test_two_audits_agree_to_the_last_digit(auditor: Auditor, case: Case, kind: str) -> None:
+def test_two_audits_agree_to_the_last_digit(auditor: Auditor, case: Case) -> None:
     from fluidvid.audit.page import page
 
-    reports = [auditor.audit(auditor.study(case.source) if i else case.study, case.folder / "weak.mp4") for i in (0, 1)]
-    texts = [r.to_json() if kind == "json" else page(r) for r in reports]
-    assert texts[0] == texts[1]
+    weak = case.result("weak", lambda i, p: blurred(p, case.boxes(i), 1.5))
+    reports = [auditor.audit(study, weak) for study in (case.study, auditor.study(case.source))]
+    assert reports[0].to_json() == reports[1].to_json()
+    assert page(reports[0]) == page(reports[1])

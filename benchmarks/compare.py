@@ -46,8 +46,8 @@ def command_of(method: str, source: Path, target: Path, deface: Path | None) -> 
     """The command line that makes `target` of `source`."""
     if method == "deface":
         assert deface is not None
-        return [str(deface), str(source), "--output", str(target), "--backend", "onnxrt"]
-    options = FLUID[method] if method in FLUID else ["--mode", method]
+        return [str(deface), str(source), "--output", str(target)]
+    options = FLUID.get(method, ["--mode", method])
     return [sys.executable, "-m", "fluidvid", "anonymize", str(source), str(target), "--overwrite", "--quiet", *options]
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from fluidvid.audit import Auditor, AuditReport
+from fluidvid.config import Config, load
 from fluidvid.errors import FluidvidError
 from fluidvid.video import VideoReader, VideoWriter
 
@@ -36,8 +37,6 @@ FLUID = {
 }
 CLASSIC = ("blur", "pixelate", "solid")
 METHODS = (*FLUID, *CLASSIC, "deface")
-SAME_AS = {"linear": "difference"}
-"""A fluid method whose options are another's defaults: one run serves both."""
 DEFACE = ("deface==1.5.0", "onnxruntime")
 TIMEOUT = 3600 * 4
 
@@ -49,6 +48,15 @@ def command_of(method: str, source: Path, target: Path, deface: Path | None) -> 
         return [str(deface), str(source), "--output", str(target)]
     options = FLUID.get(method, ["--mode", method])
     return [sys.executable, "-m", "fluidvid", "anonymize", str(source), str(target), "--overwrite", "--quiet", *options]
+
+
+def settings(method: str) -> Config | None:
+    """The whole configuration of a method of fluidvid; None for other tools."""
+    if method == "deface":
+        return None
+    options = FLUID.get(method, ["--mode", method])
+    keys = {"--editor": "edit.editor", "--geometry": "edit.geometry", "--mode": "mode"}
+    return load("default").updated({keys[options[0]]: options[1]})
 
 
 def install_deface(folder: Path) -> Path:
@@ -157,7 +165,9 @@ def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
         study = auditor.study(source)
         done: dict[str, dict[str, Any]] = {}
         for method in options.methods:
-            twin = done.get(SAME_AS.get(method, ""))
+            # A method whose options are the defaults, or another's: one run serves both.
+            alike = [m for m in done if settings(m) is not None and settings(m) == settings(method)]
+            twin = done[alike[0]] if alike else None
             if twin is not None:
                 rows.append({**twin, "method": f"{method} (= {twin['method']})"})
                 continue

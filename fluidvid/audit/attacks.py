@@ -21,7 +21,6 @@ from fluidvid.audit.privacy import Recognition, best_of, templates
 from fluidvid.audit.statistics import rounded
 from fluidvid.audit.study import Study
 
-ATTACKS = ("sharpen", "average", "negate", "rerun")
 MOST_FACES = 16
 """Faces an attack is tried on, spread over all people."""
 ENOUGH = 300
@@ -35,7 +34,7 @@ class AttackOutcome:
     """What an attack brought back, by one recogniser.
 
     Attributes:
-        name: one of `ATTACKS`.
+        name: one of `fluidvid.audit.options.ATTACKS`.
         recogniser: who looked.
         words: the attack in words.
         share: faces recognised after it, None if it was not measured.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fluidvid.audit.options import chosen_attacks
 from fluidvid.errors import ConfigError, InputError, OutputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def run_audit(
             raise InputError(f"no such file: {path}: check the name")
     if html is not None:
         check_page(html, (source, result), overwrite)
+    if recognisers is not None and not recognisers.is_dir():
+        raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
     if min_face <= 0:
         raise ConfigError(f"--min-face {min_face:g}: a positive number of pixels is needed")
     limit = (
@@ -73,23 +76,6 @@ def run_audit(
 
         write_page(html, page(report, pictures=pictures))
     return report
-
-
-def chosen_attacks(text: str | None) -> tuple[str, ...]:
-    """`all`, or names between commas.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    from fluidvid.audit.attacks import ATTACKS
-
-    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
-    if names == ("all",):
-        return ATTACKS
-    for name in names:
-        if name not in ATTACKS:
-            raise ConfigError(f"--attacks {name}: known are all, {', '.join(ATTACKS)}")
-    return names
 
 
 def check_page(html: Path, media: tuple[Path, ...], overwrite: bool) -> None:

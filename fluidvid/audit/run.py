@@ -8,11 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fluidvid.audit.attacks import ATTACKS, Attack, AttackOutcome, averaging, sharpening, try_attack
+from fluidvid.audit.attacks import Attack, AttackOutcome, averaging, sharpening, try_attack
 from fluidvid.audit.graders import Panel, load_panel
 from fluidvid.audit.linkage import linkage
 from fluidvid.audit.look import Floats
 from fluidvid.audit.measure import Measured, measure_result
+from fluidvid.audit.options import ATTACKS, chosen_attacks
 from fluidvid.audit.privacy import Recognition, recognise
 from fluidvid.audit.report import AuditReport
 from fluidvid.audit.steadiness import jumps, steadiness
@@ -87,7 +88,7 @@ class Auditor:
             study: of the source.
             result: what a tool made of it.
             second: another run's result, for linkage between runs.
-            attacks: some of `ATTACKS`.
+            attacks: some of `fluidvid.audit.options.ATTACKS`.
             limits: what the verdict tolerates.
             tick: called with stage, done and total.
 
@@ -95,9 +96,7 @@ class Auditor:
             InputError: a file cannot be read.
             ConfigError: no such attack.
         """
-        unknown = sorted(set(attacks) - set(ATTACKS))
-        if unknown:
-            raise ConfigError(f"no attack {unknown[0]!r}: known are {', '.join(ATTACKS)} and all")
+        attacks = chosen_attacks(",".join(attacks))
         measured = measure_result(study, result, self.panel, self.detector, tick=tick)
         other = None if second is None else measure_result(study, second, self.panel, self.detector, tick=tick)
         found = [recognise(study, measured, g, self.galleries.get(g.name)) for g in self.panel.graders]

@@ -47,7 +47,8 @@ def test_json_is_complete_plain_and_holds_no_template(report: AuditReport) -> No
 
 def test_time_and_utility_have_floors(report: AuditReport) -> None:
     for name in ("landmarks_by_eye_distance", "expression", "age_years", "yaw_degrees"):
-        assert report.utility[name].floor is not None and report.utility[name].floor >= 0, name
+        floor = report.utility[name].floor
+        assert floor is not None and floor >= 0, name
     assert report.time["warp_error"].floor is not None
     outside = report.utility["outside_psnr_db"].value
     assert outside is not None and outside > 30

@@ -99,7 +99,7 @@ def decide(
     checks = [_timeline(measured), _untouched(study, measured, recognitions)]
     if not faces.any():
         return _sum_up([*checks, Check("faces", True, "no face was found in the source: there is nothing to judge")])
-    for recognition in recognitions:
+    for recognition in sorted(recognitions, key=lambda r: not r.grader.may_acquit):
         checks += _recognised(study, measured, recognition, limit)
     checks.append(_acquitters(recognitions))
     checks += [_reversal(outcome, limit) for outcome in attacks if outcome.share is not None]
@@ -191,6 +191,7 @@ def _acquitters(recognitions: Sequence[Recognition]) -> Check:
 
 def _reversal(outcome: AttackOutcome, limit: Limits) -> Check:
     share, before = outcome.share or 0.0, outcome.before or 0.0
-    words = f"{outcome.words}: {share:.1%} of {outcome.count} faces recognised by {outcome.recogniser}, "
-    words += f"{before:.1%} without"
-    return Check(f"attack {outcome.name} by {outcome.recogniser}", share <= max(limit.reversed_, before), words)
+    passed = share <= max(limit.reversed_, before)
+    words = f"{outcome.words} brings {'nothing further' if passed else 'people'} back: {share:.1%} of {outcome.count} "
+    words += f"faces recognised by {outcome.recogniser}, {before:.1%} without"
+    return Check(f"attack {outcome.name} by {outcome.recogniser}", passed, words)

@@ -1,4 +1,4 @@
-"""The command line: `anonymize`, `doctor`, `models`, `version`. Errors are one line on stderr, stdout is
+"""The command line: `anonymize`, `audit`, `doctor`, `models`, `version`. Errors are one line on stderr, stdout is
 for results.
 """
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _EPILOG = (
     "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable, 4 target not writable, "
-    "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 8 cache unusable (cache commands), "
-    "130 interrupted. "
-    "Whatever is not 0 leaves no output. "
+    "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 8 audit not passed, 9 cache unusable "
+    "(cache commands), 130 interrupted. "
+    "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict. "
     "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "
     "Hair, clothes, gait, voice and context still "
     "identify people."
@@ -175,6 +175,59 @@ app.command("anonymize", epilog=_EPILOG)(_anonymize)
 def version() -> None:
     """Print the version."""
     _out(__version__)
+
+
+@app.command(epilog=_EPILOG)
+def audit(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="the original video")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="what fluidvid, or any other tool, made of it")],
+    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="one self-contained page")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object on stdout")] = False,
+    recognisers: Annotated[
+        Path | None,
+        typer.Option("--recognisers", metavar="FOLDER", help="further recognisers, e.g. edgeface_xs.onnx"),
+    ] = None,
+    second: Annotated[
+        Path | None, typer.Option("--second", metavar="FILE", help="another run's result: are both linked?")
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option("--attacks", metavar="NAMES|all", help="sharpen,average,negate,rerun: try to undo it; slow"),
+    ] = None,
+    end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="compare the beginning only")] = None,
+    min_face: Annotated[
+        float, typer.Option("--min-face", metavar="NUMBER", help="pixels from which recognisers look at a face")
+    ] = 24.0,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="strips of faces in the page, the source's too")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an existing page")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no summary")] = False,
+) -> None:
+    """Measure RESULT against SOURCE: who is still recognised, what stayed, how steady it is. Exit 8 if not passed."""
+    from fluidvid.audit.command import run_audit
+
+    console = _console(quiet)
+    report = run_audit(
+        source,
+        result,
+        html=html,
+        recognisers=recognisers,
+        second=second,
+        attacks=attacks,
+        end=end,
+        min_face=min_face,
+        overwrite=overwrite,
+        pictures=pictures,
+        console=console,
+        quiet=quiet,
+    )
+    if not quiet:
+        report.print_summary(console)
+    if as_json:
+        _out(report.to_json())
+    if not report.passed:
+        raise typer.Exit(ExitCode.AUDIT)
 
 
 @app.command()

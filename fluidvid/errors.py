@@ -16,7 +16,8 @@ class ExitCode(IntEnum):
     MODEL = 5
     STRICT = 6
     DETECTION = 7
-    CACHE = 8
+    AUDIT = 8
+    CACHE = 9
     INTERRUPTED = 130
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,8 +28,8 @@ def silent(_: ProgressEvent) -> None:
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[ProgressCallback]:
-    """A bar per stage on `console`, with rate and remaining time."""
+def progress_bar(console: Console, words: Mapping[str, str] | None = None) -> Iterator[ProgressCallback]:
+    """A bar per stage on `console`, with rate and remaining time; `words` name further stages."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
     from rich.progress import Task as RichTask
 
@@ -43,7 +43,7 @@ def progress_bar(console: Console) -> Iterator[ProgressCallback]:
             speed = task.finished_speed or task.speed
             return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
 
-    labels = {"detect": "finding faces", "prepare": "making pseudonyms", "write": "writing"}
+    labels = {"detect": "finding faces", "prepare": "making pseudonyms", "write": "writing", **(words or {})}
     tasks: dict[str, TaskID] = {}
     columns = (
         TextColumn("{task.description}"),

@@ -67,7 +67,7 @@ def test_list_needs_no_key_and_show_does(cache: Path, fluidvid: Fluidvid) -> Non
     cache.with_name("people.cache.key").unlink()
     assert fluidvid("list", "--cache", cache)[0] == 0
     code, _, err = fluidvid("show", one, "--cache", cache)
-    assert code == 8 and "is gone" in err
+    assert code == 9 and "is gone" in err
 
 
 def test_forget(cache: Path, fluidvid: Fluidvid) -> None:
@@ -75,7 +75,7 @@ def test_forget(cache: Path, fluidvid: Fluidvid) -> None:
     assert fluidvid("forget", one, "--cache", cache) == (0, "", "")
     assert met(cache, 2) == [two] and met(cache, 1) != [one]
     code, _, err = fluidvid("forget", two, "nobody", "--cache", cache)
-    assert code == 8 and "1 of 2" in err
+    assert code == 9 and "1 of 2" in err
     assert two not in fluidvid("list", "--cache", cache)[1]
 
 
@@ -87,13 +87,13 @@ def test_purge_takes_everything_even_when_damaged(cache: Path, fluidvid: Fluidvi
     assert fluidvid("purge", "--cache", cache) == (0, "", "")
     assert list(cache.parent.iterdir()) == []
     code, _, err = fluidvid("purge", "--cache", cache)
-    assert code == 8 and err.count("\n") == 1
+    assert code == 9 and err.count("\n") == 1
 
 
 def test_purge_leaves_other_files_alone(tmp_path: Path, fluidvid: Fluidvid) -> None:
     letter = tmp_path / "letter.txt"
     letter.write_text("Dear cache, " * 20)
-    assert fluidvid("purge", "--cache", letter)[0] == 8 and letter.exists()
+    assert fluidvid("purge", "--cache", letter)[0] == 9 and letter.exists()
 
 
 def test_purge_expired(cache: Path, fluidvid: Fluidvid) -> None:
@@ -116,7 +116,7 @@ def test_rekey_makes_old_entries_useless(cache: Path, fluidvid: Fluidvid, tmp_pa
     assert fluidvid("list", "--cache", cache)[1] == ""
     stolen.with_name("stolen.cache.key").write_bytes(cache.with_name("people.cache.key").read_bytes())
     code, _, err = fluidvid("show", one, "--cache", stolen)
-    assert code == 8 and "not the key file" in err
+    assert code == 9 and "not the key file" in err
     assert met(cache, 1) != [one]
 
 

@@ -1,0 +1,122 @@
+"""`fluidvid audit`: arguments, exit code, where the report goes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fluidvid.audit.options import chosen_attacks
+from fluidvid.errors import ConfigError, InputError, OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fluidvid.audit.report import AuditReport
+    from fluidvid.audit.study import Tick
+
+STAGES = {"source": "studying the source", "look": "looking at faces", "result": "measuring", "attack": "attacking"}
+
+
+def run_audit(
+    source: Path,
+    result: Path,
+    *,
+    html: Path | None,
+    recognisers: Path | None,
+    second: Path | None,
+    attacks: str | None,
+    end: str | None,
+    min_face: float,
+    overwrite: bool,
+    pictures: bool,
+    console: Console,
+    quiet: bool,
+) -> AuditReport:
+    """Check the arguments before any work is done, audit, and write the page.
+
+    Raises:
+        FluidvidError: see `fluidvid.audit.audit`.
+        OutputError: the page exists without `overwrite`, or cannot be written.
+    """
+    from fluidvid import config
+
+    for path in (source, result, *([] if second is None else [second])):
+        if not path.is_file():
+            raise InputError(f"no such file: {path}: check the name")
+    if html is not None:
+        check_page(html, (source, result), overwrite)
+    if recognisers is not None and not recognisers.is_dir():
+        raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
+    if min_face <= 0:
+        raise ConfigError(f"--min-face {min_face:g}: a positive number of pixels is needed")
+    limit = (
+        None if end is None else config.load("default").updated({"media.end": config.parse_value("media.end", end)}).end
+    )
+    wanted = chosen_attacks(attacks)
+
+    from fluidvid.audit.run import audit
+
+    with _progress(console, quiet) as tick:
+        report = audit(
+            source,
+            result,
+            recognisers=recognisers,
+            second=second,
+            attacks=wanted,
+            end=limit,
+            min_face=min_face,
+            tick=tick,
+        )
+    if html is not None:
+        from fluidvid.audit.page import page
+
+        write_page(html, page(report, pictures=pictures))
+    return report
+
+
+def check_page(html: Path, media: tuple[Path, ...], overwrite: bool) -> None:
+    """Refuse early a page that cannot be written.
+
+    Raises:
+        OutputError: it exists, is one of the videos, or its folder does not exist.
+    """
+    if html.exists() and any(html.resolve() == path.resolve() for path in media):
+        raise OutputError(f"{html} is one of the videos: choose another name for the report")
+    if html.exists() and not overwrite:
+        raise OutputError(f"{html} exists: add --overwrite to replace it")
+    if not html.parent.is_dir():
+        raise OutputError(f"no folder {html.parent}: create it first")
+
+
+def write_page(html: Path, text: str) -> None:
+    """Write whole or not at all, readable by its owner only: the page may show the source's faces.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{html.name}.", suffix=".part", dir=html.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).replace(html)
+    except OSError as error:
+        raise OutputError(f"cannot write {html}: {error.strerror or error}; check the folder and its space") from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(console: Console, quiet: bool) -> Iterator[Tick]:
+    from fluidvid.progress import ProgressEvent, progress_bar
+
+    if quiet or not console.is_terminal:
+        yield lambda stage, done, total: None
+        return
+    with progress_bar(console, STAGES) as show:
+        yield lambda stage, done, total: show(ProgressEvent(stage, done, total))

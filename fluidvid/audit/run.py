@@ -1,0 +1,188 @@
+"""The audit as a function: study the source, measure the result, judge, attack, decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from fluidvid.audit.attacks import Attack, AttackOutcome, averaging, sharpening, try_attack
+from fluidvid.audit.graders import Panel, load_panel
+from fluidvid.audit.linkage import linkage
+from fluidvid.audit.look import Floats
+from fluidvid.audit.measure import Measured, measure_result
+from fluidvid.audit.options import ATTACKS, chosen_attacks
+from fluidvid.audit.privacy import Recognition, recognise
+from fluidvid.audit.report import AuditReport
+from fluidvid.audit.steadiness import jumps, steadiness
+from fluidvid.audit.study import Study, Tick, study_source
+from fluidvid.audit.utility import utility
+from fluidvid.audit.verdict import Limits, decide
+from fluidvid.config import Config
+from fluidvid.errors import ConfigError
+from fluidvid.models import ModelStore
+
+
+def _quiet(stage: str, done: int, total: int | None) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Auditor:
+    """Networks, detector and gallery: loaded once, good for any number of audits.
+
+    Attributes:
+        models: embedded and pulled models.
+        panel: recognisers and attribute networks.
+        detector: the audit's own eyes, the configured default of fluidvid.
+        galleries: recogniser -> `(M, D)` unit embeddings of synthetic people.
+    """
+
+    models: ModelStore
+    panel: Panel
+    detector: Any
+    galleries: dict[str, Floats]
+
+    @classmethod
+    def load(cls, recognisers: Path | None = None, *, backbone: Path | None = None) -> Auditor:
+        """Load everything.
+
+        Args:
+            recognisers: folder with recognisers that are not shipped, as `<name>.onnx`.
+            backbone: folder of the backbone that made the result, for the names of its guides.
+
+        Raises:
+            ModelError: a model is missing or altered.
+            ConfigError: the folder does not exist.
+        """
+        from fluidvid.assembly import make_detector
+        from fluidvid.engine.pseudonyms import PseudonymBank
+
+        if recognisers is not None and not recognisers.is_dir():
+            raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
+        models = ModelStore()
+        panel = load_panel(models, recognisers, backbone)
+        bank = PseudonymBank.load(models.resolve("prior") / "pseudonyms.safetensors")
+        galleries = {name: table.numpy() for name, table in bank.embeddings.items()}
+        return cls(models, panel, make_detector(Config(), models), galleries)
+
+    def study(self, source: Path, *, end: Fraction | None = None, min_face: float = 24.0, tick: Tick = _quiet) -> Study:
+        """Look at a source; the study serves for all of its results."""
+        return study_source(source, self.panel, self.detector, end=end, min_face=min_face, tick=tick)
+
+    def audit(
+        self,
+        study: Study,
+        result: Path,
+        *,
+        second: Path | None = None,
+        attacks: Collection[str] = (),
+        limits: Limits | None = None,
+        tick: Tick = _quiet,
+    ) -> AuditReport:
+        """Judge a result of a studied source.
+
+        Args:
+            study: of the source.
+            result: what a tool made of it.
+            second: another run's result, for linkage between runs.
+            attacks: some of `fluidvid.audit.options.ATTACKS`.
+            limits: what the verdict tolerates.
+            tick: called with stage, done and total.
+
+        Raises:
+            InputError: a file cannot be read.
+            ConfigError: no such attack.
+        """
+        attacks = chosen_attacks(",".join(attacks))
+        measured = measure_result(study, result, self.panel, self.detector, tick=tick)
+        other = None if second is None else measure_result(study, second, self.panel, self.detector, tick=tick)
+        found = [recognise(study, measured, g, self.galleries.get(g.name)) for g in self.panel.graders]
+        outcomes = self._attack(study, measured, result, found, attacks, tick)
+        return AuditReport(
+            str(study.path),
+            str(result),
+            decide(study, measured, found, outcomes, limits),
+            study,
+            measured,
+            tuple(found),
+            {r.grader.name: linkage(study, measured, r, other) for r in found},
+            utility(study, measured),
+            steadiness(study, measured, found),
+            {r.grader.name: tuple(jumps(study, measured, r)) for r in found},
+            tuple(outcomes),
+            tuple(self._unmeasured(attacks, second)),
+        )
+
+    def _attack(
+        self,
+        study: Study,
+        measured: Measured,
+        result: Path,
+        found: list[Recognition],
+        attacks: Collection[str],
+        tick: Tick,
+    ) -> list[AttackOutcome]:
+        from fluidvid.audit.negation import negation, rerun
+
+        makers: dict[str, tuple[str, Callable[[], Attack]]] = {
+            "sharpen": ("the result sharpened and deconvolved", lambda: sharpening(measured)),
+            "average": ("neighbouring frames averaged and deconvolved", lambda: averaging(study, measured)),
+            "negate": ("guessed directions subtracted in the model's h-space", lambda: negation(measured, self.models)),
+        }
+        outcomes: list[AttackOutcome] = []
+        for done, name in enumerate(n for n in ATTACKS if n in attacks):
+            tick("attack", done, len(attacks))
+            if name == "rerun":
+                outcomes += rerun(study, result, self.panel, self.detector, found, self.galleries, tick=tick)
+            else:
+                words, make = makers[name]
+                outcomes += try_attack(name, words, make(), study, measured, self.panel, found, self.galleries)
+        return outcomes
+
+    def _unmeasured(self, attacks: Collection[str], second: Path | None) -> list[str]:
+        left = [name for name in ATTACKS if name not in attacks]
+        texts = [f"recogniser {text}" for text in self.panel.missing]
+        if left:
+            texts.append(f"attacks {', '.join(left)}: not asked for (--attacks {','.join(left)})")
+        if second is None:
+            texts.append("linkage between two runs: no second result given (--second)")
+        return [*texts, "hair, clothes, gait, voice and context", "faces that the audit's own detectors do not find"]
+
+
+def audit(
+    source: str | Path,
+    result: str | Path,
+    *,
+    recognisers: str | Path | None = None,
+    second: str | Path | None = None,
+    attacks: Collection[str] = (),
+    end: Fraction | None = None,
+    min_face: float = 24.0,
+    limits: Limits | None = None,
+    tick: Tick = _quiet,
+) -> AuditReport:
+    """Judge any tool's result against its source; see `Auditor` for many results of one source.
+
+    Args:
+        source: the original video.
+        result: what a tool made of it.
+        recognisers: folder with recognisers that are not shipped.
+        second: another run's result, for linkage between runs.
+        attacks: some of sharpen, average, negate, rerun; they take time.
+        end: compare the beginning only, in seconds.
+        min_face: smallest face, shorter side in pixels, that recognisers look at.
+        limits: what the verdict tolerates.
+        tick: called with stage, done and total.
+
+    Raises:
+        InputError: a file cannot be read.
+        ModelError: a model is missing or altered.
+        ConfigError: no such attack or folder.
+    """
+    auditor = Auditor.load(None if recognisers is None else Path(recognisers))
+    study = auditor.study(Path(source), end=end, min_face=min_face, tick=tick)
+    other = None if second is None else Path(second)
+    return auditor.audit(study, Path(result), second=other, attacks=attacks, limits=limits, tick=tick)

@@ -26,6 +26,9 @@ from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
 
+WEAK = 0.85
+"""A key crop is weak from this share of the limit at which a frame is masked: other frames will be beyond it."""
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -74,6 +77,7 @@ class EditorOptions:
         landmark_limit: largest mean landmark error accepted at verification, in share of the eye distance.
         candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
         attempts: rounds of optimisation before a person is given up (masked).
+        lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more.
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
     """
@@ -81,11 +85,12 @@ class EditorOptions:
     path: str = "difference"
     optimise: OptimiseOptions = field(default_factory=OptimiseOptions)
     key_crops: int = 4
-    accept: float = 1.0
+    accept: float = 0.8
     frame_limit: float = 1.0
     landmark_limit: float = 0.12
     candidates: int = 4
     attempts: int = 2
+    lengths: tuple[float, ...] = (1.0, 1.2, 1.4)
     transition: int = 12
     strength: float = 1.0
 
@@ -246,8 +251,7 @@ class FluidEditor:
         """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
         keys = min(self.options.key_crops, len(x))
         options = self.options.optimise
-        figures: dict[str, float] = {}
-        reason = ""
+        best: tuple[tuple[bool, float], Known, dict[str, float], str] | None = None
         total = 0
         for attempt in range(self.options.attempts):
             if attempt:  # more steps from where the last attempt ended, and more weight on leaving the source
@@ -267,10 +271,18 @@ class FluidEditor:
             )
             candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps
-            known = Known(found.coordinates, noise, found.candidate.row, Provenance(self.basis))
-            figures, reason = self._verify(self._direction(known), x)
-            if not reason:
+            for length in self.options.lengths:
+                known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
+                figures, reason = self._verify(self._direction(known), x)
+                rank = (bool(reason), figures.get("weak", 1.0))
+                if best is None or rank < best[0]:
+                    best = rank, known, figures, reason
+                if rank == (False, 0.0):
+                    break
+            if best is not None and best[0] == (False, 0.0):
                 break
+        assert best is not None
+        _, known, figures, reason = best
         if self.bank is not None and found.candidate.row is not None:
             self.bank.take(found.candidate.row)
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
@@ -304,9 +316,12 @@ class FluidEditor:
             x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0
         )
         figures = {}
+        limit = self.options.frame_limit * self.guides[0].threshold
         for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
             for net in nets:
                 cosine = (net(edited) * net(x)).sum(1)
+                if net is self.guides[0]:  # the one that watches every frame
+                    figures["weak"] = float((cosine > WEAK * limit).float().mean())
                 figures[f"{role}.{net.name}"] = float(cosine.mean())
                 figures[f"{role}.{net.name}.worst"] = float(cosine.max())
         a, b = self.attributes(x, mesh=False), self.attributes(edited, mesh=False)

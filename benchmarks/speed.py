@@ -1,7 +1,7 @@
 """How long every stage takes, and the whole run, on your machine.
 
     python benchmarks/speed.py CLIP [CLIP ...] [--seconds S] [--repeats N] [--config PRESET] [--set KEY=VALUE ...]
-                               [--deface PATH] [--no-stages]
+                               [--deface PATH] [--no-stages] [--classic]
 
 The beginning of each clip is first copied into a file of its own, so that everything works on the same frames. Then
 
@@ -214,9 +214,10 @@ def compare(clip: Path, folder: Path, arguments: argparse.Namespace, options: li
     frames, size = beginning(clip, part, arguments.seconds)
     anonymize = [sys.executable, "-m", "fluidvid", "anonymize", str(part), str(target), "--overwrite", "--json"]
     commands = {
-        f"fluidvid, {arguments.config}": [*anonymize, "--config", arguments.config, *options],
         "fluidvid, pixelate": [*anonymize, "--config", arguments.config, *options, "--mode", "pixelate"],
     }
+    if not arguments.classic:
+        commands[f"fluidvid, {arguments.config}"] = [*anonymize, "--config", arguments.config, *options]
     if arguments.deface:
         command = [arguments.deface, str(part), "--output", str(folder / "deface.mp4"), "--backend", "onnxrt"]
         commands["deface (CenterFace, blur)"] = [*command, "--execution-provider", "CPUExecutionProvider"]
@@ -271,9 +272,12 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("--deface", default=None, metavar="PATH")
     parser.add_argument("--no-stages", action="store_true")
+    parser.add_argument("--classic", action="store_true", help="without the search for directions and the edit")
     arguments = parser.parse_args()
     changes = {key: parse_value(key, value) for key, _, value in (c.partition("=") for c in arguments.changes)}
     config = load(arguments.config).updated(changes)
+    if arguments.classic:
+        config = config.updated({"mode": "pixelate"})
     options = [word for change in arguments.changes for word in ("--set", change)]
     out = sys.stdout
     table: list[str] = []

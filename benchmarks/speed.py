@@ -40,6 +40,7 @@ from fluidvid.progress import silent
 from fluidvid.stages import Stages
 from fluidvid.video import VideoReader, VideoWriter
 
+HEAD = "| clip | what | frames | faces | s | frames/s | CPU ms per frame | peak MB |\n" + "|---" * 8 + "|\n"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -225,6 +226,9 @@ def compare(clip: Path, folder: Path, arguments: argparse.Namespace, options: li
     for _ in range(arguments.repeats):
         for name, command in commands.items():
             runs[name].append(process(command))
+            sys.stderr.write(
+                f"{clip.name}: {name}: {runs[name][-1].seconds:.1f} s, {runs[name][-1].cpu:.1f} s of CPU\n"
+            )
     lines = []
     for name, done in runs.items():
         seconds = statistics.median(r.seconds for r in done)
@@ -285,14 +289,14 @@ def main() -> int:
         folder = Path(name)
         for clip in arguments.clips:
             table += compare(clip, folder, arguments, options)
+            sys.stderr.write(f"{clip.name}: done\n")
             if not arguments.no_stages:
                 part, target = folder / "part.mp4", folder / "result.mp4"
                 out.write(f"### {clip.name}\n\n{stage_table(part, target, config)}\n\n")
                 out.write(f"{detector_table(part, config, arguments.repeats)}\n\n")
                 out.write(f"{first_passes(part, target, config, arguments.repeats)}\n\n")
                 out.flush()
-    out.write("| clip | what | frames | faces | s | frames/s | CPU ms per frame | peak MB |\n" + "|---" * 8 + "|\n")
-    out.write("\n".join(table) + "\n")
+    out.write(HEAD + "\n".join(table) + "\n")
     return 0
 
 

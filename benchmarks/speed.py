@@ -145,7 +145,7 @@ def detector_table(clip: Path, config: Config, repeats: int) -> str:
     """Markdown: one whole look taken apart, in one thread, median over the frames of the clip's first second."""
     frames = [frame.rgb() for frame, _ in zip(VideoReader(clip), range(3 * repeats), strict=False)][:: max(1, repeats)]
     models, times = ModelStore(), {}
-    kinds = {
+    kinds: dict[str, dict[str, Any]] = {
         "first detector": {"detect.second": None},
         "second detector": {"detect.detector": config.detect.second or "tiny_face", "detect.second": None},
         "both": {},

@@ -80,7 +80,7 @@ class DetectConfig(_Section):
     )
     every: int = _option(
         5,
-        "look at the whole picture of every n-th frame of a file, near known faces in between; 1: of every frame",
+        "look at the whole picture of every n-th frame (25 per second), near known faces in between; 1: of every frame",
         flag="--every",
         ge=1,
         le=10,

@@ -28,8 +28,8 @@ T = TypeVar("T")
 NOTHING = Look((), np.zeros((0, 4), np.float32))
 BUDGET = 384 * 2**20
 """Bytes of pictures that may be under inspection at once; the frames between two whole looks become fewer for it."""
-APART = Fraction(1, 5)
-"""Longest time between two whole looks in seconds, whatever the frame rate: people come and go by the clock."""
+USUAL_RATE = 25
+"""Frames per second by which `every` is meant at least: people come and go by the clock, not by the frame rate."""
 REMEMBERED = 30
 """Frames for which the place of a face that was lost is looked at in every frame."""
 
@@ -131,13 +131,14 @@ class _Inspection:
     def run(self, seen: Iterable[_Seen]) -> Iterator[Inspected]:
         open_: list[_Seen] = []
         looked: Fraction | None = None
+        apart = Fraction(self._every, USUAL_RATE)
         for item in seen:
             room = max(1, BUDGET // ((self._flight + 1) * item.size))
             if item.cut and open_:  # the last picture of a shot and the first of the next
                 self._close(open_)
                 open_ = []
             open_.append(item)
-            late = looked is not None and item.frame.time - looked >= APART
+            late = looked is not None and item.frame.time - looked >= apart
             if len(open_) >= min(self._every, room) or late or item.cut or looked is None:
                 self._close(open_)
                 open_, looked = [], item.frame.time

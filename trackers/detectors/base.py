@@ -17,7 +17,7 @@ SMALLEST = 320
 
 HINT = 0.15
 """Score from which a place is a hint."""
-MOST_HINTS = 8
+MOST_HINTS = 5
 
 
 class FaceDetector(ABC):

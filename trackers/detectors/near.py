@@ -17,6 +17,8 @@ WINDOW = 160
 """Side of a window as the network sees it, in pixels."""
 LARGEST = 64.0
 """Longer side of a face in its window; larger ones are scaled down to it."""
+ROOM = 1.0
+"""Room around a face, in its sides, with which another face's window shows it well enough."""
 BATCH = 8
 """Windows that go through the network at once."""
 
@@ -61,12 +63,15 @@ class NearDetector:
             for each picture its faces, best first. Faces that a window cuts through are left out unless they are at
             its middle.
         """
-        windows = [
-            _window(i, box, fitting_scale(image, self._long_side))
-            for i, (image, boxes) in enumerate(zip(images, places, strict=True))
-            for box in boxes
-        ]
-        windows = list(dict.fromkeys(windows))
+        windows: list[_Window] = []
+        for picture, (image, boxes) in enumerate(zip(images, places, strict=True)):
+            scale = fitting_scale(image, self._long_side)
+            own: list[_Window] = []
+            for box in boxes:
+                window = _window(picture, box, scale)
+                if not any(_shows(other, window, box) for other in own):
+                    own.append(window)
+            windows += own
         found: list[list[Detection]] = [[] for _ in images]
         for begin in range(0, len(windows), BATCH):
             group = windows[begin : begin + BATCH]
@@ -83,6 +88,14 @@ def _window(picture: int, box: NDArray[np.float32], whole: float) -> _Window:
     side = WINDOW / scale
     x, y = np.rint(np.rint(((box[:2] + box[2:] - side) / 2) / step) * step).astype(int)
     return _Window(picture, int(x), int(y), round(side))
+
+
+def _shows(other: _Window, own: _Window, box: NDArray[np.float32]) -> bool:
+    """Whether another window shows a place as its own one would: at the same scale, with room around it."""
+    room = ROOM * float((box[2:] - box[:2]).max())
+    corner = np.array([other.x, other.y])
+    inside = bool((box[:2] - room >= corner).all() and (box[2:] + room <= corner + other.side).all())
+    return other.side == own.side and inside
 
 
 def _cut(image: Image, window: _Window) -> Image:
@@ -102,7 +115,7 @@ def _cut(image: Image, window: _Window) -> Image:
 def _whole(face: Detection) -> bool:
     """Inside the window, in its pixels; a face at its middle counts even if it is larger than expected."""
     x1, y1, x2, y2 = (float(v) for v in face.box)
-    inside = min(x1, y1) >= 0 and max(x2, y2) <= WINDOW
+    inside = min(x1, y1) > 0 and max(x2, y2) < WINDOW
     middle = WINDOW / 2
     return inside or (x1 < middle < x2 and y1 < middle < y2)
 

@@ -3,9 +3,9 @@
     python benchmarks/edits.py CLIP [CLIP ...] --variant 'shipped' --variant 'strong optimise.weights.suppress=6' ...
 
 A variant is a label and `key=value` pairs: dotted keys of `EditorOptions`, `backbone=FOLDER`, or an argument of
-`build_editor` such as `geometry`. Of every clip the people seen longest are taken (`--people`); each variant prepares each
-of them for every seed and edits `--pictures` pictures spread over the person's life. Prints a Markdown table and writes
-one contact sheet per variant (first seed; source over result). What the first pass finds is kept in the folder
+`build_editor` such as `geometry`. Of every clip the people seen longest are taken (`--people`); each variant prepares
+each of them for every seed and edits `--pictures` pictures spread over the person's life. Prints a Markdown table and
+writes one contact sheet per variant (first seed; source over result). What the first pass finds is kept in the folder
 `--out` between runs: it holds pictures of people, so keep it out of the repository.
 """
 

@@ -103,11 +103,13 @@ class Backbone:
 
     def encode(self, crops: Tensor) -> Tensor:
         """`(N, 3, S, S)` crops in [-1, 1] to latents in the U-Net's dtype."""
-        return self.first_stage.encode(crops.to(self.device, self.dtype))
+        with self.unet.autocast():
+            return self.first_stage.encode(crops.to(self.device, self.dtype)).to(self.dtype)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents to crops `(N, 3, S, S)` float32 in [-1, 1]."""
-        return self.first_stage.decode(z).float().clamp(-1, 1)
+        with self.unet.autocast():
+            return self.first_stage.decode(z).float().clamp(-1, 1)
 
     def predict(self, z_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """(x0, eps) of the unedited model at `(N,)` timesteps."""
@@ -162,14 +164,19 @@ def _load_first_stage(folder: Path) -> FirstStage:
 
 
 def load_backbone(
-    source: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    reduced: torch.dtype | None = None,
 ) -> Backbone:
     """Load a backbone folder or an already downloaded hub id.
 
     Args:
         source: folder in diffusers' layout, bare UNet2DModel folder, or hub id.
         device: where the networks run.
-        dtype: of the U-Net and the first stage.
+        dtype: of the U-Net's and the first stage's weights and results.
+        reduced: None, or the dtype they compute in (`fluidvid.engine.hspace.reduced_precision`).
 
     Raises:
         ModelError: missing, incomplete, altered (its digest differs from fluidvid.json's) or unsupported.
@@ -196,7 +203,7 @@ def load_backbone(
     crop_size = int(card.get("crop_size") or _crop_size(unet, first_stage))
     if isinstance(first_stage, nn.Module):
         first_stage.to(device, dtype)
-    split = SplitUNet(unet.to(device, dtype))
+    split = SplitUNet(unet.to(device, dtype), reduced)
     levels = tuple(int(t) for t in card.get("edit_timesteps", (700, 500, 300)))
     schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))
     return Backbone(str(source), folder, split, schedule, first_stage, template, crop_size, levels, digest, card)

@@ -17,6 +17,7 @@ from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.editor import EditorOptions, FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
 from fluidvid.engine.geodesic import Geometry
+from fluidvid.engine.hspace import reduced_precision
 from fluidvid.engine.memory import PersonMemory
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
@@ -86,10 +87,9 @@ def edit_plan(
     last = len(backbone.schedule.alphas_cumprod)
     if levels[0] >= last:
         raise ModelError(f"timestep {levels[0]} is beyond this model's {last}: choose smaller edit.timesteps")
-    refine = tuple(int(t) for t in backbone.card.get("refine_timesteps", ()))
     skips = bool(backbone.card.get("edit_skips", True))
     # Inversion begins above the highest edited level, where there is still noise to take away.
-    return EditPlan(levels, refine, skips, geometry, inversion_steps, min(last - 1, levels[0] + 100))
+    return EditPlan(levels, skips, geometry, inversion_steps, min(last - 1, levels[0] + 100))
 
 
 def h_shape(backbone: Backbone) -> tuple[int, int, int]:
@@ -187,7 +187,7 @@ def build_editor(
     if set(guides) & set(verifiers):
         raise ModelError("a recogniser cannot guide and verify: choose different guides and verifiers")
     where = choose_device(device)
-    model = load_backbone(backbone, device=where)
+    model = load_backbone(backbone, device=where, reduced=reduced_precision(where))
     plan = edit_plan(model, timesteps, geometry, inversion_steps)
     space = direction_space(model, model.folder, plan)
     attributes = AttributeNetworks(

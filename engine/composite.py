@@ -9,37 +9,38 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def soft_mask(landmarks: Tensor, size: int) -> Tensor:
-    """Soft face region from five points, zero at the crop's border.
+def face_region(landmarks68: Tensor, size: int) -> Tensor:
+    """Soft face region inside the outline of a face, zero beyond it and at the crop's border.
+
+    The outline is the jaw and, above the brows, half the distance from eyes to mouth; its radius about the face's
+    centre is interpolated over the angle, so that a turned head gets its own outline and no halo beside the cheek.
 
     Args:
-        landmarks: `(N, 5, 2)` crop pixels.
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
         size: side of the crop in pixels.
 
     Returns:
-        `(N, 1, size, size)` float32 in [0, 1]: 1 from the brows to above the chin, falling as a raised cosine.
+        `(N, 1, size, size)` float32 in [0, 1]: 1 up to 0.82 of the way to the outline, falling as a raised cosine.
     """
-    points = landmarks.float()
-    eyes, mouth = points[:, :2].mean(1), points[:, 3:].mean(1)
+    points = landmarks68.float()
+    eyes, mouth = points[:, 36:48].mean(1), points[:, 48:68].mean(1)
     down = mouth - eyes
-    reach = down.norm(dim=1).clamp_min(size / 16)
-    across = (points[:, 1] - points[:, 0]).norm(dim=1)
-    axis = down / reach[:, None]
-    centre = eyes + 0.47 * down
-    # A turned head shows less width between the eyes; the region keeps at least three quarters of the frontal width.
-    half_width = torch.maximum(across, 0.75 * 0.96 * reach) * 1.32
-    half_height = 1.48 * reach
-    ys, xs = torch.meshgrid(
-        torch.arange(size, device=points.device), torch.arange(size, device=points.device), indexing="ij"
-    )
-    offset = torch.stack([xs, ys], -1).float()[None] + 0.5 - centre[:, None, None]
-    v = (offset * axis[:, None, None]).sum(-1)
-    u = offset[..., 0] * axis[:, None, None, 1] - offset[..., 1] * axis[:, None, None, 0]
-    radius = ((u / half_width[:, None, None]) ** 2 + (v / half_height[:, None, None]) ** 2).sqrt()
-    inside = 0.5 - 0.5 * torch.cos(math.pi * ((1.1 - radius) / 0.3).clamp(0, 1))
-    edge = torch.arange(size, device=points.device).float()
-    border = (torch.minimum(edge, size - 1 - edge) / (0.06 * size)).clamp(0, 1)
-    return (inside * border[None, :, None] * border[None, None, :])[:, None]
+    # Brows and jaw, in order around the face; the forehead's reach follows the head's tilt.
+    outline = torch.cat([points[:, :17], points[:, 17:27].flip(1) - 0.5 * down[:, None]], 1)
+    centre = (eyes + 0.4 * down)[:, None]
+    spokes = outline - centre
+    reach = spokes.norm(dim=2).clamp_min(1e-3)
+    axis = (torch.arange(size, device=points.device) + 0.5) / size
+    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
+    offset = torch.stack([xs, ys], -1).reshape(1, -1, 2) - centre
+    distance = offset.norm(dim=2).clamp_min(1e-6)
+    # A von Mises kernel of about 9 degrees interpolates the radius between the outline's points.
+    closeness = (offset / distance[..., None]) @ (spokes / reach[..., None]).transpose(1, 2)
+    weight = torch.exp(40.0 * (closeness - 1)) + 1e-12
+    radius = (weight * reach[:, None]).sum(2) / weight.sum(2)
+    inside = 0.5 - 0.5 * torch.cos(math.pi * ((1 - distance / radius) / 0.18).clamp(0, 1))
+    border = (torch.minimum(axis, 1 - axis) / 0.05).clamp(0, 1)
+    return inside.reshape(-1, 1, size, size) * border[None, None, :, None] * border
 
 
 def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
@@ -51,7 +52,7 @@ def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
         reach: distance from a landmark, in fractions of the side, at which features give way to skin.
 
     Returns:
-        `(N, 1, size, size)` float32 in [0, 1]; the face's outline is not looked at: multiply with `soft_mask`.
+        `(N, 1, size, size)` float32 in [0, 1]; the face's outline is not looked at: multiply with `face_region`.
     """
     features = landmarks68[:, 17:].float()
     axis = (torch.arange(size, device=features.device) + 0.5) / size

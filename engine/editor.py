@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import DirectionStore, Known, MemoryStore, PersonState, Provenance
-from fluidvid.engine.composite import composite, soft_mask
+from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.inversion import InversionEditor
@@ -73,7 +73,6 @@ class EditorOptions:
         frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
         landmark_limit: largest mean landmark error accepted at verification, in share of the eye distance.
         candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
-        start: share of the bank's guess of a direction with which the search begins.
         attempts: rounds of optimisation before a person is given up (masked).
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
@@ -86,7 +85,6 @@ class EditorOptions:
     frame_limit: float = 1.0
     landmark_limit: float = 0.12
     candidates: int = 1
-    start: float = 0.5
     attempts: int = 2
     transition: int = 12
     strength: float = 1.0
@@ -184,7 +182,7 @@ class FluidEditor:
             frames: `(K,)` indices of the crops' frames, for the record.
         """
         began = time.monotonic()
-        x, points = self._crops(crops), torch.from_numpy(np.asarray(landmarks, np.float32)).to(self.backbone.device)
+        x = self._crops(crops)
         old = self.store.get(person_id)
         with torch.no_grad():
             noise_shape = self.backbone.encode(x[:1]).shape[1:]
@@ -193,7 +191,7 @@ class FluidEditor:
         if known is not None and not self._fits(known, noise_shape):
             known = None
         if known is not None:
-            figures, reason = self._verify(self._direction(known), x, points)
+            figures, reason = self._verify(self._direction(known), x)
             if not reason:
                 self._install(person_id, known, old)
                 figures |= {"steps": 0.0, "recalled": 1.0}
@@ -202,7 +200,7 @@ class FluidEditor:
         life = known if known is not None else None if old is None else old.known
         noise = torch.randn(noise_shape, generator=self.generator) if life is None else life.noise
         candidates = self._renewed(known) if known is not None else self._pseudonyms(x[: self.options.key_crops])
-        known, figures, reason = self._search_direction(x, points, noise, candidates, frames)
+        known, figures, reason = self._search_direction(x, noise, candidates, frames)
         if not reason:
             self._install(person_id, known, old)
             if self.memory is not None and identity is not None:
@@ -243,7 +241,7 @@ class FluidEditor:
         return [Candidate(row, targets, known.coordinates)]
 
     def _search_direction(
-        self, x: Tensor, points: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
+        self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
     ) -> tuple[Known, dict[str, float], str]:
         """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
         keys = min(self.options.key_crops, len(x))
@@ -262,7 +260,6 @@ class FluidEditor:
                 self.guides,
                 self.attributes,
                 x[:keys],
-                points[:keys],
                 noise,
                 candidates=candidates,
                 options=options,
@@ -271,7 +268,7 @@ class FluidEditor:
             candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps
             known = Known(found.coordinates, noise, found.candidate.row, Provenance(self.basis))
-            figures, reason = self._verify(self._direction(known), x, points)
+            figures, reason = self._verify(self._direction(known), x)
             if not reason:
                 break
         if self.bank is not None and found.candidate.row is not None:
@@ -294,18 +291,17 @@ class FluidEditor:
         person = Person(float(kept.age.mean()), float(kept.male.mean()))
         candidates = []
         for row in self.bank.draw(person, source, self.generator, self.options.candidates):
-            guess = self.bank.predict(row, source)
-            if guess is not None and guess.shape != self.space.zero().shape:
-                guess = None  # made for another kind of direction space: another backbone, other levels
-            start = None if guess is None else self.options.start * guess
+            start = self.bank.start(row)
+            if start is not None and start.shape != self.space.zero().shape:
+                start = None  # made for another kind of direction space: another backbone, other levels
             candidates.append(Candidate(row, self.bank.target(row), start))
         return candidates
 
     @torch.no_grad()
-    def _verify(self, direction: Direction, x: Tensor, points: Tensor) -> tuple[dict[str, float], str]:
+    def _verify(self, direction: Direction, x: Tensor) -> tuple[dict[str, float], str]:
         """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or ""."""
         edited, _ = self._edited(
-            x, points, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0
+            x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0
         )
         figures = {}
         for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
@@ -329,7 +325,7 @@ class FluidEditor:
         return figures, ""
 
     def _edited(
-        self, x: Tensor, points: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float
+        self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float
     ) -> tuple[Tensor, Tensor]:
         """Composited crops `(N, 3, S, S)` and masks `(N, 1, S, S)`."""
         z = self.backbone.encode(x)
@@ -337,7 +333,7 @@ class FluidEditor:
         fixed = noise.to(x.device, z.dtype).expand_as(z)
         before, after = self._apply(z, values.to(x.device, z.dtype), fixed, s)
         decoded = self.backbone.decode(torch.cat([before, after]))
-        mask = soft_mask(points, x.shape[-1])
+        mask = face_region(self.attributes.landmarks(x), x.shape[-1])
         n = len(x)
         return composite(x, decoded[:n], decoded[n:], mask, self.options.optimise.detail), mask
 
@@ -370,11 +366,10 @@ class FluidEditor:
             return results
         states = [state for state in found if state is not None]
         x = self._crops(crops[known])
-        points = torch.from_numpy(np.asarray(landmarks, np.float32)[known]).to(x.device)
         values = torch.stack([state.values(self.options.transition) for state in states])
         noise = torch.stack([state.direction.noise for state in states])
         edited, mask = self._edited(
-            x, points, values, noise, torch.from_numpy(np.asarray(strengths, np.float32)[known])
+            x, values, noise, torch.from_numpy(np.asarray(strengths, np.float32)[known])
         )
         watch = self.guides[0]
         both = watch(torch.cat([edited, x]))

@@ -160,13 +160,25 @@ class AttributeNetworks(nn.Module):
         self.mesh_view = View(mesh_window(template), 192)
         self.requires_grad_(False)
 
+    def landmarks(self, crops: Tensor) -> Tensor:
+        """`(N, 68, 2)` landmarks in unit crop coordinates."""
+        return self.box.back(self.landmark68(self.box(crops))["landmarks"])
+
+    def expression(self, crops: Tensor) -> Tensor:
+        """`(N, 7)` probabilities."""
+        probabilities: Tensor = self.expression_net(self.box(crops))["probabilities"]
+        return probabilities
+
+    def mesh(self, crops: Tensor) -> Tensor:
+        """`(N, 468, 2)` mesh in unit crop coordinates; only where there is a mesh network."""
+        assert self.mesh468 is not None
+        return self.mesh_view.back(self.mesh468(self.mesh_view(crops))["mesh"][..., :2])
+
     def forward(self, crops: Tensor, mesh: bool = True) -> Attributes:
         window = self.box(crops)
         landmarks = self.box.back(self.landmark68(window)["landmarks"])
         age_gender = self.age_gender(window)
-        points = None
-        if mesh and self.mesh468 is not None:
-            points = self.mesh_view.back(self.mesh468(self.mesh_view(crops))["mesh"][..., :2])
+        points = self.mesh(crops) if mesh and self.mesh468 is not None else None
         return Attributes(
             landmarks,
             points,

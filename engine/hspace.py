@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -37,13 +38,33 @@ class Bottleneck:
         return Bottleneck(tile(self.h), tuple(tile(s) for s in self.skips), tile(self.embedding), tile(self.timesteps))
 
 
-class SplitUNet:
-    """A frozen diffusers `UNet2DModel`, cut at the bottleneck; equal to its forward to float precision."""
+def reduced_precision(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where this device computes in it natively, else None; float32 results are within a grey level of it."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
+    return None
 
-    def __init__(self, unet: UNet2DModel) -> None:
+
+class SplitUNet:
+    """A frozen diffusers `UNet2DModel`, cut at the bottleneck; equal to its forward to float precision.
+
+    Args:
+        unet: unconditional.
+        reduced: None, or the dtype in which convolutions and products are computed (`torch.autocast`); h and the
+            output keep the weights' dtype, so that directions are applied in full precision.
+    """
+
+    def __init__(self, unet: UNet2DModel, reduced: torch.dtype | None = None) -> None:
         if unet.class_embedding is not None:
             raise ModelError("this U-Net is conditioned on classes: fluidvid edits unconditional models only")
         self.unet = unet.eval().requires_grad_(False)
+        self.reduced = reduced
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision the networks of this backbone are run in."""
+        return nullcontext() if self.reduced is None else torch.autocast(self.device.type, self.reduced)
 
     @property
     def device(self) -> torch.device:
@@ -55,6 +76,17 @@ class SplitUNet:
 
     def encode(self, z_t: Tensor, timesteps: Tensor) -> Bottleneck:
         """`(N, C, H, W)` noisy latents and `(N,)` timesteps to the bottleneck."""
+        with self.autocast():
+            bottleneck = self._encode(z_t, timesteps)
+        return replace(bottleneck, h=bottleneck.h.to(self.dtype)) if self.reduced else bottleneck
+
+    def decode(self, bottleneck: Bottleneck, h: Tensor | None = None) -> Tensor:
+        """The network's output `(N, C, H, W)` from a bottleneck, with its h replaced by `h` if given."""
+        with self.autocast():
+            output = self._decode(bottleneck, h)
+        return output.to(self.dtype) if self.reduced else output
+
+    def _encode(self, z_t: Tensor, timesteps: Tensor) -> Bottleneck:
         unet = self.unet
         x = 2 * z_t - 1.0 if unet.config["center_input_sample"] else z_t
         embedding = unet.time_embedding(unet.time_proj(timesteps).to(dtype=self.dtype))
@@ -71,8 +103,7 @@ class SplitUNet:
             x = unet.mid_block(x, embedding)
         return Bottleneck(x, skips, embedding, timesteps)
 
-    def decode(self, bottleneck: Bottleneck, h: Tensor | None = None) -> Tensor:
-        """The network's output `(N, C, H, W)` from a bottleneck, with its h replaced by `h` if given."""
+    def _decode(self, bottleneck: Bottleneck, h: Tensor | None) -> Tensor:
         unet, embedding = self.unet, bottleneck.embedding
         x = bottleneck.h if h is None else h
         skips = bottleneck.skips

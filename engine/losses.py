@@ -27,6 +27,7 @@ class LossWeights:
     landmarks: float = 800.0
     mesh: float = 800.0
     expression: float = 0.5
+    parts: float = 1.0
     age_gender: float = 0.3
     colour: float = 40.0
     skin: float = 60.0
@@ -75,6 +76,48 @@ def colour_shift(change: Tensor, mask: Tensor) -> Tensor:
 def skin_change(change: Tensor, skin: Tensor) -> Tensor:
     """Mean squared change of `(N, 3, S, S)` over the skin `(N, 1, S, S)`: no brow grows on a forehead."""
     return (skin * change.pow(2)).sum() / (3 * skin.sum()).clamp_min(1.0)
+
+
+def part_windows(landmarks68: Tensor) -> Tensor:
+    """Where both eyes and the mouth are: `(N, 3, 4)` centre x, y and half width, half height, in fractions of the side.
+
+    Args:
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+    """
+    windows = []
+    for begin, end, across, along in ((36, 42, 0.75, 0.45), (42, 48, 0.75, 0.45), (48, 68, 0.62, 0.3)):
+        part = landmarks68[:, begin:end].float()
+        low, high = part.amin(1), part.amax(1)
+        width = (high - low)[:, 0].clamp_min(0.02)
+        height = torch.maximum(along * width, 0.75 * (high - low)[:, 1])
+        windows.append(torch.cat([(low + high) / 2, (across * width)[:, None], height[:, None]], 1))
+    return torch.stack(windows, 1)
+
+
+def parts(crops: Tensor, windows: Tensor, size: tuple[int, int] = (12, 20)) -> Tensor:
+    """Brightness of eyes and mouth, `(N, P, h * w)`, each part with zero mean and unit length.
+
+    Args:
+        crops: `(N, 3, S, S)` in [-1, 1].
+        windows: of `part_windows`.
+        size: rows and columns at which a part is looked at.
+    """
+    n, count = windows.shape[:2]
+    ys, xs = torch.meshgrid(
+        torch.linspace(-1, 1, size[0], device=crops.device),
+        torch.linspace(-1, 1, size[1], device=crops.device),
+        indexing="ij",
+    )
+    grid = torch.stack([xs, ys], -1)[None, None] * windows[:, :, None, None, 2:] + windows[:, :, None, None, :2]
+    light = F.avg_pool2d(crops.float().mean(1, keepdim=True), 3, 1, 1)
+    seen = F.grid_sample(light, 2 * grid.reshape(n, count * size[0], size[1], 2) - 1, align_corners=False)
+    seen = seen.reshape(n, count, -1)
+    return F.normalize(seen - seen.mean(2, keepdim=True), dim=2, eps=1e-4)
+
+
+def part_correlation(edited: Tensor, source: Tensor) -> Tensor:
+    """Mean of 1 - correlation of eyes and mouth, as `parts` sees them: the iris and the lips stay where they were."""
+    return (1 - (edited * source).sum(2)).mean()
 
 
 def attribute_terms(edited: Attributes, source: Attributes) -> dict[str, Tensor]:

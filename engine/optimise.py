@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, skin_region, soft_mask
+from fluidvid.engine.composite import composite, face_region, skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
@@ -19,6 +19,9 @@ from fluidvid.engine.losses import (
     colour_shift,
     displace_to,
     manifold,
+    part_correlation,
+    part_windows,
+    parts,
     skin_change,
     steady,
     suppress,
@@ -36,7 +39,8 @@ class OptimiseOptions:
     """Budget and targets of one person's direction.
 
     Attributes:
-        steps: Adam steps.
+        steps: most Adam steps.
+        least: fewest; after them the search ends as soon as every guide is under its margin.
         learning_rate: on the coordinates of the direction.
         margin: each guide's cosine to the source should fall below this share of its own 1 % FAR threshold.
         detail: see `fluidvid.engine.composite.composite`.
@@ -44,7 +48,8 @@ class OptimiseOptions:
     """
 
     steps: int = 25
-    learning_rate: float = 0.3
+    least: int = 6
+    learning_rate: float = 0.1
     margin: float = 0.4
     detail: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
@@ -91,7 +96,6 @@ class _Objective:
         guides: Sequence[Recogniser],
         attributes: AttributeNetworks,
         crops: Tensor,
-        landmarks: Tensor,
         noise: Tensor,
         options: OptimiseOptions,
         generator: torch.Generator | None,
@@ -99,11 +103,13 @@ class _Objective:
         self.backbone, self.editor, self.space, self.options = backbone, editor, space, options
         self.guides, self.attributes, self.generator = guides, attributes, generator
         self.crops = crops.to(backbone.device)
-        self.mask = soft_mask(landmarks.to(backbone.device), crops.shape[-1])
         with torch.no_grad():
             self.z = backbone.encode(self.crops)
             self.source = {g.name: g(self.crops) for g in guides}
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
+            self.mask = face_region(self.kept.landmarks, crops.shape[-1])
+            self.windows = part_windows(self.kept.landmarks)
+            self.parts = parts(self.crops, self.windows)
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
             self.noise = noise.to(backbone.device, self.z.dtype).expand_as(self.z)
             zero = space.directions(space.zero().to(backbone.device)).to(self.z.dtype)
@@ -113,8 +119,8 @@ class _Objective:
         values = directions[None].expand(len(self.z), *directions.shape)
         return self.editor(self.z, values, self.noise, torch.ones(len(self.z), device=self.z.device))
 
-    def __call__(self, coordinates: Tensor, targets: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and its terms."""
+    def __call__(self, coordinates: Tensor, candidate: Candidate) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a direction on its way to a candidate, and its terms."""
         options, weights = self.options, self.options.weights
         _, after = self._edit(self.space.directions(coordinates).to(self.z.dtype))
         decoded = self.backbone.decode(after)
@@ -126,10 +132,11 @@ class _Objective:
             margin = options.margin * guide.threshold
             terms["suppress"] = terms["suppress"] + suppress(embedding, source, margin) / len(self.guides)
             terms["steady"] = terms["steady"] + steady(embedding, source) / len(self.guides)
-            if guide.name in targets:
-                goal = targets[guide.name].to(embedding)
+            if guide.name in candidate.targets:
+                goal = candidate.targets[guide.name].to(embedding)
                 terms["displace"] = terms["displace"] + displace_to(embedding, goal) / len(self.guides)
         terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept)
+        terms["parts"] = part_correlation(parts(edited, self.windows), self.parts)
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
         if weights.colour:
             terms["colour"] = colour_shift(change, self.mask)
@@ -138,7 +145,8 @@ class _Objective:
         if weights.manifold:
             level_noise = torch.randn(self.z.shape[1:], generator=self.generator).to(self.z)
             terms["manifold"] = manifold(self.backbone, after, self.z, level_noise)
-        terms["prior"] = self.space.prior(coordinates)
+        start = candidate.start
+        terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
         return weighted_sum(terms, weights), terms
 
 
@@ -149,7 +157,6 @@ def optimise_direction(
     guides: Sequence[Recogniser],
     attributes: AttributeNetworks,
     crops: Tensor,
-    landmarks: Tensor,
     noise: Tensor,
     *,
     candidates: Sequence[Candidate] = (),
@@ -165,7 +172,6 @@ def optimise_direction(
         guides: recognisers whose cosine is suppressed.
         attributes: networks of what stays.
         crops: `(K, 3, S, S)` in [-1, 1], aligned to the backbone's template.
-        landmarks: `(K, 5, 2)` crop pixels.
         noise: `(c, s, s)` the track's fixed noise.
         candidates: pseudonyms to choose from: the one whose start has the least loss is taken; none suppresses only.
         options: budget and weights.
@@ -173,26 +179,28 @@ def optimise_direction(
     """
     options = options or OptimiseOptions()
     began = time.monotonic()
-    objective = _Objective(backbone, editor, space, guides, attributes, crops, landmarks, noise, options, generator)
-    chosen, start = Candidate(), space.zero()
-    if candidates:
-        starts = [space.zero() if c.start is None else c.start for c in candidates]
+    objective = _Objective(backbone, editor, space, guides, attributes, crops, noise, options, generator)
+    chosen = candidates[0] if candidates else Candidate()
+    if len(candidates) > 1:
         with torch.no_grad():
-            losses = [
-                float(objective(start.to(backbone.device), c.targets)[0]) if len(candidates) > 1 else 0.0
-                for c, start in zip(candidates, starts, strict=True)
-            ]
-        best = min(range(len(losses)), key=losses.__getitem__)
-        chosen, start = candidates[best], starts[best]
-    coordinates = start.clone().to(backbone.device).requires_grad_()
+            losses = [float(objective(_start(c, space, backbone), c)[0]) for c in candidates]
+        chosen = candidates[min(range(len(losses)), key=losses.__getitem__)]
+    coordinates = _start(chosen, space, backbone).requires_grad_()
     optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
-    values, last = {}, coordinates.detach().clone()
-    for _ in range(options.steps):
-        loss, terms = objective(coordinates, chosen.targets)
+    values, last, steps = {}, coordinates.detach().clone(), 0
+    for step in range(options.steps + 1):
+        loss, terms = objective(coordinates, chosen)
         values = {name: value.item() for name, value in terms.items()}
-        last = coordinates.detach().clone()
+        last, steps = coordinates.detach().clone(), step
+        if step == options.steps or (step >= options.least and values["suppress"] <= 0):
+            break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-    log.debug("direction after %d steps: %s", options.steps, values)
-    return Optimised(last.cpu(), chosen, options.steps, time.monotonic() - began, values)
+    log.debug("direction after %d steps: %s", steps, values)
+    return Optimised(last.cpu(), chosen, steps, time.monotonic() - began, values)
+
+
+def _start(candidate: Candidate, space: DirectionSpace, backbone: Backbone) -> Tensor:
+    """A fresh copy of the coordinates with which the search for a candidate begins."""
+    return (space.zero() if candidate.start is None else candidate.start).clone().to(backbone.device)

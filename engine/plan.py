@@ -19,8 +19,6 @@ class EditPlan:
 
     Attributes:
         timesteps: levels at which h is displaced, descending.
-        refine_timesteps: levels below those, descending, at which the result is only denoised, which pulls it
-            back to the manifold; with some, difference editing redraws the face down all levels, not adding to it.
         skips: False decodes displaced levels with all skip tensors at zero, so that h alone describes the face (the
             embedded prior is trained for it); True is the U-Net's ordinary forward.
         geometry: "linear" or "geodesic".
@@ -29,7 +27,6 @@ class EditPlan:
     """
 
     timesteps: tuple[int, ...]
-    refine_timesteps: tuple[int, ...] = ()
     skips: bool = True
     geometry: Geometry = "linear"
     inversion_steps: int = 12

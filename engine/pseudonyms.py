@@ -1,8 +1,7 @@
-"""Who a person becomes: synthetic embeddings to draw pseudonyms from, and a first guess of the direction to them."""
+"""Who a person becomes: synthetic embeddings to draw pseudonyms from, and the universal direction to each of them."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,16 +29,15 @@ class PseudonymBank:
         embeddings: recogniser name -> `(N, D)` unit embeddings.
         ages: `(N,)` years.
         males: `(N,)` probabilities.
-        predictor: `(L, K, D)` linear guess from a change of embedding to a change of direction coordinates, or None.
-        predictor_recogniser: name of the recogniser whose embedding the predictor reads.
+        coordinates: `(N, L, K)` universal direction to each pseudonym in the coordinates of the backbone's components
+            (`fluidvid.engine.training.bank`), or None.
         used: indices already given away in this run.
     """
 
     embeddings: dict[str, Tensor]
     ages: Tensor
     males: Tensor
-    predictor: Tensor | None = None
-    predictor_recogniser: str = ""
+    coordinates: Tensor | None = None
     used: set[int] = field(default_factory=set)
 
     def draw(self, person: Person, source: dict[str, Tensor], generator: torch.Generator, count: int = 1) -> list[int]:
@@ -74,21 +72,17 @@ class PseudonymBank:
         """Unit embedding `(D,)` of a pseudonym by recogniser name."""
         return {name: table[row] for name, table in self.embeddings.items()}
 
-    def predict(self, row: int, source: dict[str, Tensor]) -> Tensor | None:
-        """First guess of the coordinates `(L, K)` towards pseudonym `row`, without any optimisation."""
-        name = self.predictor_recogniser
-        if self.predictor is None or name not in source:
-            return None
-        return self.predictor @ (self.embeddings[name][row] - source[name])
+    def start(self, row: int) -> Tensor | None:
+        """Coordinates `(L, K)` of the universal direction to pseudonym `row`: usable without any optimisation."""
+        return None if self.coordinates is None else self.coordinates[row]
 
     def save(self, path: Path) -> None:
         """Write as float16 safetensors."""
         tensors = {f"embedding.{name}": table for name, table in self.embeddings.items()}
         tensors |= {"ages": self.ages, "males": self.males}
-        if self.predictor is not None:
-            tensors["predictor"] = self.predictor
-        meta = {"fluidvid": json.dumps({"predictor_recogniser": self.predictor_recogniser})}
-        save_file({k: v.half().contiguous() for k, v in tensors.items()}, path, metadata=meta)
+        if self.coordinates is not None:
+            tensors["coordinates"] = self.coordinates
+        save_file({k: v.half().contiguous() for k, v in tensors.items()}, path)
 
     @classmethod
     def load(cls, path: Path) -> PseudonymBank:
@@ -96,7 +90,6 @@ class PseudonymBank:
         try:
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-                meta = json.loads((file.metadata() or {}).get("fluidvid", "{}"))
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} is not a pseudonym bank: {error}; reinstall fluidvid") from error
         prefix = "embedding."
@@ -105,5 +98,4 @@ class PseudonymBank:
             for k, v in tensors.items()
             if k.startswith(prefix)
         }
-        name = meta.get("predictor_recogniser", "")
-        return cls(tables, tensors["ages"], tensors["males"], tensors.get("predictor"), name)
+        return cls(tables, tensors["ages"], tensors["males"], tensors.get("coordinates"))

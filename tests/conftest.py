@@ -10,7 +10,7 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
-# The same examples at every run: a red run means a change, not a draw. Search further with --hypothesis-profile=default.
+# The same examples at every run: a red run means a change, not a draw. Search on with --hypothesis-profile=default.
 settings.register_profile("fluidvid", derandomize=True, deadline=None)
 settings.load_profile("fluidvid")
 

@@ -255,6 +255,7 @@ def train_sharp(
 
 
 def _float(b: Bottleneck) -> Bottleneck:
+    """In float32 and contiguous: the backward of GroupNorm crashes on channels-last input (torch 2.13, CPU)."""
     return Bottleneck(
         b.h.float().contiguous(), tuple(s.float().contiguous() for s in b.skips), b.embedding, b.timesteps
     )

@@ -8,28 +8,40 @@ import numpy as np
 import pytest
 import torch
 
-from fluidvid.engine.composite import composite, skin_region, soft_mask
-from fluidvid.geometry import FFHQ_112
+from fluidvid.engine.composite import composite, face_region, skin_region
+from tests.engine.tiny import face68
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])
-@pytest.mark.parametrize("angle", [0.0, 0.5, -0.8])
-@pytest.mark.parametrize("squeeze", [1.0, 0.3])
-def test_mask_covers_the_features_and_vanishes_at_the_border(size: int, angle: float, squeeze: float) -> None:
+@pytest.mark.parametrize("angle", [0.0, 0.4, -0.4])
+@pytest.mark.parametrize("squeeze", [1.0, 0.5])
+def test_region_covers_the_features_and_ends_at_the_outline(size: int, angle: float, squeeze: float) -> None:
     centre = np.array([0.5, 0.56])
-    points = (FFHQ_112 - centre) * [squeeze, 1.0]
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    points = (points @ turn.T + centre) * size
-    mask = soft_mask(torch.from_numpy(points[None]).float(), size)[0, 0]
-    assert mask.min() >= 0
-    assert mask.max() <= 1
-    for x, y in points.round().astype(int):
-        assert mask[y, x] > 0.9
-    assert torch.cat([mask[0], mask[-1], mask[:, 0], mask[:, -1]]).max() == 0
+    points = ((face68() - centre) * [squeeze, 0.9]) @ turn.T + centre
+    region = face_region(torch.from_numpy(points[None]).float(), size)[0, 0]
+    assert region.min() >= 0
+    assert region.max() <= 1
+
+    def at(point: np.ndarray) -> float:
+        x, y = (point * size).clip(0, size - 1).astype(int)
+        return float(region[y, x])
+
+    assert min(at(p) for p in points[27:]) > 0.9  # eyes, nose, mouth
+    assert max(at(centre + 1.08 * (p - centre)) for p in points[:17]) < 0.05  # beyond the jaw
+    assert torch.cat([region[0], region[-1], region[:, 0], region[:, -1]]).max() == 0
 
 
-def test_degenerate_landmarks_give_a_finite_mask() -> None:
-    assert torch.isfinite(soft_mask(torch.full((1, 5, 2), 30.0), 64)).all()
+def test_a_turned_face_gets_no_halo_beside_the_cheek() -> None:
+    points = face68()
+    points[:17, 0] = np.where(points[:17, 0] > 0.5, 0.5 + 0.4 * (points[:17, 0] - 0.5), points[:17, 0])
+    region = face_region(torch.from_numpy(points[None]).float(), 100)[0, 0]
+    assert region[50, 25] > 0.5  # near cheek
+    assert region[50, 66] < 0.05  # as far from the middle, beyond the far cheek
+
+
+def test_degenerate_landmarks_give_a_finite_region() -> None:
+    assert torch.isfinite(face_region(torch.full((1, 68, 2), 0.3), 64)).all()
 
 
 def test_composite_adds_the_residual_inside_only() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from fluidvid.engine.subspace import ComponentSpace, FreeSpace
 from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_backbone
 
 # The tiny networks are random, so what they call landmarks and colour means nothing: only identity counts here.
-IDENTITY_ONLY = LossWeights(5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+IDENTITY_ONLY = LossWeights(5, *[0] * (len(fields(LossWeights)) - 1))
 EASY = EditorOptions(
     optimise=OptimiseOptions(steps=25, learning_rate=0.5, margin=0.5, weights=IDENTITY_ONLY),
     key_crops=2,
@@ -38,7 +38,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     backbone = load_backbone(write_backbone(folder))
     return {
         "backbone": backbone,
-        "plan": EditPlan((500,), (), False),
+        "plan": EditPlan((500,), False),
         "space": FreeSpace((1, 16, 4, 4), torch.full((1,), 20.0)),
         "guides": [tiny_recogniser(folder, "guide", 1)],
         "verifiers": [tiny_recogniser(folder, "verifier", 2)],
@@ -136,21 +136,26 @@ def test_same_seed_same_pseudonym_and_another_seed_another(parts: dict[str, Any]
 def _bank() -> PseudonymBank:
     generator = torch.Generator().manual_seed(0)
     table = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=1)
-    return PseudonymBank(
-        {"guide": table}, torch.linspace(20, 60, 40), torch.full((40,), 0.5), torch.randn(1, 5, 8), "guide"
-    )
+    return PseudonymBank({"guide": table}, torch.linspace(20, 60, 40), torch.full((40,), 0.5), torch.randn(40, 1, 5))
 
 
-def test_bank_is_drawn_from_once_each_and_predicts_a_start(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[str, Any], tmp_path: Path) -> None:
     bank = _bank()
     bank.save(tmp_path / "bank.safetensors")
     loaded = PseudonymBank.load(tmp_path / "bank.safetensors")
     torch.testing.assert_close(loaded.embeddings["guide"], bank.embeddings["guide"], atol=2e-3, rtol=0)
     space = ComponentSpace((500,), torch.randn(1, 5, 256), (16, 4, 4))
-    editor = _editor(parts, bank=loaded, space=space)
+    still = replace(EASY, optimise=replace(EASY.optimise, steps=0))
+    editor = _editor(parts, still, bank=loaded, space=space)
     for person in range(5):
-        editor.prepare(person, *faces(2, seed=person))
+        assert editor.prepare(person, *faces(2, seed=person)).ok
     assert len(loaded.used) == 5
+    starts = [space.directions(bank.coordinates[row]) for row in loaded.used] if bank.coordinates is not None else []
+    for person in range(5):
+        state = editor.store.get(person)
+        assert state is not None
+        applied = state.direction.values
+        assert min(float((applied - start).norm() / start.norm()) for start in starts) < 0.01
 
 
 def test_bank_offers_nobody_who_is_taken() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_bac
 
 OPTIONS = EditorOptions(
     optimise=OptimiseOptions(
-        steps=6, learning_rate=0.5, margin=0.5, weights=LossWeights(5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        steps=6, learning_rate=0.5, margin=0.5, weights=LossWeights(5, *[0] * (len(fields(LossWeights)) - 1))
     ),
     key_crops=2,
     accept=3.0,
@@ -41,7 +41,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     table = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     return {
         "backbone": load_backbone(write_backbone(folder)),
-        "plan": EditPlan((500,), (), False),
+        "plan": EditPlan((500,), False),
         "space": FreeSpace((1, 16, 4, 4), torch.full((1,), 20.0)),
         "guides": [tiny_recogniser(folder, "guide", 1)],
         "verifiers": [tiny_recogniser(folder, "verifier", 2)],
@@ -62,7 +62,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     search = optimise_direction
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        seen.append((options["candidates"], arguments[7]))
+        seen.append((options["candidates"], arguments[6]))
         return search(*arguments, **options)
 
     monkeypatch.setattr(editor_module, "optimise_direction", counted)
@@ -109,7 +109,7 @@ def test_failed_verification_searches_again_for_the_same_pseudonym(parts: dict[s
 def test_renewed_direction_replaces_the_remembered_one(parts: dict[str, Any]) -> None:
     memory, known, _ = _remembered(parts)
     memory._people[0].known = replace(known, coordinates=known.coordinates * 0)  # an edit that changes nothing
-    options = replace(OPTIONS, accept=1.9)
+    options = replace(OPTIONS, accept=1.99, optimise=replace(OPTIONS.optimise, steps=20))  # cosines below .995
     result = _editor(parts, memory, options).prepare(8, *faces(2))
     assert result.ok and result.figures["steps"] > 0, result
     assert memory._people[0].known.coordinates.abs().max() > 0

@@ -15,9 +15,9 @@ from fluidvid.engine.plan import CropEditor, EditPlan
 from tests.engine.tiny import tiny_backbone
 
 PLANS = [
-    EditPlan((500, 300), (), True, "linear", 6, 600),
-    EditPlan((500, 300), (200,), False, "linear", 6, 600),
-    EditPlan((500,), (200,), False, "geodesic", 6, 600),
+    EditPlan((500, 300), True, "linear", 6, 600),
+    EditPlan((500, 300), False, "linear", 6, 600),
+    EditPlan((500,), False, "geodesic", 6, 600),
 ]
 EDITORS = (DifferenceEditor, InversionEditor)
 

@@ -61,3 +61,16 @@ def test_weights_are_frozen() -> None:
 def test_class_conditional_unet_is_refused() -> None:
     with pytest.raises(ModelError, match="unconditional"):
         SplitUNet(tiny_unet(num_class_embeds=3))
+
+
+def test_reduced_precision_keeps_dtype_and_result() -> None:
+    unet = tiny_unet()
+    z, timesteps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([100, 700])
+    exact, reduced = SplitUNet(unet), SplitUNet(unet, torch.bfloat16)
+    with torch.no_grad():
+        bottleneck = reduced.encode(z, timesteps)
+        output = reduced.decode(bottleneck)
+        expected = exact.decode(exact.encode(z, timesteps))
+    assert bottleneck.h.dtype == output.dtype == torch.float32
+    assert not torch.equal(output, expected)
+    torch.testing.assert_close(output, expected, atol=0.05 * float(expected.abs().max()), rtol=0)

@@ -10,6 +10,7 @@ import torch
 from fluidvid.engine import losses
 from fluidvid.engine.face_networks import Attributes
 from fluidvid.engine.losses import LossWeights
+from tests.engine.tiny import face68
 
 
 def _unit(*rows: tuple[float, ...]) -> torch.Tensor:
@@ -80,3 +81,18 @@ def test_skin_change_minds_the_skin_only() -> None:
     change[..., 4:] = 1
     assert losses.skin_change(change, skin).item() == 0
     assert losses.skin_change(change.flip(-1) / 2, skin).item() == pytest.approx(0.25)
+
+
+def test_part_correlation_sees_a_moved_iris_and_not_the_light() -> None:
+    landmarks = torch.from_numpy(face68()[None]).float()
+    windows = losses.part_windows(landmarks)
+    assert windows.shape == (1, 3, 4)
+    picture = torch.full((1, 3, 100, 100), 0.5)
+    eye = landmarks[0, 36:42].mean(0) * 100
+    x, y = int(eye[0]), int(eye[1])
+    picture[..., y - 2 : y + 2, x - 3 : x] = -0.8  # the iris looks to the left
+    moved = torch.full((1, 3, 100, 100), 0.5)
+    moved[..., y - 2 : y + 2, x : x + 3] = -0.8
+    before = losses.parts(picture, windows)
+    assert losses.part_correlation(losses.parts(0.7 * picture - 0.1, windows)[:, :1], before[:, :1]).item() < 1e-4
+    assert losses.part_correlation(losses.parts(moved, windows)[:, :1], before[:, :1]).item() > 0.5

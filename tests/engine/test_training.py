@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_bank
 from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusion
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import load_pictures
 from fluidvid.engine.training.sharpen import SharpenTraining, train_sharp
 from fluidvid.errors import InputError
-from tests.engine.tiny import TINY_AUTOENCODER, tiny_unet
+from tests.engine.tiny import TINY_AUTOENCODER, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
 
 ONE_STEP = 1e-9  # hours
 
@@ -82,6 +83,52 @@ def test_sharpening_moves_the_decoding_half_only(
     before, after = tiny_unet().state_dict(), _saved(tmp_path)
     moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"up_blocks", "conv_norm_out", "conv_out"}
+
+
+def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
+    pictures: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    recognisers = [tiny_recogniser(tmp_path, "who")]
+    codes = torch.randn(6, 3)
+    people = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+    targets = Targets(codes, {"who": people}, torch.linspace(20, 60, 6), torch.full((6,), 0.5))
+    space = ComponentSpace((300,), torch.randn(1, 4, 16 * 4 * 4), (16, 4, 4))
+    read_out = ReadOut(3, 1, 4)
+    done = 0
+    for _ in range(2):
+        train_bank(
+            tiny_backbone(tmp_path),
+            space,
+            read_out,
+            targets,
+            recognisers,
+            tiny_attributes(tmp_path),
+            pictures,
+            np.ones(12),
+            tmp_path / "bank",
+            BankTraining(hours=ONE_STEP, batch=4),
+        )
+        last, done = done, torch.load(tmp_path / "bank" / "state.pt", weights_only=False)["step"]
+        assert done > last
+    before, after = tiny_unet().state_dict(), _saved(tmp_path / "bank")
+    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"up_blocks", "conv_norm_out", "conv_out"}
+    coordinates = torch.load(tmp_path / "bank" / "coordinates.pt")
+    assert coordinates.shape == (6, 1, 4)
+    torch.testing.assert_close(coordinates.std(0), torch.ones(1, 4))  # in standard deviations over the targets
+    assert ComponentSpace.load(tmp_path / "bank" / "hspace.safetensors", (16, 4, 4)).timesteps == (300,)
+
+
+def test_targets_are_of_like_age_and_gender() -> None:
+    ages, males = torch.linspace(10, 80, 100), (torch.arange(100) % 2).float()
+    targets = Targets(torch.zeros(100, 1), {}, ages, males)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        young_woman, old_man = targets.alike(torch.tensor([20.0, 70.0]), torch.tensor([0.0, 1.0]), generator).tolist()
+        assert males[young_woman] == 0
+        assert males[old_man] == 1
+        assert abs(ages[young_woman] - 20) < 15
+        assert abs(ages[old_man] - 70) < 15
 
 
 def test_the_cache_never_draws_what_is_held_out(pictures: NDArray[np.uint8], autoencoder: FaceAutoencoder) -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fluidvid.engine.autoencoder import FaceAutoencoder, FaceAutoencoderConfig
 from fluidvid.engine.backbone import Backbone, load_backbone
-from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec, box_window
 from fluidvid.geometry import FFHQ_112
 
 TINY_AUTOENCODER = FaceAutoencoderConfig(
@@ -102,8 +102,34 @@ def embedding_net(path: Path, seed: int = 0, side: int = 112, width: int = 8) ->
     return _save(path, nodes, weights, side, {"embedding": ["n", width]})
 
 
-def _read_out(path: Path, side: int, heads: dict[str, tuple[list[int], str | None]], seed: int) -> Path:
-    """Linear heads on the mean colours of 16 px patches; `None` or the name of a final activation."""
+def face68() -> np.ndarray:
+    """`(68, 2)` landmarks of a schematic aligned face in fractions of the side, in the order of the 68 points."""
+
+    def arc(
+        centre: tuple[float, float], radii: tuple[float, float], count: int, begin: float, end: float
+    ) -> np.ndarray:
+        angle = np.linspace(begin, end, count) * np.pi
+        return np.stack([centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)], 1)
+
+    brows = [arc((x, 0.37), (0.1, 0.04), 5, 1, 2) for x in (0.362, 0.638)]
+    bridge = np.stack([np.full(4, 0.5), np.linspace(0.42, 0.56, 4)], 1)
+    nostrils = np.stack([np.linspace(0.45, 0.55, 5), np.full(5, 0.6)], 1)
+    eyes = [arc((x, 0.42), (0.055, 0.02), 6, 1, 2.67) for x in (0.362, 0.638)]
+    lips = [arc((0.5, 0.707), (0.12, 0.05), 12, 1, 2.83), arc((0.5, 0.707), (0.09, 0.015), 8, 1, 2.75)]
+    return np.concatenate([arc((0.5, 0.42), (0.3, 0.48), 17, 1, 0), *brows, bridge, nostrils, *eyes, *lips])
+
+
+def _read_out(
+    path: Path,
+    side: int,
+    heads: dict[str, tuple[list[int], str | None]],
+    seed: int,
+    bias: dict[str, np.ndarray] | None = None,
+) -> Path:
+    """Linear heads on the mean colours of 16 px patches; `None` or the name of a final activation.
+
+    A head with a `bias` of its own gives that, but for a trace of the picture.
+    """
     rng = np.random.default_rng(seed)
     cells = 3 * (side // 16) ** 2
     nodes = [
@@ -116,6 +142,9 @@ def _read_out(path: Path, side: int, heads: dict[str, tuple[list[int], str | Non
         count = int(np.prod(shape)) if shape else 1
         weights[f"w_{name}"] = rng.normal(0, 0.02, (cells, count)).astype(np.float32)
         weights[f"b_{name}"] = rng.uniform(0.3, 0.7, count).astype(np.float32)
+        if bias and name in bias:
+            weights[f"w_{name}"] *= 0.02
+            weights[f"b_{name}"] = bias[name].reshape(-1).astype(np.float32)
         weights[f"s_{name}"] = np.array([-1, *shape], np.int64)
         nodes.append(helper.make_node("MatMul", ["b", f"w_{name}"], [f"m_{name}"]))
         nodes.append(helper.make_node("Add", [f"m_{name}", f"b_{name}"], [f"n_{name}"]))
@@ -135,9 +164,11 @@ def tiny_recogniser(folder: Path, name: str = "tiny", seed: int = 0, threshold: 
 
 
 def tiny_attributes(folder: Path) -> AttributeNetworks:
-    """Landmarks, mesh, expression, age and gender as linear read-outs."""
+    """Landmarks, mesh, expression, age and gender as linear read-outs; the landmarks are near a schematic face."""
+    window = box_window(FFHQ_112)
+    landmarks = {"landmarks": face68() @ window[:, :2].T + window[:, 2]}
     return AttributeNetworks(
-        _read_out(folder / "landmark68.onnx", 112, {"landmarks": ([68, 2], None)}, 1),
+        _read_out(folder / "landmark68.onnx", 112, {"landmarks": ([68, 2], None)}, 1, landmarks),
         _read_out(folder / "expression.onnx", 112, {"probabilities": ([7], "Softmax")}, 2),
         _read_out(folder / "age_gender.onnx", 112, {"age": ([], None), "gender": ([2], "Softmax")}, 3),
         _read_out(folder / "mesh.onnx", 192, {"mesh": ([468, 3], None), "score": ([1], None)}, 4),

@@ -1,0 +1,326 @@
+"""Third phase of the embedded prior: universal directions in h, and a decoding half that obeys them.
+
+A direction that is searched for one person on a few pictures may satisfy every loss and still look like make-up. Here
+directions are learnt for many synthetic people at once, each applied to many others, on the path that is applied later:
+coordinates are a linear read-out of the target's embedding, the basis of h-space and the U-Net's decoding half follow.
+What is asked of the composited picture is what `fluidvid.engine.losses` asks of one person; the prior of the second
+phase asks for a face: by how much more it would correct the edited latents than the source's is a direction back to
+the manifold (delta denoising score, arXiv 2304.07090). Where nothing is displaced the decoding half is held to
+denoising, so that the model stays an unconditional diffusion model.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fluidvid.engine.backbone import Backbone
+from fluidvid.engine.composite import composite, face_region, skin_region
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.geodesic import displace
+from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
+from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.diffusion import drop_skips
+from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.training.sharpen import decoding_half
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BankTraining:
+    """Options of one run; weights multiply the mean of each term.
+
+    Attributes:
+        hours: length of the run.
+        batch: faces per step.
+        learning_rate: of the decoding half.
+        direction_rate: of basis and read-out.
+        margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
+        highest: largest timestep of the ordinary denoising that is kept up.
+        manifold: length of the pull back to the manifold as a share of the other gradients'.
+        levels: timesteps between which the manifold is looked at.
+        partial: share of the samples that are edited at less than full strength, as in a fade.
+        ema: decay of the average that is kept.
+        checkpoint_seconds: time between checkpoints.
+        seed: of everything random.
+    """
+
+    hours: float = 1.0
+    batch: int = 8
+    learning_rate: float = 3e-5
+    direction_rate: float = 2e-3
+    margin: float = 0.3
+    displace: float = 1.5
+    suppress: float = 3.0
+    landmarks: float = 2000.0
+    mesh: float = 2000.0
+    expression: float = 1.0
+    parts: float = 1.5
+    colour: float = 15.0
+    skin: float = 8.0
+    manifold: float = 0.4
+    levels: tuple[int, int] = (120, 450)
+    denoise: float = 20.0
+    highest: int = 700
+    partial: float = 0.2
+    ema: float = 0.998
+    checkpoint_seconds: float = 300.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Synthetic people to become.
+
+    Attributes:
+        codes: `(N, D)` float32 what the read-out sees, about unit variance.
+        embeddings: unit embeddings `(N, D)` by recogniser name.
+        ages: `(N,)` years.
+        males: `(N,)` probabilities.
+    """
+
+    codes: Tensor
+    embeddings: dict[str, Tensor]
+    ages: Tensor
+    males: Tensor
+
+    def alike(self, ages: Tensor, males: Tensor, generator: torch.Generator) -> Tensor:
+        """For people of `(n,)` ages and genders a random row each among those of like age and gender."""
+        misfit = (self.ages[None] - ages[:, None]).abs() / 10 + 2 * (self.males[None] - males[:, None]).abs()
+        near = misfit.argsort(1)[:, : max(2, len(self.ages) // 12)]
+        pick = torch.randint(near.shape[1], (len(near), 1), generator=generator)
+        return near.gather(1, pick)[:, 0]
+
+
+class ReadOut(nn.Module):
+    """Linear map from codes `(n, D)` to coordinates `(n, L, K)`."""
+
+    def __init__(self, codes: int, levels: int, components: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(codes, levels * components)
+        self.levels = levels
+
+    def forward(self, codes: Tensor) -> Tensor:
+        out: Tensor = self.linear(codes)
+        return out.reshape(len(codes), self.levels, -1)
+
+
+def train_bank(
+    backbone: Backbone,
+    space: ComponentSpace,
+    read_out: ReadOut,
+    targets: Targets,
+    recognisers: Sequence[Recogniser],
+    attributes: AttributeNetworks,
+    pictures: NDArray[np.uint8],
+    chances: NDArray[np.float64],
+    out: Path,
+    options: BankTraining,
+) -> None:
+    """Train for `options.hours`, checkpointing the averages into `out`; resumes from `out/state.pt`.
+
+    Writes `unet/` and `hspace.safetensors`, and `coordinates.pt` `(N, L, K)` for the rows of `targets`.
+
+    Args:
+        backbone: after the second phase; its decoding half is trained in place.
+        space: components at one level or several, the start of the basis.
+        read_out: from the targets' codes to coordinates.
+        targets: people to become.
+        recognisers: what "who" means; those that judge later must not be among them.
+        attributes: what stays.
+        pictures: `(N, S, S, 3)` uint8 aligned faces, the people to edit.
+        chances: `(N,)` sampling weights, 0 where held out.
+        out: folder for checkpoints and `log.csv`.
+        options: see `BankTraining`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    generator, rng = torch.Generator().manual_seed(options.seed), np.random.default_rng(options.seed)
+    unet, schedule = backbone.unet, backbone.schedule
+    teacher = copy.deepcopy(unet)
+    parameters: list[Tensor] = []
+    for part in decoding_half(unet.unet):
+        part.requires_grad_(True)
+        parameters += part.parameters()
+    basis = nn.Parameter(space.basis.clone())
+    directed = [basis, *read_out.parameters()]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": parameters, "lr": options.learning_rate},
+            {"params": [basis], "lr": options.direction_rate * float(space.basis.abs().mean())},
+            {"params": list(read_out.parameters()), "lr": options.direction_rate},
+        ],
+        betas=(0.8, 0.99),
+        weight_decay=0.0,
+    )
+    rates = [float(group["lr"]) for group in optimiser.param_groups]
+    trained = [*parameters, *directed]
+    averaged = [p.detach().clone() for p in trained]
+    step, spent, share = 0, 0.0, 0.0
+    if (out / "state.pt").exists():
+        state = torch.load(out / "state.pt", weights_only=False)
+        with torch.no_grad():
+            for now, kept in zip((*trained, *averaged), (*state["trained"], *state["averaged"]), strict=True):
+                now.copy_(kept)
+        optimiser.load_state_dict(state["optimiser"])
+        step, spent, share = state["step"], state["spent"], state["share"]
+        rng = np.random.default_rng(options.seed + step)
+        generator.manual_seed(options.seed + step)
+    chances = chances / chances.sum()
+    level_count = len(space.timesteps)
+    clock = last_save = time.monotonic()
+    running: list[dict[str, float]] = []
+    while True:
+        elapsed = spent + time.monotonic() - clock
+        progress = min(elapsed / (options.hours * 3600), 1.0)
+        pace = min(1.0, (step + 1) / 100) * (1.0 if progress < 0.6 else (1 - progress) / 0.4 + 0.02)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = pace * rate
+        n = options.batch
+        x = augment(to_crops(pictures[rng.choice(len(pictures), n, p=chances)]), generator)
+        strength = torch.ones(n)
+        strength[: round(options.partial * n)] = 0.4 + 0.6 * torch.rand(round(options.partial * n), generator=generator)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            z = backbone.encode(x).float()
+            with_mesh = step % 2 == 0
+            kept = attributes(x, mesh=with_mesh)
+            source = {r.name: r(x) for r in recognisers}
+            before = backbone.decode(z)
+            rows = targets.alike(kept.age.float(), kept.male.float(), generator)
+        region = face_region(kept.landmarks, backbone.crop_size)
+        windows = part_windows(kept.landmarks)
+        noise = torch.randn(z.shape, generator=generator)
+        directions = torch.einsum("nlk,lkd->nld", read_out(targets.codes[rows]), basis)
+        terms: dict[str, Tensor] = {}
+        after, denoise = z, z.new_zeros(())
+        with torch.autocast("cpu", torch.bfloat16):
+            for level, t in enumerate(space.timesteps):
+                ts = torch.full((n,), t)
+                z_t = schedule.add_noise(after, noise, ts)
+                with torch.set_grad_enabled(level > 0):
+                    bottleneck = unet.encode(z_t, ts)
+                moved = displace(
+                    bottleneck.h.float(), directions[:, level].reshape(n, *space.shape), strength, "geodesic"
+                )
+                both = unet.decode(bottleneck.repeat(2), torch.cat([bottleneck.h.float(), moved])).float()
+                if level == 0:
+                    denoise = (both[:n] - z).pow(2).mean()
+                after = after + both[n:] - both[:n].detach()
+            leaf = after.detach().requires_grad_()
+            decoded = backbone.decode(leaf)
+        edited = composite(x, before, decoded, region, 0.0)
+        change = region * (decoded - before)
+        looked_landmarks, looked_expression = attributes.landmarks(edited), attributes.expression(edited)
+        if kept.mesh is not None:
+            terms["mesh"] = (attributes.mesh(edited) - kept.mesh.float()).pow(2).mean()
+        for name in ("displace", "suppress"):
+            terms[name] = z.new_zeros(())
+        for net in recognisers:
+            new = net(edited)
+            goal = targets.embeddings[net.name][rows]
+            terms["displace"] = terms["displace"] + (strength * (1 - (new * goal).sum(1))).mean()
+            full = strength >= 1
+            terms["suppress"] = terms["suppress"] + suppress(
+                new[full], source[net.name][full].float(), options.margin * net.threshold
+            )
+        for name in ("displace", "suppress"):
+            terms[name] = terms[name] / len(recognisers)
+        terms["landmarks"] = (looked_landmarks - kept.landmarks.float()).pow(2).mean()
+        terms["expression"] = (looked_expression - kept.expression.float()).pow(2).sum(1).mean()
+        terms["parts"] = part_correlation(parts(edited, windows), parts(x, windows))
+        terms["colour"] = colour_shift(change, region)
+        terms["skin"] = skin_change(change, region * skin_region(kept.landmarks, backbone.crop_size))
+        # Ordinary denoising at any level, with and without skips.
+        clean = z[: n // 2]
+        ts = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                plain = unet.encode(schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), ts), ts)
+                plain = drop_skips(plain, (torch.rand(len(clean), generator=generator) < 0.5).float())
+            terms["denoise"] = 0.5 * denoise + 0.5 * (unet.decode(plain).float() - clean).pow(2).mean()
+        denoising = options.denoise * terms["denoise"]
+        loss = torch.stack([getattr(options, k) * v for k, v in terms.items() if k != "denoise"]).sum()
+        (pull,) = torch.autograd.grad(loss, leaf)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            ts = torch.randint(*options.levels, (n,), generator=generator).repeat(2)
+            pair, noise = torch.cat([leaf, z]), torch.randn(z.shape, generator=generator).repeat(2, 1, 1, 1)
+            z_t = schedule.add_noise(pair, noise, ts)
+            correction = teacher.decode(teacher.encode(z_t, ts)).float() - pair
+        back = correction[n:] - correction[:n]
+        if step < 200:  # calibrated at first, then fixed: what is near the manifold is hardly pulled
+            ratio = options.manifold * float(pull.norm() / back.norm().clamp_min(1e-12))
+            share = ratio if step == 0 else share + 0.05 * (ratio - share)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward([after, denoising], [pull + share * back, torch.ones_like(denoising)])
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(directed, 1.0)
+        if not math.isfinite(float(norm)):
+            raise FloatingPointError(f"a gradient is not finite at step {step}: lower the learning rate")
+        optimiser.step()
+        step += 1
+        with torch.no_grad():
+            decay = min(options.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(averaged, [p.detach() for p in trained], 1 - decay)
+        running.append(
+            {k: v.item() for k, v in terms.items() if k != "mesh"}
+            | {"manifold": float(back.pow(2).mean()), "share": share, "norm": float(norm)}
+        )
+        done = progress >= 1.0
+        if done or time.monotonic() - last_save > options.checkpoint_seconds:
+            values: dict[str, float] = {"step": step, "hours": elapsed / 3600, "pace": pace}
+            values |= {k: float(np.mean([r[k] for r in running])) for k in running[0]}
+            log.info("%s", {k: round(v, 4) for k, v in values.items()})
+            new_file = not (out / "log.csv").exists()
+            with (out / "log.csv").open("a", newline="") as file:
+                writer = csv.DictWriter(file, list(values))
+                if new_file:
+                    writer.writeheader()
+                writer.writerow(values)
+            state = {"trained": [p.detach() for p in trained], "averaged": averaged, "step": step}
+            state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
+            torch.save(state, out / "state.tmp")
+            (out / "state.tmp").replace(out / "state.pt")
+            _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out, level_count)
+            last_save, running = time.monotonic(), []
+        if done:
+            return
+
+
+@torch.no_grad()
+def _export(
+    unet: Any,
+    trained: list[Tensor],
+    averaged: list[Tensor],
+    decoding: int,
+    space: ComponentSpace,
+    read_out: ReadOut,
+    targets: Targets,
+    out: Path,
+    levels: int,
+) -> None:
+    """Write the averages as they will be used, then put the trained values back."""
+    values = [p.detach().clone() for p in trained]
+    for p, average in zip(trained, averaged, strict=True):
+        p.copy_(average)
+    coordinates = read_out(targets.codes)
+    # Coordinates in standard deviations over the targets, so that the search's steps mean the same everywhere.
+    scale = coordinates.std(0).clamp_min(1e-6)
+    ComponentSpace(space.timesteps, trained[decoding] * scale[..., None], space.shape).save(out / "hspace.safetensors")
+    torch.save(coordinates / scale, out / "coordinates.pt")
+    unet.save_pretrained(out / "unet")
+    for p, value in zip(trained, values, strict=True):
+        p.copy_(value)
+

@@ -386,7 +386,11 @@ def protection(clips: Path, work: Path) -> str:
         ("templates decrypted, projection key unknown (or after rekey)", strange),
     ):
         figures = np.array([verdict(s[square_same], s[square_other]) for s in scores])
-        lines.append(f"| {what}, mean of 5 keys | " + " | ".join(f"{f:.3f}" for f in figures.mean(0)) + " |")
+        lines.append(
+            f"| {what}, mean of 5 keys | "
+            + " | ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(figures.mean(0), figures.std(0), strict=True))
+            + " |"
+        )
     return "\n".join(lines)
 
 

@@ -165,7 +165,7 @@ def _collect(
     rgb: NDArray[np.uint8],
     faces: list[TrackedFace],
 ) -> None:
-    """Keep key crops, and an embedding of each, of the faces that are good enough."""
+    """Keep key crops, and an embedding of each unless `identify` makes it later, of the faces that are good enough."""
     size = editor.crop_size
     for face in faces:
         box = face.box
@@ -181,7 +181,7 @@ def _collect(
         crop = aligned_crop(rgb, matrix, size)
         placed = transform(matrix, face.landmarks).astype(np.float32)
         keep.offer(KeyCrop(crop, placed, face.frame, pose.quality, pose.yaw))
-        if stages.embedder is not None:
+        if stages.embedder is not None and stages.identify is None:
             seen = found.embeddings.setdefault(face.track_id, [])
             detection = Detection(box=box, score=face.score, landmarks=face.landmarks)
             seen.append(stages.embedder(rgb, [detection])[0])

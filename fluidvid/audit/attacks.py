@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fluidvid.audit.graders import Panel
 from fluidvid.audit.look import Crops, Floats, embed
 from fluidvid.audit.measure import Measured, chosen_rows, neighbours
-from fluidvid.audit.privacy import Recognition, best_of, templates
+from fluidvid.audit.privacy import Recognition, above_null, best_of, templates
 from fluidvid.audit.statistics import rounded
 from fluidvid.audit.study import Study
 
@@ -102,7 +102,9 @@ def try_attack(
         score = best_of([(view * own).sum(1) for view in views])
         at, why = _threshold(views, study, rows, recognition, people, galleries.get(grader))
         before = float(recognition.hit[rows].mean())
-        share = float((score >= at).mean())
+        # Where no face is found: what is recognised without the face's middle is not the face.
+        null = (measured.null[grader][rows] * own).sum(1)
+        share = float((score >= above_null(np.full(len(rows), at, np.float32), null)).mean())
         outcomes.append(AttackOutcome(name, grader, words, share, before, len(rows), at, why))
     return outcomes
 

@@ -14,7 +14,7 @@ from fluidvid.audit.study import Study
 
 
 def linkage(study: Study, measured: Measured, recognition: Recognition, other: Measured | None) -> dict[str, Figure]:
-    """Figures of linkage by one recogniser, over the mean embedding of each track in the result.
+    """Figures of linkage by one recogniser, over the mean embedding of each track where a face is found in the result.
 
     Args:
         study: of the source.
@@ -36,13 +36,13 @@ def linkage(study: Study, measured: Measured, recognition: Recognition, other: M
         elif (study.people[one], study.people[two]) in apart:
             different.append(cosine >= at)
     found = {
-        "tracks_of_one_person_linked": _share(same, of, "no person has two tracks"),
-        "different_people_confused": _share(different, of, "no two people are seen together"),
+        "tracks_of_one_person_linked": _share(same, of, "no person has two tracks with a face in the result"),
+        "different_people_confused": _share(different, of, "no two people with a face in the result are seen together"),
     }
     if other is None:
         found["linked_between_runs"] = not_measured("no second run was given (--second)", of)
         return found
-    theirs, chosen = track_means(study, other, name), judged(study, measured)
+    theirs, chosen = track_means(study, other, name), judged(study, measured) & measured.found
     rows = np.flatnonzero(chosen & np.isin(study.track, sorted(theirs)))
     table = measured.look.embeddings[name]
     linked = np.array([float(table[r] @ theirs[int(study.track[r])] >= at) for r in rows])
@@ -51,12 +51,11 @@ def linkage(study: Study, measured: Measured, recognition: Recognition, other: M
 
 
 def track_means(study: Study, measured: Measured, name: str) -> dict[int, NDArray[np.float32]]:
-    """Track -> `(D,)` unit mean of the result's embeddings, by its own landmarks where a face was found."""
+    """Track -> `(D,)` unit mean of the result's embeddings, by its own landmarks; masks all look alike, link nobody."""
     if measured.look is None:
         return {}
-    chosen, means = judged(study, measured), {}
-    own, placed = measured.own[name], measured.look.embeddings[name]
-    table = np.where(np.isfinite(own), own, placed)
+    table, means = measured.own[name], {}
+    chosen = judged(study, measured) & measured.found & np.isfinite(table).all(1)
     for track in np.unique(study.track[chosen]):
         means[int(track)] = unit(table[chosen & (study.track == track)].mean(0))
     return means

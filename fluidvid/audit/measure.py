@@ -52,6 +52,8 @@ class Measured:
         points: `(N, 5, 2)` that detection's landmarks in pixels.
         look: of the result's crops, at the place and in the alignment of the source's face.
         own: recogniser -> `(N, D)` of crops aligned by the result's own landmarks.
+        null: recogniser -> `(N, D)` of the crops with the face's middle painted over in its mean colour, where no face
+            is found in the result; NaN elsewhere. What is still recognised in them is not the face.
         smooth: recogniser -> `(N, D)` of the blurred crops in the source's alignment.
         psnr: `(N,)` dB inside the face.
         detail: `(N,)` correlation of fine detail with the source's.
@@ -74,6 +76,7 @@ class Measured:
     look: Look | None = None
     own: dict[str, Floats] = field(default_factory=dict)
     smooth: dict[str, Floats] = field(default_factory=dict)
+    null: dict[str, Floats] = field(default_factory=dict)
     outside: dict[int, float] = field(default_factory=dict)
     extra: list[ExtraFace] = field(default_factory=list)
     kept: dict[int, tuple[Crops, Crops]] = field(default_factory=dict)
@@ -127,6 +130,7 @@ def measure_result(study: Study, result: Path, panel: Panel, detector: Any, *, t
     looks: list[Look] = []
     own: list[dict[str, Floats]] = []
     smooth: list[dict[str, Floats]] = []
+    null: list[dict[str, Floats]] = []
     previous: tuple[int, tuple[Floats, Floats]] | None = None
     previous_rows: dict[int, int] = {}
     for done, (frame, ours, theirs) in enumerate(walk(study.path, result, timeline, study.end), 1):
@@ -155,6 +159,7 @@ def measure_result(study: Study, result: Path, panel: Panel, detector: Any, *, t
             smooth.append(embed(panel, smoothed(crops, study.matrices[networks])))
             faces = [again[m] if (m := matches[rows.index(r)]) is not None else None for r in networks]
             own.append(_own(panel, theirs, faces, looks[-1]))
+            null.append(_null(panel, crops, np.array([f is None for f in faces]), looks[-1]))
             for row, crop in zip(networks, crops, strict=True):
                 if row in keep:
                     measured.kept[row] = (crops_of(ours, study.matrices[[row]])[0], crop)
@@ -163,7 +168,7 @@ def measure_result(study: Study, result: Path, panel: Panel, detector: Any, *, t
     if looks:
         where = study.measured & measured.compared
         measured.look = spread(concatenated(looks), where)
-        for target, parts in ((measured.own, own), (measured.smooth, smooth)):
+        for target, parts in ((measured.own, own), (measured.smooth, smooth), (measured.null, null)):
             target.update({k: scattered(np.concatenate([p[k] for p in parts]), where) for k in parts[0]})
     return measured
 
@@ -197,6 +202,25 @@ def _own(panel: Panel, picture: Crops, faces: Sequence[Detection | None], like: 
         return {name: np.full_like(table, np.nan) for name, table in like.embeddings.items()}
     found = embed(panel, crops_of(picture, matrices[there]))
     return {name: scattered(table, there) for name, table in found.items()}
+
+
+def _null(panel: Panel, crops: Crops, lost: NDArray[np.bool_], like: Look) -> dict[str, Floats]:
+    """Embeddings of the painted crops where `lost`; NaN elsewhere."""
+    if not lost.any():
+        return {name: np.full_like(table, np.nan) for name, table in like.embeddings.items()}
+    found = embed(panel, np.stack([painted(c) for c in crops[lost]]))
+    return {name: scattered(table, lost) for name, table in found.items()}
+
+
+def painted(crop: Crops) -> Crops:
+    """An aligned `(S, S, 3)` uint8 crop with an ellipse over brows, eyes, nose and mouth in its own mean colour."""
+    side = crop.shape[0]
+    inside = np.zeros(crop.shape[:2], np.uint8)
+    middle, axes = (side // 2, round(0.56 * side)), (round(0.3 * side), round(0.36 * side))
+    cv2.ellipse(inside, middle, axes, 0, 0, 360, 1, -1)
+    copy = crop.copy()
+    copy[inside > 0] = np.rint(crop[inside > 0].mean(0)).astype(np.uint8)
+    return copy
 
 
 def _extra(

@@ -22,6 +22,8 @@ from fluidvid.audit.statistics import (
 )
 from fluidvid.audit.study import Study
 
+NULL_MARGIN = 0.1
+"""So much more like the person than the same crop without a face must a place be where no face is found."""
 ENOUGH = {0.01: 300, 0.001: 3000}
 """Impostor pairs from which a threshold at this rate of false accepts is measured."""
 
@@ -44,9 +46,10 @@ class Recognition:
         loose: threshold at 1 % false accepts.
         strict: threshold at 0.1 % false accepts.
         score: `(N,)` best cosine to the person's template over all views; NaN where not measured.
-        bar: `(N,)` cosine from which the face is re-identified at 1 %: the threshold; and where no face is found in the
-            result, what 1 % of the gallery's synthetic people reach by the same views of this very place, if that is
-            more: a smear looks a little like everybody, and only who is more like one than like others is recognised.
+        bar: `(N,)` cosine from which the face is re-identified at 1 %: the threshold. Where no face is found in the
+            result it is raised to what 1 % of the gallery's synthetic people reach by the same views of this very place (a
+            smear looks a little like everybody), and above the cosine of the same crop with the face painted over (a
+            grey square is the same for all people, and looks like some of them).
         strict_bar: `(N,)` the same at 0.1 %; NaN where that threshold is unknown.
         same_frame: `(N,)` cosine to the same frame of the source, the same crop.
         impostors: `(K,)` cosines of source faces to other people.
@@ -167,21 +170,29 @@ def recognise(study: Study, measured: Measured, grader: Grader, gallery: Floats 
     score = best_of([(view * own).sum(1) for view in views])
     same_frame = (views[0] * study.look.embeddings[name]).sum(1)
     others = _others(study, views, people, gallery)
-    bars = [_bar(at, views, gallery, measured.found) for at in (loose, strict)]
+    null = (measured.null[name] * own).sum(1)
+    bars = [_bar(at, views, gallery, measured.found, null) for at in (loose, strict)]
     hits = [np.where(np.isnan(bar), np.nan, score >= bar) for bar in bars]
     figures = _figures(study, measured, score, same_frame, others, hits, strict.origin)
     worst = _worst(study, score, chosen)
     return Recognition(grader, loose, strict, score, bars[0], bars[1], same_frame, impostors, figures, worst)
 
 
-def _bar(at: Threshold, views: list[Floats], gallery: Floats | None, found: NDArray[np.bool_]) -> Floats:
+def _bar(at: Threshold, views: list[Floats], gallery: Floats | None, found: NDArray[np.bool_], null: Floats) -> Floats:
     """See `Recognition.bar`."""
     plain = np.full(len(found), np.nan if at.value is None else at.value, np.float32)
-    if gallery is None or at.value is None or found.all():
+    if at.value is None or found.all():
         return plain
-    rivals = np.nan_to_num(best_of([view @ gallery.T for view in views]), nan=-1)
-    smeared = np.maximum(at.value, np.quantile(rivals, 1 - at.far, axis=1))
-    return np.where(found, plain, smeared).astype(np.float32)
+    smeared = above_null(plain, null)
+    if gallery is not None:
+        rivals = np.nan_to_num(best_of([view @ gallery.T for view in views]), nan=-1)
+        smeared = np.maximum(smeared, np.quantile(rivals, 1 - at.far, axis=1).astype(np.float32))
+    return np.where(found, plain, smeared)
+
+
+def above_null(bar: Floats, null: Floats) -> Floats:
+    """`(N,)` bars raised above the cosines of painted crops, where there are any."""
+    return np.maximum(bar, np.where(np.isfinite(null), null + NULL_MARGIN, bar)).astype(np.float32)
 
 
 def best_of(scores: list[Floats]) -> Floats:

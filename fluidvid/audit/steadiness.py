@@ -31,13 +31,13 @@ class Jump:
 def steadiness(study: Study, measured: Measured, recognitions: list[Recognition]) -> dict[str, Figure]:
     """All figures of time."""
     of, tracks = int(present(study).sum()), study.track
-    chosen, following = judged(study, measured), next_rows(study)
+    chosen, following = judged(study, measured) & measured.found, next_rows(study)
     pairs = np.flatnonzero((following >= 0) & chosen & np.append(chosen, False)[following])
     figures: dict[str, Figure] = {}
     for recognition in recognitions:
         name = recognition.grader.name
         if measured.look is None or study.look is None or not len(pairs):
-            figures[f"next_frame_cosine_{name}"] = not_measured("no track is measured in two frames running", of)
+            figures[f"next_frame_cosine_{name}"] = not_measured("no track is found again in two frames running", of)
             continue
         new, old = measured.look.embeddings[name], study.look.embeddings[name]
         cosine = (new[pairs] * new[following[pairs]]).sum(1)

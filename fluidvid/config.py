@@ -79,7 +79,7 @@ class DetectConfig(_Section):
         1280, "pictures are scaled down to this long side for detection", flag="--long-side", ge=160, le=8192
     )
     every: int = _option(
-        5,
+        3,
         "look at the whole picture of every n-th frame (25 per second), near known faces in between; 1: of every frame",
         flag="--every",
         ge=1,

@@ -40,7 +40,7 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
         "detect.detector": "yunet",
         "detect.second": "none",
         "detect.long_side": "640",
-        "detect.every": "3",
+        "detect.every": "4",
         "edit.editor": "inversion",
         "edit.geometry": "linear",
         "edit.strength": "0.75",

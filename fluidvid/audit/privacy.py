@@ -47,9 +47,9 @@ class Recognition:
         strict: threshold at 0.1 % false accepts.
         score: `(N,)` best cosine to the person's template over all views; NaN where not measured.
         bar: `(N,)` cosine from which the face is re-identified at 1 %: the threshold. Where no face is found in the
-            result it is raised to what 1 % of the gallery's synthetic people reach by the same views of this very place (a
-            smear looks a little like everybody), and above the cosine of the same crop with the face painted over (a
-            grey square is the same for all people, and looks like some of them).
+            result it is raised to what 1 % of the gallery's synthetic people reach by the same views of this very
+            place (a smear looks a little like everybody), and above the cosine of the same crop with the face painted
+            over (a grey square is the same for all people, and looks like some of them).
         strict_bar: `(N,)` the same at 0.1 %; NaN where that threshold is unknown.
         same_frame: `(N,)` cosine to the same frame of the source, the same crop.
         impostors: `(K,)` cosines of source faces to other people.

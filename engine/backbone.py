@@ -139,7 +139,8 @@ def resolve_folder(source: str | Path) -> Path:
     )
 
 
-def _weight_digest(folder: Path) -> str:
+def weight_digest(folder: Path) -> str:
+    """SHA-256 over the weight files of a folder: what its `fluidvid.json` says under `sha256`."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin")):
         with path.open("rb") as file:
@@ -186,7 +187,7 @@ def load_backbone(
     card: dict[str, Any] = {}
     if (folder / "fluidvid.json").exists():
         card = json.loads((folder / "fluidvid.json").read_text())
-    digest = _weight_digest(folder)
+    digest = weight_digest(folder)
     if card.get("sha256") not in (None, digest):
         raise ModelError(f"the weights in {folder} are not those of its fluidvid.json: reinstall or train again")
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder

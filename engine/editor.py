@@ -255,7 +255,7 @@ class FluidEditor:
         total = 0
         for attempt in range(self.options.attempts):
             if attempt:  # more steps from where the last attempt ended, and more weight on leaving the source
-                weights = replace(options.weights, suppress=2 * options.weights.suppress)
+                weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
                 options = replace(options, weights=weights)
             found = optimise_direction(
                 self.backbone,

@@ -22,12 +22,12 @@ class LossWeights:
     """Weight of each term; 0 turns it off."""
 
     suppress: float = 6.0
-    displace: float = 1.0
+    displace: float = 2.0
     steady: float = 1.0
     landmarks: float = 500.0
     mesh: float = 500.0
     expression: float = 0.5
-    parts: float = 1.0
+    parts: float = 3.0
     age_gender: float = 0.3
     colour: float = 30.0
     skin: float = 30.0

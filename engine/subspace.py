@@ -100,6 +100,11 @@ class ComponentSpace:
             metadata={"shape": ",".join(map(str, self.shape))},
         )
 
+    @staticmethod
+    def levels(path: Path) -> tuple[int, ...]:
+        """The timesteps of a file of `save`."""
+        return tuple(int(t) for t in load_file(path)["timesteps"])
+
     @classmethod
     def load(cls, path: Path, shape: tuple[int, int, int]) -> ComponentSpace:
         """Read a file of `save`; `shape` is that of the U-Net's h and is checked."""

@@ -60,18 +60,18 @@ class BankTraining:
 
     hours: float = 1.0
     batch: int = 8
-    learning_rate: float = 3e-5
+    learning_rate: float = 6e-5
     direction_rate: float = 2e-3
     margin: float = 0.3
-    displace: float = 1.5
-    suppress: float = 3.0
-    landmarks: float = 2000.0
-    mesh: float = 2000.0
-    expression: float = 1.0
-    parts: float = 1.5
+    displace: float = 6.0
+    suppress: float = 4.0
+    landmarks: float = 800.0
+    mesh: float = 800.0
+    expression: float = 0.7
+    parts: float = 3.0
     colour: float = 15.0
-    skin: float = 8.0
-    manifold: float = 0.4
+    skin: float = 14.0
+    manifold: float = 0.15
     levels: tuple[int, int] = (120, 450)
     denoise: float = 20.0
     highest: int = 700

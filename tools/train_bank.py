@@ -129,6 +129,9 @@ def export(source: Path, prior: Path) -> None:
     card = json.loads((prior / "fluidvid.json").read_text())
     levels = ComponentSpace.levels(source / "hspace.safetensors")
     card |= {"edit_timesteps": list(levels), "edit_skips": True, "sha256": weight_digest(prior)}
+    card.pop("refine_timesteps", None)
+    steps = torch.load(source / "state.pt", weights_only=False)["step"]
+    card["figures"] = {k: v for k, v in card.get("figures", {}).items() if k.endswith("_steps")} | {"bank_steps": steps}
     card["guides"] = json.loads((source / "guides.json").read_text())
     (prior / "fluidvid.json").write_text(json.dumps(card, indent=1) + "\n")
 

@@ -59,7 +59,7 @@ def test_list_and_show(cache: Path, fluidvid: Fluidvid) -> None:
     assert code == 0 and (shown["steps"], shown["key frames"], shown["verified"]) == (25, [1, 2], {"v": 0.1})
     assert fluidvid("show", one, "--cache", cache)[1].startswith("entry")
     code, out, err = fluidvid("show", "nobody", "--cache", cache)
-    assert (code, out) == (8, "") and "cache list" in err and err.count("\n") == 1
+    assert (code, out) == (9, "") and "cache list" in err and err.count("\n") == 1
 
 
 def test_list_needs_no_key_and_show_does(cache: Path, fluidvid: Fluidvid) -> None:
@@ -133,5 +133,5 @@ def test_rekey_to_a_key_file_of_ones_own(cache: Path, fluidvid: Fluidvid, tmp_pa
 def test_no_such_cache_in_one_line(tmp_path: Path, fluidvid: Fluidvid) -> None:
     for arguments in (["list"], ["forget", "x"], ["purge"], ["rekey"], ["show", "x"]):
         code, out, err = fluidvid(*arguments, "--cache", tmp_path / "none.cache")
-        assert (code, out, err.count("\n")) == (8, "", 1), arguments
+        assert (code, out, err.count("\n")) == (9, "", 1), arguments
     assert list(tmp_path.iterdir()) == []

@@ -60,12 +60,14 @@ class PersonState:
         known: what it was made from.
         previous: `(L, C, h, w)` that was applied before `direction` replaced it, or None.
         progress: edits since then.
+        length: multiple of the direction that is applied; above 1 after a frame in which it was too weak.
     """
 
     direction: Direction
     known: Known
     previous: Tensor | None = None
     progress: int = 0
+    length: float = 1.0
 
     def values(self, transition: int) -> Tensor:
         """The applied `(L, C, h, w)`: on the arc from the previous direction while a transition lasts."""

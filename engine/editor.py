@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 WEAK = 0.85
 """A key crop is weak from this share of the limit at which a frame is masked: other frames will be beyond it."""
+SHRINK = 0.01
+"""Per frame by which a direction that a weak frame had lengthened returns to its length."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class EditorOptions:
         landmark_limit: largest mean landmark error accepted at verification, in share of the eye distance.
         candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
         attempts: rounds of optimisation before a person is given up (masked).
-        lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more.
+        lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
+            same is done with a weak frame.
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
     """
@@ -381,24 +384,44 @@ class FluidEditor:
             return results
         states = [state for state in found if state is not None]
         x = self._crops(crops[known])
-        values = torch.stack([state.values(self.options.transition) for state in states])
+        values = torch.stack([state.length * state.values(self.options.transition) for state in states])
         noise = torch.stack([state.direction.noise for state in states])
-        edited, mask = self._edited(
-            x, values, noise, torch.from_numpy(np.asarray(strengths, np.float32)[known])
-        )
-        watch = self.guides[0]
-        both = watch(torch.cat([edited, x]))
-        cosine = (both[: len(x)] * both[len(x) :]).sum(1)
+        strength = torch.from_numpy(np.asarray(strengths, np.float32)[known]).to(x.device)
+        edited, mask = self._edited(x, values, noise, strength)
+        source = self.guides[0](x)
+        cosine = (self.guides[0](edited) * source).sum(1)
+        limit = self.options.frame_limit * self.guides[0].threshold
+        self._shrink(states, cosine, limit)
+        for length in self.options.lengths:  # a frame that is still recognised goes further along the direction
+            weak = [
+                k
+                for k, state in enumerate(states)
+                if strengths[known[k]] >= 1 and float(cosine[k]) > limit and state.length < length
+            ]
+            if not weak:
+                continue
+            longer = torch.stack([length * states[k].values(self.options.transition) for k in weak])
+            again, _ = self._edited(x[weak], longer, noise[weak], strength[weak])
+            edited[weak], cosine[weak] = again, (self.guides[0](again) * source[weak]).sum(1)
+            for k in weak:
+                states[k].length = length
         residual = ((edited - x) * 127.5).permute(0, 2, 3, 1).cpu().numpy().astype(np.float32)
         for position, i in enumerate(known):
             states[position].progress += 1
             reason = ""
             if not np.isfinite(residual[position]).all():
                 reason = "the edit is not finite"
-            elif strengths[i] >= 1 and float(cosine[position]) > self.options.frame_limit * watch.threshold:
+            elif strengths[i] >= 1 and float(cosine[position]) > limit:
                 reason = "weak edit"
             results[i] = EditedCrop(residual[position], mask[position, 0].cpu().numpy(), not reason, reason)
         return results
+
+    @staticmethod
+    def _shrink(states: Sequence[PersonState], cosine: Tensor, limit: float) -> None:
+        """Let lengthened directions shrink back, a little per frame, where a frame is well below the limit."""
+        for state, seen in zip(states, cosine.tolist(), strict=True):
+            if seen < WEAK * limit:
+                state.length = max(1.0, state.length - SHRINK)
 
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""

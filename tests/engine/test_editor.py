@@ -95,6 +95,34 @@ def test_unknown_person_and_weak_frame_are_not_ok(parts: dict[str, Any]) -> None
     assert (weak.ok, weak.reason) == (False, "weak edit")
 
 
+def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops, points = faces(2)
+    one = np.ones(1, np.float32)
+    assert editor.prepare(0, crops, points).ok
+    state = editor.store.get(0)
+    assert state is not None
+    state.direction.values.mul_(0.1)  # there is further to go
+    plain = editor.edit([0], crops[:1], points[:1], one)[0].residual
+    assert state.length == 1
+    x, guide = editor._crops(crops[:1]), editor.guides[0]
+
+    def cosine(residual: np.ndarray) -> float:
+        with torch.no_grad():
+            y = (x + torch.from_numpy(residual).permute(2, 0, 1)[None] / 127.5).clamp(-1, 1)
+            return float((guide(y) * guide(x)).sum())
+
+    editor.options = replace(editor.options, frame_limit=(cosine(plain) - 1e-4) / guide.threshold)
+    (further,) = editor.edit([0], crops[:1], points[:1], one)
+    assert state.length > 1
+    assert further.ok
+    assert cosine(further.residual) < cosine(plain)
+    editor.options = replace(editor.options, frame_limit=3.0)
+    longest = state.length
+    editor.edit([0], crops[:1], points[:1], one)
+    assert 1 <= state.length < longest
+
+
 def test_non_finite_edit_is_not_ok(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops, points = faces(2)

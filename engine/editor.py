@@ -89,11 +89,11 @@ class EditorOptions:
     optimise: OptimiseOptions = field(default_factory=OptimiseOptions)
     key_crops: int = 4
     accept: float = 0.8
-    frame_limit: float = 1.0
+    frame_limit: float = 0.8
     landmark_limit: float = 0.12
     candidates: int = 4
     attempts: int = 2
-    lengths: tuple[float, ...] = (1.0, 1.2, 1.4)
+    lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
     transition: int = 12
     strength: float = 1.0
 

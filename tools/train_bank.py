@@ -33,8 +33,10 @@ from fluidvid.engine.training.directions import bottlenecks, fit_components
 from fluidvid.engine.training.pictures import load_pictures, to_crops
 from fluidvid.models import ModelStore
 
-SHIPPED = ("identity_student", "faceres")
-"""Recognisers whose embeddings of the pseudonyms are shipped: the guides of the search."""
+GUIDES = ("identity_student", "faceres")
+"""Guides of the search; the pseudonyms' embeddings are shipped."""
+JUDGE = "dlib_resnet"
+"""Its embeddings of the pseudonyms are the audit's gallery: shipped, but nothing is trained with it."""
 ROWS = 512
 """Pseudonyms that are shipped."""
 
@@ -46,7 +48,7 @@ def targets_of(crops: torch.Tensor, nets: list[Recogniser], attributes: Attribut
         embeddings = {net.name: torch.cat([net(part).float() for part in parts]).clone() for net in nets}
         kept = [attributes(part, mesh=False) for part in parts]
     codes = []
-    for table in embeddings.values():
+    for table in (t for name, t in embeddings.items() if name != JUDGE):
         centred = table - table.mean(0)
         axes = torch.linalg.svd(centred, full_matrices=False)[2][:128]
         codes.append(centred @ axes.T)
@@ -79,7 +81,7 @@ def train(options: argparse.Namespace) -> None:
 
     options.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(store.resolve("prior"))
-    names = list(dict.fromkeys((guide.stem, *SHIPPED)))
+    names = list(dict.fromkeys((guide.stem, *GUIDES, JUDGE)))
     nets = [load_recogniser(name, resolve, backbone.template) for name in names]
     attributes = AttributeNetworks(
         *(resolve(name) for name in ("landmark68", "expression", "age_gender", "facemesh468")), backbone.template
@@ -107,14 +109,14 @@ def train(options: argparse.Namespace) -> None:
         space,
         read_out,
         targets,
-        [net for net in nets if net.name != "faceres"],
+        [net for net in nets if net.name not in ("faceres", JUDGE)],
         attributes,
         everything,
         np.concatenate(chances) * kept,
         options.out,
         BankTraining(hours=options.hours, seed=options.seed),
     )
-    (options.out / "guides.json").write_text(json.dumps(names))
+    (options.out / "guides.json").write_text(json.dumps([n for n in names if n != JUDGE]))
 
 
 def export(source: Path, prior: Path) -> None:
@@ -123,7 +125,7 @@ def export(source: Path, prior: Path) -> None:
     shutil.copytree(ModelStore().resolve("prior"), prior)
     UNet2DModel.from_pretrained(source / "unet").half().save_pretrained(prior / "unet")
     shutil.copy(source / "hspace.safetensors", prior / "hspace.safetensors")
-    tables = {name: targets["embeddings"][name][:ROWS] for name in SHIPPED}
+    tables = {name: targets["embeddings"][name][:ROWS] for name in (*GUIDES, JUDGE)}
     bank = PseudonymBank(tables, targets["ages"][:ROWS], targets["males"][:ROWS], coordinates[:ROWS])
     bank.save(prior / "pseudonyms.safetensors")
     card = json.loads((prior / "fluidvid.json").read_text())

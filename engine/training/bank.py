@@ -180,7 +180,6 @@ def train_bank(
         rng = np.random.default_rng(options.seed + step)
         generator.manual_seed(options.seed + step)
     chances = chances / chances.sum()
-    level_count = len(space.timesteps)
     clock = last_save = time.monotonic()
     running: list[dict[str, float]] = []
     while True:
@@ -293,7 +292,7 @@ def train_bank(
             state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
             torch.save(state, out / "state.tmp")
             (out / "state.tmp").replace(out / "state.pt")
-            _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out, level_count)
+            _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out)
             last_save, running = time.monotonic(), []
         if done:
             return
@@ -309,7 +308,6 @@ def _export(
     read_out: ReadOut,
     targets: Targets,
     out: Path,
-    levels: int,
 ) -> None:
     """Write the averages as they will be used, then put the trained values back."""
     values = [p.detach().clone() for p in trained]

@@ -71,6 +71,8 @@ def to_crops(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
 def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     """Imitate real footage: mirror, light, colour, small affine, horizontal squeeze of a half, blur, noise.
 
+    A third of the faces are turned far or lit badly: that is where footage leaves what studio portraits show.
+
     Args:
         crops: `(N, 3, S, S)` float in [-1, 1].
         generator: source of every random number.
@@ -92,16 +94,18 @@ def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     matrix[:, :, 2] = uniform(-0.06, 0.06, 2)
     grid = F.affine_grid(matrix, list(crops.shape), align_corners=False)
     # A smooth bend of x that widens one half of the face and narrows the other: the first order of a turned head.
-    bend = uniform(-0.12, 0.12)[:, None, None]
+    hard = torch.rand(n, 2, generator=generator) < 0.33
+    bend = (uniform(-0.12, 0.12) * (1 + 1.6 * hard[:, 0]))[:, None, None]
     x = grid[..., 0]
     grid = torch.stack([x + bend * (1 - x.clamp(-1, 1) ** 2), grid[..., 1]], -1)
     crops = F.grid_sample(crops, grid, padding_mode="reflection", align_corners=False)
     v = (crops + 1) / 2
-    v = v.clamp(1e-4, 1) ** torch.exp(uniform(-0.35, 0.35))[:, None, None, None]
+    badly = 1 + hard[:, 1].float()
+    v = v.clamp(1e-4, 1) ** torch.exp(uniform(-0.35, 0.35) * badly)[:, None, None, None]
     grey = v.mean(1, keepdim=True)
     v = grey + (v - grey) * uniform(0.6, 1.25)[:, None, None, None]
     v = v * uniform(0.75, 1.2)[:, None, None, None] * uniform(0.93, 1.07, 3)[:, :, None, None]
-    slope = uniform(-0.15, 0.15, 2)
+    slope = uniform(-0.15, 0.15, 2) * (1 + hard[:, 1:].float())
     axis = torch.linspace(-1, 1, v.shape[-1])
     v = v * (1 + slope[:, 0, None, None, None] * axis[None, None, None] + slope[:, 1, None, None, None] * axis[:, None])
     soften = torch.rand(n, generator=generator) < 0.3

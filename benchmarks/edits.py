@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from fluidvid.assembly import file_stages
 from fluidvid.config import Config
 from fluidvid.engine.build import build_editor, load_recogniser
-from fluidvid.engine.editor import EditorOptions, eye_distance
+from fluidvid.engine.search import EditorOptions, eye_distance
 from fluidvid.geometry import transform
 from fluidvid.keyframes import merge
 from fluidvid.models import ModelStore

@@ -14,13 +14,14 @@ import torch
 from safetensors.numpy import load_file
 
 from fluidvid.engine.backbone import Backbone, load_backbone
-from fluidvid.engine.editor import EditorOptions, FluidEditor
+from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
 from fluidvid.engine.geodesic import Geometry
 from fluidvid.engine.hspace import reduced_precision
 from fluidvid.engine.memory import PersonMemory
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace, DirectionSpace, FreeSpace
 from fluidvid.errors import ModelError
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fluidvid.engine.between import Sample
 from fluidvid.engine.geodesic import interpolate
 from fluidvid.engine.plan import Direction
 
@@ -61,6 +62,8 @@ class PersonState:
         previous: `(L, C, h, w)` that was applied before `direction` replaced it, or None.
         progress: edits since then.
         length: multiple of the direction that is applied; above 1 after a frame in which it was too weak.
+        calm: the last frame was well below the limit: the length may shrink again.
+        recent: the last edited frame.
     """
 
     direction: Direction
@@ -68,12 +71,16 @@ class PersonState:
     previous: Tensor | None = None
     progress: int = 0
     length: float = 1.0
+    calm: bool = True
+    recent: Sample | None = None
 
-    def values(self, transition: int) -> Tensor:
-        """The applied `(L, C, h, w)`: on the arc from the previous direction while a transition lasts."""
-        if self.previous is None or self.progress >= transition:
+    def values(self, transition: int, ahead: int = 0) -> Tensor:
+        """The applied `(L, C, h, w)`, `ahead` edits from now: on the arc from the previous direction while a transition
+        lasts.
+        """
+        if self.previous is None or self.progress + ahead >= transition:
             return self.direction.values
-        return interpolate(self.previous, self.direction.values, self.progress / transition)
+        return interpolate(self.previous, self.direction.values, (self.progress + ahead) / transition)
 
     @property
     def nbytes(self) -> int:
@@ -81,6 +88,8 @@ class PersonState:
         tensors = [self.direction.values, self.direction.noise, self.known.coordinates]
         if self.previous is not None:
             tensors.append(self.previous)
+        if self.recent is not None:
+            tensors += [self.recent.crop, self.recent.change, self.recent.mask]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.cache import DirectionStore, Known, MemoryStore, PersonState, Provenance
-from fluidvid.engine.composite import composite, face_region
+from fluidvid.engine.between import Sample
+from fluidvid.engine.cache import DirectionStore, Known, MemoryStore, PersonState
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.inversion import InversionEditor
 from fluidvid.engine.memory import PersonMemory, Recall, recognisable
-from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
-from fluidvid.engine.plan import CropEditor, Direction, EditPlan
-from fluidvid.engine.pseudonyms import Person, PseudonymBank
+from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.run import RunEditor
+from fluidvid.engine.search import AppliedEdit, DirectionSearch, EditorOptions
 from fluidvid.engine.subspace import DirectionSpace
-
-log = logging.getLogger(__name__)
-
-WEAK = 0.85
-"""A key crop is weak from this share of the limit at which a frame is masked: other frames will be beyond it."""
-SHRINK = 0.01
-"""Per frame by which a direction that a weak frame had lengthened returns to its length."""
 
 
 @dataclass(frozen=True)
@@ -64,45 +58,6 @@ class EditedCrop:
     mask: NDArray[np.float32]
     ok: bool
     reason: str
-
-
-@dataclass(frozen=True)
-class EditorOptions:
-    """What `FluidEditor` decides by.
-
-    Attributes:
-        path: "difference" or "inversion".
-        optimise: budget and loss weights of one direction.
-        key_crops: how many crops of a person are optimised on; the others verify.
-        accept: a verifier's cosine must stay below this share of its own 1 % FAR threshold, mean over the crops.
-        frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
-        landmark_limit: largest mean landmark error accepted at verification, in share of the eye distance.
-        candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
-        attempts: rounds of optimisation before a person is given up (masked).
-        lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
-            same is done with a weak frame.
-        transition: edits over which a changed direction moves along its arc.
-        strength: scales every direction.
-    """
-
-    path: str = "difference"
-    optimise: OptimiseOptions = field(default_factory=OptimiseOptions)
-    key_crops: int = 4
-    accept: float = 0.8
-    frame_limit: float = 0.8
-    landmark_limit: float = 0.12
-    candidates: int = 4
-    attempts: int = 2
-    lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
-    transition: int = 12
-    strength: float = 1.0
-
-
-def eye_distance(landmarks68: Tensor) -> Tensor:
-    """`(N,)` distance of the eye centres of `(N, 68, 2)` landmarks."""
-    between: Tensor = landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)
-    distance: Tensor = between.norm(dim=1).clamp_min(1e-6)
-    return distance
 
 
 class FluidEditor:
@@ -143,8 +98,13 @@ class FluidEditor:
         self.guides, self.verifiers, self.attributes, self.bank = list(guides), list(verifiers), attributes, bank
         self.options, self.generator = options, generator
         self.crop_size, self.template = backbone.crop_size, backbone.template
-        self._search: CropEditor = DifferenceEditor(backbone, plan)
-        self._apply: CropEditor = InversionEditor(backbone, plan) if options.path == "inversion" else self._search
+        difference = DifferenceEditor(backbone, plan)
+        path = InversionEditor(backbone, plan) if options.path == "inversion" else difference
+        self.apply = AppliedEdit(backbone, path, attributes, options.optimise.detail)
+        self.search = DirectionSearch(
+            self.apply, difference, space, self.guides, self.verifiers, attributes, bank, options, generator, basis
+        )
+        self._run = RunEditor(self.apply, self.guides[0], options, self.template, self.crop_size)
         self.store: DirectionStore = MemoryStore() if store is None else store
         self.memory, self.basis = memory, basis
 
@@ -170,7 +130,7 @@ class FluidEditor:
 
     def _identity(self, x: Tensor) -> Tensor:
         nets = [*self.guides, *self.verifiers]
-        fused = torch.nn.functional.normalize(torch.cat([net(x) for net in nets], 1).float(), dim=1)
+        fused = F.normalize(torch.cat([net(x) for net in nets], 1).float(), dim=1)
         return fused * recognisable(x)[:, None]
 
     def prepare(
@@ -199,7 +159,7 @@ class FluidEditor:
         if known is not None and not self._fits(known, noise_shape):
             known = None
         if known is not None:
-            figures, reason = self._verify(self._direction(known), x)
+            figures, reason = self.search.verify(self.search.direction(known), x)
             if not reason:
                 self._install(person_id, known, old)
                 figures |= {"steps": 0.0, "recalled": 1.0}
@@ -207,8 +167,12 @@ class FluidEditor:
         # A person keeps its noise for life: another one would make the picture jump when the direction changes.
         life = known if known is not None else None if old is None else old.known
         noise = torch.randn(noise_shape, generator=self.generator) if life is None else life.noise
-        candidates = self._renewed(known) if known is not None else self._pseudonyms(x[: self.options.key_crops])
-        known, figures, reason = self._search_direction(x, noise, candidates, frames)
+        if known is not None:
+            candidates = self.search.renewed(known)
+        else:
+            taken = () if self.memory is None else self.memory.pseudonyms()  # nobody else gets a known person's
+            candidates = self.search.candidates(x[: self.options.key_crops], taken)
+        known, figures, reason = self.search.find(x, noise, candidates, frames)
         if not reason:
             self._install(person_id, known, old)
             if self.memory is not None and identity is not None:
@@ -220,7 +184,7 @@ class FluidEditor:
         if self.memory is None:
             return None, Recall()
         with torch.no_grad():
-            mean = torch.nn.functional.normalize(self._identity(x).sum(0), dim=0).cpu().numpy()
+            mean = F.normalize(self._identity(x).sum(0), dim=0).cpu().numpy()
         return mean, self.memory.recall(person_id, mean)
 
     def _fits(self, known: Known, noise_shape: Sequence[int]) -> bool:
@@ -232,128 +196,11 @@ class FluidEditor:
             and (known.pseudonym is None or (self.bank is not None and 0 <= known.pseudonym < len(self.bank.ages)))
         )
 
-    def _direction(self, known: Known) -> Direction:
-        values = self.space.directions(known.coordinates.to(self.backbone.device)).detach()
-        return Direction(values * self.options.strength, known.noise)
-
     def _install(self, person_id: int, known: Known, old: PersonState | None) -> None:
         previous = None if old is None else old.values(self.options.transition)
-        self.store.put(person_id, PersonState(self._direction(known), known, previous))
+        self.store.put(person_id, PersonState(self.search.direction(known), known, previous))
         if self.bank is not None and known.pseudonym is not None:
             self.bank.take(known.pseudonym)
-
-    def _renewed(self, known: Known) -> list[Candidate]:
-        """A known person's own pseudonym, from where its direction was."""
-        row = known.pseudonym
-        targets = {} if self.bank is None or row is None else self.bank.target(row)
-        return [Candidate(row, targets, known.coordinates)]
-
-    def _search_direction(
-        self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
-    ) -> tuple[Known, dict[str, float], str]:
-        """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
-        keys = min(self.options.key_crops, len(x))
-        options = self.options.optimise
-        best: tuple[tuple[bool, float], Known, dict[str, float], str] | None = None
-        total = 0
-        for attempt in range(self.options.attempts):
-            if attempt:  # more steps from where the last attempt ended, and more weight on leaving the source
-                weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
-                options = replace(options, weights=weights)
-            found = optimise_direction(
-                self.backbone,
-                self._search,
-                self.space,
-                self.guides,
-                self.attributes,
-                x[:keys],
-                noise,
-                candidates=candidates,
-                options=options,
-                generator=self.generator,
-            )
-            candidates = [replace(found.candidate, start=found.coordinates)]
-            total += found.steps
-            for length in self.options.lengths:
-                known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-                figures, reason = self._verify(self._direction(known), x)
-                rank = (bool(reason), figures.get("weak", 1.0))
-                if best is None or rank < best[0]:
-                    best = rank, known, figures, reason
-                if rank == (False, 0.0):
-                    break
-            if best is not None and best[0] == (False, 0.0):
-                break
-        assert best is not None
-        _, known, figures, reason = best
-        if self.bank is not None and found.candidate.row is not None:
-            self.bank.take(found.candidate.row)
-        provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
-        figures["steps"] = float(total)
-        return replace(known, provenance=provenance), figures, reason
-
-    @torch.no_grad()
-    def _pseudonyms(self, x: Tensor) -> list[Candidate]:
-        """Pseudonyms to choose from, each with the bank's first guess of the direction to it."""
-        if self.bank is None:
-            return []
-        if self.memory is not None:
-            for row in self.memory.pseudonyms():  # those of known people are not given to anybody else
-                if row < len(self.bank.ages):
-                    self.bank.take(row)
-        kept = self.attributes(x, mesh=False)
-        source = {g.name: torch.nn.functional.normalize(g(x).mean(0), dim=0).cpu() for g in self.guides}
-        person = Person(float(kept.age.mean()), float(kept.male.mean()))
-        candidates = []
-        for row in self.bank.draw(person, source, self.generator, self.options.candidates):
-            start = self.bank.start(row)
-            if start is not None and start.shape != self.space.zero().shape:
-                start = None  # made for another kind of direction space: another backbone, other levels
-            candidates.append(Candidate(row, self.bank.target(row), start))
-        return candidates
-
-    @torch.no_grad()
-    def _verify(self, direction: Direction, x: Tensor) -> tuple[dict[str, float], str]:
-        """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or ""."""
-        edited, _ = self._edited(
-            x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0
-        )
-        figures = {}
-        limit = self.options.frame_limit * self.guides[0].threshold
-        for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
-            for net in nets:
-                cosine = (net(edited) * net(x)).sum(1)
-                if net is self.guides[0]:  # the one that watches every frame
-                    figures["weak"] = float((cosine > WEAK * limit).float().mean())
-                figures[f"{role}.{net.name}"] = float(cosine.mean())
-                figures[f"{role}.{net.name}.worst"] = float(cosine.max())
-        a, b = self.attributes(x, mesh=False), self.attributes(edited, mesh=False)
-        error = (a.landmarks - b.landmarks).norm(dim=2).mean(1) / eye_distance(a.landmarks)
-        figures["landmark_error"] = float(error.mean())
-        if not all(np.isfinite(v) for v in figures.values()):
-            return figures, "the edit is not finite"
-        judges = self.verifiers or self.guides
-        if any(
-            figures[f"{'verifier' if self.verifiers else 'guide'}.{j.name}"] > self.options.accept * j.threshold
-            for j in judges
-        ):
-            return figures, "verification failed: still recognisable"
-        if figures["landmark_error"] > self.options.landmark_limit:
-            return figures, "verification failed: expression not kept"
-        return figures, ""
-
-    def _edited(
-        self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
-        """Composited crops `(N, 3, S, S)` and masks `(N, 1, S, S)`."""
-        z = self.backbone.encode(x)
-        s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
-        fixed = noise.to(x.device, z.dtype).expand_as(z)
-        before, after = self._apply(z, values.to(x.device, z.dtype), fixed, s)
-        decoded = self.backbone.decode(torch.cat([before, after]))
-        mask = face_region(self.attributes.landmarks(x), x.shape[-1])
-        n = len(x)
-        return composite(x, decoded[:n], decoded[n:], mask, self.options.optimise.detail), mask
 
     @torch.inference_mode()
     def edit(
@@ -363,10 +210,10 @@ class FluidEditor:
         landmarks: NDArray[np.float32],
         strengths: NDArray[np.float32],
     ) -> list[EditedCrop]:
-        """Edit one frame's faces in one batch.
+        """Edit the faces of one frame, or of several frames that follow each other, in one batch.
 
         Args:
-            person_ids: N keys of prepared people.
+            person_ids: N keys of prepared people; who comes several times comes in the order of the frames.
             crops: `(N, S, S, 3)` uint8 RGB.
             landmarks: `(N, 5, 2)` crop pixels.
             strengths: `(N,)` in [0, 1].
@@ -384,44 +231,21 @@ class FluidEditor:
             return results
         states = [state for state in found if state is not None]
         x = self._crops(crops[known])
-        values = torch.stack([state.length * state.values(self.options.transition) for state in states])
-        noise = torch.stack([state.direction.noise for state in states])
         strength = torch.from_numpy(np.asarray(strengths, np.float32)[known]).to(x.device)
-        edited, mask = self._edited(x, values, noise, strength)
-        source = self.guides[0](x)
-        cosine = (self.guides[0](edited) * source).sum(1)
-        limit = self.options.frame_limit * self.guides[0].threshold
-        self._shrink(states, cosine, limit)
-        for length in self.options.lengths:  # a frame that is still recognised goes further along the direction
-            weak = [
-                k
-                for k, state in enumerate(states)
-                if strengths[known[k]] >= 1 and float(cosine[k]) > limit and state.length < length
-            ]
-            if not weak:
-                continue
-            longer = torch.stack([length * states[k].values(self.options.transition) for k in weak])
-            again, _ = self._edited(x[weak], longer, noise[weak], strength[weak])
-            edited[weak], cosine[weak] = again, (self.guides[0](again) * source[weak]).sum(1)
-            for k in weak:
-                states[k].length = length
-        residual = ((edited - x) * 127.5).permute(0, 2, 3, 1).cpu().numpy().astype(np.float32)
+        change, mask, cosine = self._run(states, x, strength)
+        residual = (change * 127.5).permute(0, 2, 3, 1).cpu().numpy().astype(np.float32)
         for position, i in enumerate(known):
-            states[position].progress += 1
             reason = ""
             if not np.isfinite(residual[position]).all():
                 reason = "the edit is not finite"
-            elif strengths[i] >= 1 and float(cosine[position]) > limit:
+            elif strengths[i] >= 1 and float(cosine[position]) > self._run.limit:
                 reason = "weak edit"
             results[i] = EditedCrop(residual[position], mask[position, 0].cpu().numpy(), not reason, reason)
+            states[position].recent = None
+            if not reason and strengths[i] >= 1:  # copies: a view would keep the whole batch alive
+                sample = Sample(x[position].clone(), change[position].clone(), mask[position].clone())
+                states[position].recent = sample
         return results
-
-    @staticmethod
-    def _shrink(states: Sequence[PersonState], cosine: Tensor, limit: float) -> None:
-        """Let lengthened directions shrink back, a little per frame, where a frame is well below the limit."""
-        for state, seen in zip(states, cosine.tolist(), strict=True):
-            if seen < WEAK * limit:
-                state.length = max(1.0, state.length - SHRINK)
 
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""

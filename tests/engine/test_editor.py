@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from fluidvid.engine.backbone import load_backbone
-from fluidvid.engine.editor import EditorOptions, FluidEditor
+from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.optimise import OptimiseOptions
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
+from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace, FreeSpace
 from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_backbone
 
@@ -112,14 +113,15 @@ def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[
             y = (x + torch.from_numpy(residual).permute(2, 0, 1)[None] / 127.5).clamp(-1, 1)
             return float((guide(y) * guide(x)).sum())
 
-    editor.options = replace(editor.options, frame_limit=(cosine(plain) - 1e-4) / guide.threshold)
+    editor._run.limit = cosine(plain) - 1e-4
     (further,) = editor.edit([0], crops[:1], points[:1], one)
     assert state.length > 1
     assert further.ok
     assert cosine(further.residual) < cosine(plain)
-    editor.options = replace(editor.options, frame_limit=3.0)
+    editor._run.limit = 3.0 * guide.threshold
     longest = state.length
-    editor.edit([0], crops[:1], points[:1], one)
+    for _ in range(2):  # the first one shows that the danger is over
+        editor.edit([0], crops[:1], points[:1], one)
     assert 1 <= state.length < longest
 
 

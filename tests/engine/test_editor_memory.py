@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from fluidvid.engine import editor as editor_module
+from fluidvid.engine import search as search_module
 from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.cache import Known, Provenance
-from fluidvid.engine.editor import EditorOptions, FluidEditor
+from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.memory import RunMemory
 from fluidvid.engine.optimise import OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import FreeSpace
 from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_backbone
 
@@ -65,7 +66,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append((options["candidates"], arguments[6]))
         return search(*arguments, **options)
 
-    monkeypatch.setattr(editor_module, "optimise_direction", counted)
+    monkeypatch.setattr(search_module, "optimise_direction", counted)
     return seen
 
 

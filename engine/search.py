@@ -1,0 +1,242 @@
+"""Find a person's direction and verify it: pseudonyms to choose from, rounds of optimisation, and the judges."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluidvid.engine.backbone import Backbone
+from fluidvid.engine.cache import Known, Provenance
+from fluidvid.engine.composite import composite, face_region
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
+from fluidvid.engine.plan import CropEditor, Direction
+from fluidvid.engine.pseudonyms import Person, PseudonymBank
+from fluidvid.engine.subspace import DirectionSpace
+
+log = logging.getLogger(__name__)
+
+WEAK = 0.85
+"""A crop is weak from this share of the limit at which a frame is masked: others will be beyond it."""
+
+
+@dataclass(frozen=True)
+class EditorOptions:
+    """What a direction is found, judged and applied by.
+
+    Attributes:
+        path: "difference" or "inversion".
+        optimise: budget and loss weights of one direction.
+        key_crops: how many crops of a person are optimised on; the others verify.
+        accept: a verifier's cosine must stay below this share of its own 1 % FAR threshold, mean over the crops.
+        frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
+        landmark_limit: largest mean landmark error accepted at verification, in share of the eye distance.
+        candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
+        attempts: rounds of optimisation before a person is given up (masked).
+        lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
+            same is done with a weak frame.
+        transition: edits over which a changed direction moves along its arc.
+        strength: scales every direction.
+        between: a frame between two edited ones takes the mean of their changes where its picture is the mean of
+            theirs to within this (0..255, the most of eyes, mouth and the whole face); 0 edits every frame.
+    """
+
+    path: str = "difference"
+    optimise: OptimiseOptions = field(default_factory=OptimiseOptions)
+    key_crops: int = 4
+    accept: float = 0.8
+    frame_limit: float = 0.8
+    landmark_limit: float = 0.12
+    candidates: int = 4
+    attempts: int = 2
+    lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
+    transition: int = 12
+    strength: float = 1.0
+    between: float = 0.0
+
+
+def eye_distance(landmarks68: Tensor) -> Tensor:
+    """`(N,)` distance of the eye centres of `(N, 68, 2)` landmarks."""
+    between: Tensor = landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)
+    distance: Tensor = between.norm(dim=1).clamp_min(1e-6)
+    return distance
+
+
+@dataclass(frozen=True, eq=False)
+class AppliedEdit:
+    """A path of editing with everything around it: from crops to composited crops.
+
+    Attributes:
+        backbone: frozen model.
+        path: difference or inversion editing.
+        attributes: its landmarks say where the face is.
+        detail: see `fluidvid.engine.composite.composite`.
+    """
+
+    backbone: Backbone
+    path: CropEditor
+    attributes: AttributeNetworks
+    detail: float
+
+    def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Composited crops `(N, 3, S, S)` in [-1, 1] and masks `(N, 1, S, S)` of crops `x`.
+
+        Args:
+            x: `(N, 3, S, S)` in [-1, 1].
+            values: `(N, L, C, h, w)` directions.
+            noise: `(c, s, s)` or `(N, c, s, s)`.
+            strength: in [0, 1], one or `(N,)`.
+        """
+        z = self.backbone.encode(x)
+        s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
+        before, after = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s)
+        decoded = self.backbone.decode(torch.cat([before, after]))
+        mask = face_region(self.attributes.landmarks(x), x.shape[-1])
+        return composite(x, decoded[: len(x)], decoded[len(x) :], mask, self.detail), mask
+
+
+class DirectionSearch:
+    """Finds directions and judges them on the path that is applied.
+
+    Args:
+        apply: what is applied to frames.
+        path: what is differentiated.
+        space: coordinates of directions.
+        guides: recognisers that are optimised against.
+        verifiers: recognisers that are not; empty: the guides judge themselves.
+        attributes: networks of what stays.
+        bank: pseudonyms to draw from, or None to suppress only.
+        options: budgets and limits.
+        generator: the run's secret randomness.
+        basis: digest of everything a direction depends on, for its provenance.
+    """
+
+    def __init__(
+        self,
+        apply: AppliedEdit,
+        path: CropEditor,
+        space: DirectionSpace,
+        guides: Sequence[Recogniser],
+        verifiers: Sequence[Recogniser],
+        attributes: AttributeNetworks,
+        bank: PseudonymBank | None,
+        options: EditorOptions,
+        generator: torch.Generator,
+        basis: str,
+    ) -> None:
+        self.apply, self.path, self.space = apply, path, space
+        self.guides, self.verifiers, self.attributes, self.bank = guides, verifiers, attributes, bank
+        self.options, self.generator, self.basis = options, generator, basis
+
+    def direction(self, known: Known) -> Direction:
+        """The direction as it is applied."""
+        values = self.space.directions(known.coordinates.to(self.apply.backbone.device)).detach()
+        return Direction(values * self.options.strength, known.noise)
+
+    def renewed(self, known: Known) -> list[Candidate]:
+        """A known person's own pseudonym, from where its direction was."""
+        row = known.pseudonym
+        targets = {} if self.bank is None or row is None else self.bank.target(row)
+        return [Candidate(row, targets, known.coordinates)]
+
+    @torch.no_grad()
+    def candidates(self, x: Tensor, taken: Collection[int] = ()) -> list[Candidate]:
+        """Pseudonyms to choose from, each with the bank's first guess of the direction to it.
+
+        Args:
+            x: `(K, 3, S, S)` the person's crops.
+            taken: rows of the bank that belong to others.
+        """
+        if self.bank is None:
+            return []
+        for row in taken:
+            if row < len(self.bank.ages):
+                self.bank.take(row)
+        kept = self.attributes(x, mesh=False)
+        source = {g.name: F.normalize(g(x).mean(0), dim=0).cpu() for g in self.guides}
+        person = Person(float(kept.age.mean()), float(kept.male.mean()))
+        found = []
+        for row in self.bank.draw(person, source, self.generator, self.options.candidates):
+            start = self.bank.start(row)
+            if start is not None and start.shape != self.space.zero().shape:
+                start = None  # made for another kind of direction space: another backbone, other levels
+            found.append(Candidate(row, self.bank.target(row), start))
+        return found
+
+    def find(
+        self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
+    ) -> tuple[Known, dict[str, float], str]:
+        """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
+        keys = min(self.options.key_crops, len(x))
+        options = self.options.optimise
+        best: tuple[tuple[bool, float], Known, dict[str, float], str] | None = None
+        total = 0
+        for attempt in range(self.options.attempts):
+            if attempt:  # more steps from where the last attempt ended, and more weight on leaving the source
+                weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
+                options = replace(options, weights=weights)
+            found = optimise_direction(
+                self.apply.backbone,
+                self.path,
+                self.space,
+                self.guides,
+                self.attributes,
+                x[:keys],
+                noise,
+                candidates=candidates,
+                options=options,
+                generator=self.generator,
+            )
+            candidates = [replace(found.candidate, start=found.coordinates)]
+            total += found.steps
+            for length in self.options.lengths:
+                known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
+                figures, reason = self.verify(self.direction(known), x)
+                rank = (bool(reason), figures.get("weak", 1.0))
+                if best is None or rank < best[0]:
+                    best = rank, known, figures, reason
+                if rank == (False, 0.0):
+                    break
+            if best is not None and best[0] == (False, 0.0):
+                break
+        assert best is not None
+        _, known, figures, reason = best
+        if self.bank is not None and found.candidate.row is not None:
+            self.bank.take(found.candidate.row)
+        provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
+        figures["steps"] = float(total)
+        return replace(known, provenance=provenance), figures, reason
+
+    @torch.no_grad()
+    def verify(self, direction: Direction, x: Tensor) -> tuple[dict[str, float], str]:
+        """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or ""."""
+        edited, _ = self.apply(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
+        figures = {}
+        limit = self.options.frame_limit * self.guides[0].threshold
+        for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
+            for net in nets:
+                cosine = (net(edited) * net(x)).sum(1)
+                if net is self.guides[0]:  # the one that watches every frame
+                    figures["weak"] = float((cosine > WEAK * limit).float().mean())
+                figures[f"{role}.{net.name}"] = float(cosine.mean())
+                figures[f"{role}.{net.name}.worst"] = float(cosine.max())
+        a, b = self.attributes(x, mesh=False), self.attributes(edited, mesh=False)
+        error = (a.landmarks - b.landmarks).norm(dim=2).mean(1) / eye_distance(a.landmarks)
+        figures["landmark_error"] = float(error.mean())
+        if not all(np.isfinite(v) for v in figures.values()):
+            return figures, "the edit is not finite"
+        judges = self.verifiers or self.guides
+        if any(
+            figures[f"{'verifier' if self.verifiers else 'guide'}.{j.name}"] > self.options.accept * j.threshold
+            for j in judges
+        ):
+            return figures, "verification failed: still recognisable"
+        if figures["landmark_error"] > self.options.landmark_limit:
+            return figures, "verification failed: expression not kept"
+        return figures, ""

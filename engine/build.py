@@ -157,6 +157,7 @@ def build_editor(
     timesteps: Sequence[int] | None = None,
     iterations: int | None = None,
     inversion_steps: int = 12,
+    between: float = 0.0,
     device: str = "auto",
     seed: int,
     guides: Sequence[str] = ("identity_student", "faceres"),
@@ -175,6 +176,7 @@ def build_editor(
         timesteps: edit levels; None takes the backbone's own.
         iterations: most optimisation steps per person; None takes the options' own.
         inversion_steps: K of the inversion editor.
+        between: see `EditorOptions`.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: the run's secret.
         guides: recognisers to optimise against.
@@ -196,7 +198,7 @@ def build_editor(
     )
     bank_file = model.folder / "pseudonyms.safetensors"
     bank = PseudonymBank.load(bank_file) if bank_file.exists() else None
-    chosen = replace(options or EditorOptions(), path=editor, strength=strength)
+    chosen = replace(options or EditorOptions(), path=editor, strength=strength, between=between)
     if iterations is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, steps=iterations))
     basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve)

@@ -48,9 +48,9 @@ class OptimiseOptions:
     """
 
     steps: int = 20
-    least: int = 6
+    least: int = 10
     learning_rate: float = 0.25
-    margin: float = 0.4
+    margin: float = 0.0
     detail: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
 

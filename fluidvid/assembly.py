@@ -54,6 +54,7 @@ def make_editor(
         timesteps=edit.timesteps,
         iterations=edit.iterations,
         inversion_steps=edit.inversion_steps,
+        between=edit.between,
         device=config.device,
         seed=seed,
         memory=memory,

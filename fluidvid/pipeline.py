@@ -36,8 +36,13 @@ from fluidvid.unclaimed import FIRST_ID, with_unclaimed
 
 _log = logging.getLogger(__name__)
 
+GROUP = 8
+"""Frames of the second pass whose faces are edited together."""
+GROUP_BYTES = 48 * 2**20
+"""Bytes of their pictures at most; one frame always fits."""
 WAITING = 64 * 2**20
 """Bytes of pictures that may wait before and behind the treatment in the second pass."""
+_NOTHING = np.zeros((0, 0, 3), np.uint8)
 _Done = tuple[SourceFrame, NDArray[np.uint8] | None, Sequence[tuple[int, int, int, int]]]
 
 
@@ -317,25 +322,34 @@ def write(stages: Stages, analysis: Analysis, config: Config, progress: Progress
             size = 3 * analysis.shape[0] * analysis.shape[1]
             frames = stack.enter_context(read_ahead(frames, limit=WAITING, size=lambda _: 2 * size))
             give = stack.enter_context(feed_behind(give, limit=WAITING, size=lambda _: 3 * size))
-        for frame in frames:
-            _check_inspected(analysis, coverage.frames, frame)
-            faces = planned(analysis, frame.index)
-            if faces:
-                treated = treatment.apply(frame.rgb(), faces)
-                coverage.add(frame.index, len(faces), treated.outcomes)
-                give((frame, treated.rgb, treated.regions))
-                del treated
-            else:
-                coverage.add(frame.index, 0, ())
-                give((frame, None, ()))
-            progress(ProgressEvent("write", coverage.frames, analysis.frames))
-            del frame
+        for group in _groups(frames, analysis):
+            treated = treatment.apply_all([(frame.rgb() if faces else _NOTHING, faces) for frame, faces in group])
+            for (frame, faces), result in zip(group, treated, strict=True):
+                coverage.add(frame.index, len(faces), result.outcomes)
+                give((frame, result.rgb if faces else None, result.regions))
+                progress(ProgressEvent("write", coverage.frames, analysis.frames))
+            del group, treated, frame, result
         if coverage.frames != analysis.frames:
             raise DetectionError(
                 f"the second pass gave {coverage.frames} frames, the first {analysis.frames}: the source changed or "
                 "decodes unsteadily; nothing was written"
             )
     return coverage, reader, writer
+
+
+def _groups(frames: Iterable[SourceFrame], analysis: Analysis) -> Iterator[list[tuple[SourceFrame, list[PlannedFace]]]]:
+    """The frames and their faces in short runs; every frame must be one that was inspected."""
+    most = max(1, min(GROUP, GROUP_BYTES // max(1, 3 * analysis.shape[0] * analysis.shape[1])))
+    group: list[tuple[SourceFrame, list[PlannedFace]]] = []
+    for due, frame in enumerate(frames):
+        _check_inspected(analysis, due, frame)
+        group.append((frame, planned(analysis, frame.index)))
+        del frame
+        if len(group) == most:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _converted(reader: Iterable[SourceFrame], analysis: Analysis) -> Iterator[SourceFrame]:

@@ -1,4 +1,4 @@
-"""One frame's faces: edit, fade, mask, and the check that nothing was left out. The last gate before the writer."""
+"""The faces of frames: edit, fade, mask, and the check that nothing was left out. The last gate before the writer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from fluidvid.trackers.align import crop as aligned_crop
 
 _log = logging.getLogger(__name__)
 
+PATIENCE = 8
+"""A track whose edits keep failing stays masked up to this many times longer: a steady mask beats a blinking face."""
 MIN_CHANGE = 1.0
 """Grey levels: an edit that changes the middle of a face by less than this on average is no edit."""
 
@@ -72,7 +74,8 @@ class FrameTreatment:
         kind: the mask in force.
         editor: None in the classic modes.
         batch: faces edited at once.
-        fade_frames: after a failed edit a track stays masked this long and then fades in over as many frames.
+        fade_frames: after a failed edit a track stays masked this long and then fades in over as many frames; twice as
+            long at every failure soon after the last one.
     """
 
     def __init__(
@@ -90,22 +93,36 @@ class FrameTreatment:
         self._batch = batch
         self._fade = fade_frames
         self._blocked: dict[int, int] = {}  # track -> frames since its last failed edit
+        self._patience: dict[int, int] = {}  # track -> frames it stays masked after a failed edit
 
     def apply(self, source: NDArray[np.uint8], faces: Sequence[PlannedFace]) -> TreatedFrame:
-        """Treat one frame.
+        """Treat one frame; see `apply_all`."""
+        return self.apply_all([(source, faces)])[0]
+
+    def apply_all(self, frames: Sequence[tuple[NDArray[np.uint8], Sequence[PlannedFace]]]) -> list[TreatedFrame]:
+        """Treat frames that follow each other; their faces are edited together.
 
         Args:
-            source: `(H, W, 3)` uint8 RGB, not modified.
-            faces: every tracked face present in it.
+            frames: `(H, W, 3)` uint8 RGB, not modified, and every tracked face present in it.
 
         Raises:
             CoverageError: a face came out neither edited nor masked (a bug; nothing may be written then).
         """
+        edits = self._edit(frames)
+        return [self._treat(source, faces, edits, place) for place, (source, faces) in enumerate(frames)]
+
+    def _treat(
+        self, source: NDArray[np.uint8], faces: Sequence[PlannedFace], made: dict[tuple[int, int], _Edit], place: int
+    ) -> TreatedFrame:
         if not faces:
             return TreatedFrame(source, (), ())
         canvas = source.copy()
         wanted = [self._with_recovery(face) for face in faces]
-        edits = self._edit([face for face in wanted if face.weight > 0], source)
+        edits = [
+            replace(made.get((place, face.track_id), _Edit(face, None, Reason.NOT_PREPARED)), face=face)
+            for face in wanted
+            if face.weight > 0
+        ]
         regions: list[Region] = []
         outcomes: list[FaceOutcome] = []
         cover: list[tuple[PlannedFace, str]] = [
@@ -115,7 +132,7 @@ class FrameTreatment:
         for edit in edits:
             region, reason = self._composite(canvas, edit)
             if region is None:
-                self._blocked[edit.face.track_id] = 0
+                self._block(edit.face.track_id)
                 cover.append((edit.face, reason or Reason.BAD_EDIT))
                 continue
             regions.append(region)
@@ -134,6 +151,13 @@ class FrameTreatment:
     def forget(self, alive: set[int]) -> None:
         """Drop the state of tracks that are not in `alive`."""
         self._blocked = {track: since for track, since in self._blocked.items() if track in alive}
+        self._patience = {track: frames for track, frames in self._patience.items() if track in alive}
+
+    def _block(self, track_id: int) -> None:
+        """Mask a track for some time: the longer, the sooner it failed again."""
+        before = self._patience.get(track_id)
+        self._patience[track_id] = self._fade if before is None else min(2 * before, PATIENCE * self._fade)
+        self._blocked[track_id] = 0
 
     def _with_recovery(self, face: PlannedFace) -> PlannedFace:
         if face.weight > 0 and (self._editor is None or face.matrix is None):
@@ -142,43 +166,64 @@ class FrameTreatment:
         if since is None:
             return face
         self._blocked[face.track_id] = since + 1
-        if since >= 2 * self._fade:
-            del self._blocked[face.track_id]
+        patience = self._patience[face.track_id]
+        shown = since - patience  # frames since it may be seen again
+        if shown >= self._fade + patience:  # that long without another failure: forgiven
+            del self._blocked[face.track_id], self._patience[face.track_id]
+        if shown >= self._fade:
             return face
-        if face.weight <= 0 or since < self._fade:
+        if face.weight <= 0 or shown < 0:
             return replace(face, weight=0.0, reason=face.reason or Reason.COOL_DOWN)
-        weight = min(face.weight, (since - self._fade + 1) / (self._fade + 1))
+        weight = min(face.weight, (shown + 1) / (self._fade + 1))
         return replace(face, weight=weight, reason=Reason.FADING)
 
-    def _edit(self, faces: list[PlannedFace], source: NDArray[np.uint8]) -> list[_Edit]:
-        edits: list[_Edit] = []
-        for begin in range(0, len(faces), self._batch):
-            group = faces[begin : begin + self._batch]
+    def _edit(self, frames: Sequence[tuple[NDArray[np.uint8], Sequence[PlannedFace]]]) -> dict[tuple[int, int], _Edit]:
+        """The edit of every face that may be shown, by place of its frame and track."""
+        wanted = [
+            (place, face)
+            for place, (_, faces) in enumerate(frames)
+            for face in faces
+            if face.weight > 0 and face.matrix is not None and not self._stays_masked(face.track_id, place)
+        ]
+        if self._editor is None:
+            return {}
+        # A person's frames together and in order: the editor sees them as the run they are.
+        wanted.sort(key=lambda item: (item[1].person_id, item[0]))
+        edits: dict[tuple[int, int], _Edit] = {}
+        for begin in range(0, len(wanted), self._batch):
+            group = wanted[begin : begin + self._batch]
             try:
-                results = self._edit_group(group, source)
+                results = self._edit_group(group, frames, self._editor)
             except Exception as error:  # noqa: BLE001 - whatever an editor throws, its faces are masked and counted
                 _log.warning("editor failed on %d faces: %s: %s", len(group), type(error).__name__, error)
-                edits += [_Edit(face, None, Reason.EDITOR_ERROR) for face in group]
-            else:
-                edits += [
-                    _Edit(
-                        face,
-                        result if result.ok else None,
-                        None if result.ok else result.reason or Reason.BAD_EDIT,
-                    )
-                    for face, result in zip(group, results, strict=True)
-                ]
+                edits |= {(place, face.track_id): _Edit(face, None, Reason.EDITOR_ERROR) for place, face in group}
+                continue
+            for (place, face), result in zip(group, results, strict=True):
+                reason = None if result.ok else result.reason or Reason.BAD_EDIT
+                edits[place, face.track_id] = _Edit(face, result if result.ok else None, reason)
         return edits
 
-    def _edit_group(self, group: list[PlannedFace], source: NDArray[np.uint8]) -> Sequence[EditedCrop]:
-        editor = self._editor
-        assert editor is not None
-        matrices = [face.matrix for face in group if face.matrix is not None]
-        crops = np.stack([aligned_crop(source, matrix, editor.crop_size) for matrix in matrices])
-        landmarks = np.stack(
-            [transform(matrix, face.landmarks) for matrix, face in zip(matrices, group, strict=True)]
-        ).astype(np.float32)
-        results = editor.edit([face.person_id for face in group], crops, landmarks, np.ones(len(group), np.float32))
+    def _stays_masked(self, track_id: int, ahead: int) -> bool:
+        since = self._blocked.get(track_id)
+        return since is not None and since + ahead < self._patience[track_id]
+
+    @staticmethod
+    def _edit_group(
+        group: Sequence[tuple[int, PlannedFace]],
+        frames: Sequence[tuple[NDArray[np.uint8], Sequence[PlannedFace]]],
+        editor: FaceEditor,
+    ) -> Sequence[EditedCrop]:
+        crops, landmarks = [], []
+        for place, face in group:
+            assert face.matrix is not None
+            crops.append(aligned_crop(frames[place][0], face.matrix, editor.crop_size))
+            landmarks.append(transform(face.matrix, face.landmarks))
+        results = editor.edit(
+            [face.person_id for _, face in group],
+            np.stack(crops),
+            np.stack(landmarks).astype(np.float32),
+            np.ones(len(group), np.float32),
+        )
         if len(results) != len(group):
             raise ValueError(f"{len(group)} crops went in, {len(results)} came out")
         return results

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -77,6 +81,58 @@ def test_an_editor_that_loses_a_crop_masks_the_group() -> None:
 
     result = FrameTreatment(MASK, "solid", Losing(Boom())).apply(picture(5), [face()])
     assert [o.treatment for o in result.outcomes] == ["masked"]
+
+
+def test_frames_treated_together_come_out_as_one_by_one() -> None:
+    frames = [(picture(i), [face(i), face(i, shift=60, track=2)]) for i in range(5)]
+    together = FrameTreatment(MASK, "solid", FakeEditor(Boom()), batch=4).apply_all(frames)
+    alone = treatment()
+    for (source, faces), result in zip(frames, together, strict=True):
+        single = alone.apply(source, faces)
+        assert np.array_equal(single.rgb, result.rgb) and single.outcomes == result.outcomes
+
+
+def test_an_editor_meets_a_persons_frames_in_a_row() -> None:
+    seen: list[list[int]] = []
+
+    class Noting(FakeEditor):
+        def edit(self, person_ids: Sequence[int], *rest: Any) -> Any:
+            seen.append(list(person_ids))
+            return super().edit(person_ids, *rest)
+
+    frames = [(picture(i), [face(i), face(i, shift=60, track=2)]) for i in range(4)]
+    FrameTreatment(MASK, "solid", Noting(Boom()), batch=4).apply_all(frames)
+    assert seen == [[1] * 4, [2] * 4]
+
+
+def test_a_face_that_keeps_failing_stays_masked_longer_each_time() -> None:
+    """A steady mask beats a blinking face; and what works for long enough is forgiven."""
+
+    class Failing(FakeEditor):
+        failing = True
+
+        def edit(self, person_ids: Sequence[int], *rest: Any) -> Any:
+            done = super().edit(person_ids, *rest)
+            return [replace(e, ok=False, reason="weak edit") for e in done] if self.failing else done
+
+    editor = Failing(Boom())
+    under_test = FrameTreatment(MASK, "solid", editor, fade_frames=3)
+
+    def masked_after_a_failure() -> int:
+        editor.failing = True
+        count = 0
+        while True:
+            (outcome,) = under_test.apply(picture(5), [face()]).outcomes
+            editor.failing = False
+            if outcome.treatment == "edited":
+                return count
+            count += outcome.reason == "after a failed edit"
+
+    # What failed, the frames of waiting, and never more than PATIENCE times as many.
+    assert [masked_after_a_failure() for _ in range(6)] == [3, 6, 12, 24, 24, 24]
+    for _ in range(40):
+        under_test.apply(picture(5), [face()])
+    assert masked_after_a_failure() == 3
 
 
 def ramp(size: int) -> NDArray[np.float32]:

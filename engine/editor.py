@@ -159,7 +159,7 @@ class FluidEditor:
         if known is not None and not self._fits(known, noise_shape):
             known = None
         if known is not None:
-            figures, reason = self.search.verify(self.search.direction(known), x)
+            figures, reason = self.search.verify(self.search.direction(known), self.search.source(x))
             if not reason:
                 self._install(person_id, known, old)
                 figures |= {"steps": 0.0, "recalled": 1.0}

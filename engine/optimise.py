@@ -33,6 +33,9 @@ from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
 
+MANIFOLD = (120, 400)
+"""Timesteps between which the manifold term looks, at one in each step."""
+
 
 @dataclass(frozen=True)
 class OptimiseOptions:
@@ -119,22 +122,24 @@ class _Objective:
         values = directions[None].expand(len(self.z), *directions.shape)
         return self.editor(self.z, values, self.noise, torch.ones(len(self.z), device=self.z.device))
 
-    def __call__(self, coordinates: Tensor, candidate: Candidate) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a direction on its way to a candidate, and its terms."""
+    def __call__(
+        self, coordinates: Tensor, candidate: Candidate, guides: Sequence[Recogniser]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a direction on its way to a candidate as some guides see it, and its terms."""
         options, weights = self.options, self.options.weights
         _, after = self._edit(self.space.directions(coordinates).to(self.z.dtype))
         decoded = self.backbone.decode(after)
         edited = composite(self.crops, self.before, decoded, self.mask, options.detail)
         change = self.mask * (decoded - self.before)
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "steady")}
-        for guide in self.guides:
+        for guide in guides:
             embedding, source = guide(edited), self.source[guide.name]
             margin = options.margin * guide.threshold
-            terms["suppress"] = terms["suppress"] + suppress(embedding, source, margin) / len(self.guides)
-            terms["steady"] = terms["steady"] + steady(embedding, source) / len(self.guides)
+            terms["suppress"] = terms["suppress"] + suppress(embedding, source, margin) / len(guides)
+            terms["steady"] = terms["steady"] + steady(embedding, source) / len(guides)
             if guide.name in candidate.targets:
                 goal = candidate.targets[guide.name].to(embedding)
-                terms["displace"] = terms["displace"] + displace_to(embedding, goal) / len(self.guides)
+                terms["displace"] = terms["displace"] + displace_to(embedding, goal) / len(guides)
         terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept)
         terms["parts"] = part_correlation(parts(edited, self.windows), self.parts)
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
@@ -144,7 +149,8 @@ class _Objective:
             terms["skin"] = skin_change(change, self.skin)
         if weights.manifold:
             level_noise = torch.randn(self.z.shape[1:], generator=self.generator).to(self.z)
-            terms["manifold"] = manifold(self.backbone, after, self.z, level_noise)
+            level = int(torch.randint(*MANIFOLD, (1,), generator=self.generator))
+            terms["manifold"] = manifold(self.backbone, after, self.z, level_noise, (level,))
         start = candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
         return weighted_sum(terms, weights), terms
@@ -179,20 +185,24 @@ def optimise_direction(
     """
     options = options or OptimiseOptions()
     began = time.monotonic()
-    objective = _Objective(backbone, editor, space, guides, attributes, crops, noise, options, generator)
+    parts = (backbone, editor, space, guides, attributes)
     chosen = candidates[0] if candidates else Candidate()
-    if len(candidates) > 1:
+    if len(candidates) > 1:  # one crop tells them apart
+        glance = _Objective(*parts, crops[:1], noise, options, generator)
         with torch.no_grad():
-            losses = [float(objective(_start(c, space, backbone), c)[0]) for c in candidates]
+            losses = [float(glance(_start(c, space, backbone), c, guides)[0]) for c in candidates]
         chosen = candidates[min(range(len(losses)), key=losses.__getitem__)]
+    objective = _Objective(*parts, crops, noise, options, generator)
     coordinates = _start(chosen, space, backbone).requires_grad_()
     optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
     values, last, steps = {}, coordinates.detach().clone(), 0
     for step in range(options.steps + 1):
-        loss, terms = objective(coordinates, chosen)
+        # The first guide is quick and looks at every step, all of them at every second.
+        everybody = step % 2 == 0
+        loss, terms = objective(coordinates, chosen, guides if everybody else guides[:1])
         values = {name: value.item() for name, value in terms.items()}
         last, steps = coordinates.detach().clone(), step
-        if step == options.steps or (step >= options.least and values["suppress"] <= 0):
+        if step == options.steps or (step >= options.least and everybody and values["suppress"] <= 0):
             break
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

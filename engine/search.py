@@ -101,6 +101,15 @@ class AppliedEdit:
         return composite(x, decoded[: len(x)], decoded[len(x) :], mask, self.detail), mask
 
 
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is compared with: crops `(K, 3, S, S)`, their unit embeddings by recogniser, landmarks `(K, 68, 2)`."""
+
+    crops: Tensor
+    embeddings: dict[str, Tensor]
+    landmarks: Tensor
+
+
 class DirectionSearch:
     """Finds directions and judges them on the path that is applied.
 
@@ -175,6 +184,7 @@ class DirectionSearch:
         """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
         keys = min(self.options.key_crops, len(x))
         options = self.options.optimise
+        source = self.source(x)
         best: tuple[tuple[bool, float], Known, dict[str, float], str] | None = None
         total = 0
         for attempt in range(self.options.attempts):
@@ -197,7 +207,7 @@ class DirectionSearch:
             total += found.steps
             for length in self.options.lengths:
                 known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-                figures, reason = self.verify(self.direction(known), x)
+                figures, reason = self.verify(self.direction(known), source)
                 rank = (bool(reason), figures.get("weak", 1.0))
                 if best is None or rank < best[0]:
                     best = rank, known, figures, reason
@@ -214,20 +224,27 @@ class DirectionSearch:
         return replace(known, provenance=provenance), figures, reason
 
     @torch.no_grad()
-    def verify(self, direction: Direction, x: Tensor) -> tuple[dict[str, float], str]:
+    def source(self, x: Tensor) -> Source:
+        """The crops `(K, 3, S, S)` as the judges see them."""
+        nets = [*self.guides, *self.verifiers]
+        return Source(x, {net.name: net(x) for net in nets}, self.attributes.landmarks(x))
+
+    @torch.no_grad()
+    def verify(self, direction: Direction, source: Source) -> tuple[dict[str, float], str]:
         """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or ""."""
+        x = source.crops
         edited, _ = self.apply(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
         figures = {}
         limit = self.options.frame_limit * self.guides[0].threshold
         for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
             for net in nets:
-                cosine = (net(edited) * net(x)).sum(1)
+                cosine = (net(edited) * source.embeddings[net.name]).sum(1)
                 if net is self.guides[0]:  # the one that watches every frame
                     figures["weak"] = float((cosine > WEAK * limit).float().mean())
                 figures[f"{role}.{net.name}"] = float(cosine.mean())
                 figures[f"{role}.{net.name}.worst"] = float(cosine.max())
-        a, b = self.attributes(x, mesh=False), self.attributes(edited, mesh=False)
-        error = (a.landmarks - b.landmarks).norm(dim=2).mean(1) / eye_distance(a.landmarks)
+        moved = self.attributes.landmarks(edited) - source.landmarks
+        error = moved.norm(dim=2).mean(1) / eye_distance(source.landmarks)
         figures["landmark_error"] = float(error.mean())
         if not all(np.isfinite(v) for v in figures.values()):
             return figures, "the edit is not finite"

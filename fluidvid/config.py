@@ -138,7 +138,7 @@ class EditConfig(_Section):
     inversion_steps: int = _option(20, "DDIM steps of the inversion editor", ge=2, le=200)
     fade_frames: int = _option(8, "frames of the cross-fade between mask and new face", ge=0, le=120)
     between: float = _option(
-        2.0,
+        4.0,
         "a frame whose face is the mean of its neighbours' to within this many grey levels takes the mean of their "
         "changes; 0: every frame is edited itself",
         ge=0,

@@ -21,7 +21,7 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 6.0
+    suppress: float = 9.0
     displace: float = 2.0
     steady: float = 1.0
     landmarks: float = 500.0

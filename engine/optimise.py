@@ -50,8 +50,8 @@ class OptimiseOptions:
         weights: of the loss terms.
     """
 
-    steps: int = 20
-    least: int = 10
+    steps: int = 12
+    least: int = 6
     learning_rate: float = 0.25
     margin: float = 0.0
     detail: float = 0.0
@@ -133,13 +133,15 @@ class _Objective:
         change = self.mask * (decoded - self.before)
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "steady")}
         for guide in guides:
+            # Who looks at every second step counts twice.
+            share = (1 if guide is self.guides[0] else 2) / (2 * len(self.guides) - 1)
             embedding, source = guide(edited), self.source[guide.name]
             margin = options.margin * guide.threshold
-            terms["suppress"] = terms["suppress"] + suppress(embedding, source, margin) / len(guides)
-            terms["steady"] = terms["steady"] + steady(embedding, source) / len(guides)
+            terms["suppress"] = terms["suppress"] + share * suppress(embedding, source, margin)
+            terms["steady"] = terms["steady"] + share * steady(embedding, source)
             if guide.name in candidate.targets:
                 goal = candidate.targets[guide.name].to(embedding)
-                terms["displace"] = terms["displace"] + displace_to(embedding, goal) / len(guides)
+                terms["displace"] = terms["displace"] + share * displace_to(embedding, goal)
         terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept)
         terms["parts"] = part_correlation(parts(edited, self.windows), self.parts)
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)

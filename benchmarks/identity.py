@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cache import labelled_faces, verdict
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache import labelled_faces, verdict
 from fluidvid.engine.face_networks import Recogniser, RecogniserSpec
 from fluidvid.engine.training.pictures import to_crops
 from fluidvid.geometry import FFHQ_112
@@ -52,7 +52,7 @@ def main() -> int:
     same = people[first] == people[second]
     genuine, impostor = same & ~copies, ~same
     lines = [
-        f"{len(people)} pictures of {len(set(names))} people, {genuine.sum()} genuine and {impostor.sum()} impostor pairs\n",
+        f"{len(people)} pictures, {len(set(names))} people; pairs: {genuine.sum()} genuine, {impostor.sum()} impostor\n",
         "| network | AUC | TAR at 1 % FAR | threshold | equal error rate | cosine to the first |",
         "|---|---|---|---|---|---|",
     ]

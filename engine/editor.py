@@ -315,9 +315,7 @@ class FluidEditor:
     @torch.no_grad()
     def _verify(self, direction: Direction, x: Tensor) -> tuple[dict[str, float], str]:
         """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or ""."""
-        edited, _ = self._edited(
-            x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0
-        )
+        edited, _ = self._edited(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
         figures = {}
         limit = self.options.frame_limit * self.guides[0].threshold
         for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
@@ -342,9 +340,7 @@ class FluidEditor:
             return figures, "verification failed: expression not kept"
         return figures, ""
 
-    def _edited(
-        self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
+    def _edited(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float) -> tuple[Tensor, Tensor]:
         """Composited crops `(N, 3, S, S)` and masks `(N, 1, S, S)`."""
         z = self.backbone.encode(x)
         s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))

@@ -11,7 +11,9 @@ from fluidvid.engine.backbone import Backbone
 
 
 @torch.inference_mode()
-def sample(backbone: Backbone, count: int, generator: torch.Generator, steps: int = 40, batch: int = 16) -> Iterator[Tensor]:
+def sample(
+    backbone: Backbone, count: int, generator: torch.Generator, steps: int = 40, batch: int = 16
+) -> Iterator[Tensor]:
     """Draw faces; each depends on its own noise alone, not on `batch`.
 
     Args:

@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """Options of one run; weights multiply the mean of each term; `steps`: stop after so many, whatever the hours say."""
+    """Options of one run; weights multiply the mean of each term.
+
+    `steps`: stop after so many in all, whatever the hours say.
+    """
 
     hours: float = 0.7
     batch: int = 12

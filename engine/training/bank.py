@@ -314,4 +314,3 @@ def _export(
     unet.save_pretrained(out / "unet")
     for p, value in zip(trained, values, strict=True):
         p.copy_(value)
-

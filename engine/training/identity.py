@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.training.pictures import augment, to_crops
@@ -37,8 +36,8 @@ class IdentityTraining:
     Attributes:
         hours: length of the run.
         batch: faces per step.
-        fresh: of them newly made and labelled by the teacher.
-        kept: labelled faces to draw from.
+        fresh: share of them newly made and labelled by the teacher.
+        kept: labelled faces to draw from, in batches.
         mixed: share of faces that are mixtures of two.
         learning_rate: held after the warm-up, falls to nothing over the last `cooling` of the time.
         warmup: steps.
@@ -53,8 +52,8 @@ class IdentityTraining:
 
     hours: float = 2.0
     batch: int = 32
-    fresh: int = 16
-    kept: int = 1024
+    fresh: float = 0.5
+    kept: int = 32
     mixed: float = 0.6
     learning_rate: float = 1e-3
     warmup: int = 300
@@ -200,7 +199,7 @@ def train_identity(
         step, spent = state["step"], state["spent"]
         source.restore(state["source"])
     else:
-        source.fill(options.kept)
+        source.fill(options.kept * options.batch)
     figures = agreement(ema, to_crops(judge.faces), judge.labels)
     log.info("start at step %d: %s", step, figures)
     clock = last_save = time.monotonic()
@@ -211,7 +210,7 @@ def train_identity(
         rate = options.learning_rate * min(1.0, (step + 1) / options.warmup, left / options.cooling)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        x, labels = source.draw(options.batch, options.fresh)
+        x, labels = source.draw(options.batch, math.ceil(options.fresh * options.batch))
         with torch.autocast("cpu", torch.bfloat16):
             found = student(x.contiguous(memory_format=torch.channels_last))
         cosine, gram = distillation_loss(found, labels)

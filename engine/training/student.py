@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -80,9 +81,14 @@ class IdentityStudent(nn.Module):
         x = self.stages(F.pixel_unshuffle(crops, 2))
         return F.normalize(self.project(self.pool(self.activation(self.head(x))).flatten(1)).float(), dim=1)
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Residual blocks per stage."""
+        return tuple(len(cast(Stage, stage).blocks) for stage in self.stages)
+
     def deepened(self, blocks: Sequence[int]) -> IdentityStudent:
         """The same function with room for more: `blocks` per stage, at least as many as now."""
-        sizes = [stage.down.out_channels for stage in self.stages]
+        sizes = [cast(Stage, stage).down.out_channels for stage in self.stages]
         result = IdentityStudent(sizes, blocks, self.head.out_channels, self.project.out_features)
         result.load_state_dict(result.state_dict() | self.state_dict())
         return result
@@ -107,7 +113,7 @@ def read_student(path: Path) -> IdentityStudent:
     starts = [i for i, s in enumerate(strides) if s == 2] + [len(convs) - 2]
     try:
         widths = [len(values[convs[i].input[1]]) for i in starts[:-1]]
-        blocks = [(after - i - 1) // 2 for i, after in zip(starts, starts[1:], strict=False)]
+        blocks = [(after - i - 1) // 2 for i, after in pairwise(starts)]
         student = IdentityStudent(widths, blocks, len(values[convs[-1].input[1]]), len(weights[-1]))
         with torch.no_grad():
             for parameter, value in zip(student.parameters(), weights, strict=True):

@@ -57,7 +57,7 @@ def degrade(picture: NDArray[np.uint8], rng: np.random.Generator, other: NDArray
     if rng.random() < 0.15:
         height, width = (rng.uniform(0.12, 0.5, 2) * side).astype(int)
         top, left = rng.integers(0, side - height), rng.integers(0, side - width)
-        source = other[: height, : width] if rng.random() < 0.5 else rng.integers(0, 256, 3, dtype=np.uint8)
+        source = other[:height, :width] if rng.random() < 0.5 else rng.integers(0, 256, 3, dtype=np.uint8)
         picture = picture.copy()
         picture[top : top + height, left : left + width] = source
     if rng.random() < 0.1:

@@ -157,7 +157,9 @@ def gather(
         for name, picture in read_pictures(path):
             is_aligned = picture.shape[:2] == (size, size) if aligned is None else aligned
             if is_aligned and picture.shape[0] != picture.shape[1]:
-                raise InputError(f"{name} in {path} is {picture.shape[1]} x {picture.shape[0]}: aligned faces are square")
+                raise InputError(
+                    f"{name} in {path} is {picture.shape[1]} x {picture.shape[0]}: aligned faces are square"
+                )
             if is_aligned:
                 found = [resized(picture, size)]
             else:

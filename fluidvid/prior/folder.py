@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from diffusers.utils import logging as diffusers_logging
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import weight_digest
-from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.errors import ModelError, OutputError
 
 KEPT = ("format", "crop_size", "first_stage", "template", "edit_timesteps", "edit_skips", "guides")
@@ -31,7 +31,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         card["template"]["points"], card["crop_size"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{folder} has no fluidvid.json with template and crop_size: begin with 'prior' or a folder of 'fluidvid prior train'"
+            f"{folder} has no fluidvid.json with template and crop_size: begin with 'prior' or what 'prior train' wrote"
         ) from error
     return card
 
@@ -43,7 +43,7 @@ def write_folder(
     autoencoder: FaceAutoencoder,
     unet: UNet2DModel | None = None,
     scheduler: DDIMScheduler | None = None,
-    components: ComponentSpace | None = None,
+    components: Path | None = None,
     pseudonyms: Path | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
@@ -55,7 +55,7 @@ def write_folder(
         autoencoder: first stage.
         unet: None leaves a first stage only, which `fluidvid prior train diffusion --fresh` can begin with.
         scheduler: of the U-Net.
-        components: of h.
+        components: file of a `ComponentSpace` of h to copy.
         pseudonyms: file of a `PseudonymBank` to copy.
         dtype: of the U-Net's and the first stage's weights.
 
@@ -64,16 +64,17 @@ def write_folder(
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in ("fluidvid.json", "hspace.safetensors", "pseudonyms.safetensors"):
+        beside = {"hspace.safetensors": components, "pseudonyms.safetensors": pseudonyms}
+        for name in ("fluidvid.json", *beside):
             (out / name).unlink(missing_ok=True)
         autoencoder.save_pretrained(out / "autoencoder", dtype)
         if unet is not None and scheduler is not None:
+            diffusers_logging.set_verbosity_error()
             unet.to(dtype).save_pretrained(out / "unet")
             scheduler.save_pretrained(out / "scheduler")
-        if components is not None:
-            components.save(out / "hspace.safetensors")
-        if pseudonyms is not None:
-            shutil.copy(pseudonyms, out / "pseudonyms.safetensors")
+        for name, path in beside.items():
+            if path is not None:
+                shutil.copy(path, out / name)
         full = {**card, "sha256": weight_digest(out)}
         (out / "README.md").write_text(model_card(full))
         (out / "fluidvid.tmp").write_text(json.dumps(full, indent=1) + "\n")
@@ -85,6 +86,7 @@ def write_folder(
 def model_card(card: Mapping[str, Any]) -> str:
     """The card for people."""
     template = card["template"].get("name", "its own") if isinstance(card.get("template"), Mapping) else "its own"
+    guides = ", ".join(card.get("guides", [])) or "none"
     lines = [
         "# A fluidvid prior",
         "",
@@ -94,7 +96,7 @@ def model_card(card: Mapping[str, Any]) -> str:
         f"- licence: {card.get('licence', 'not chosen: that of its pictures allows what it allows')}",
         f"- crop: {card.get('crop_size')} pixels, template {template}",
         f"- edit levels: {', '.join(map(str, card.get('edit_timesteps', [])))}",
-        f"- recognisers that guided it, never independent judges of its edits: {', '.join(card.get('guides', [])) or 'none'}",
+        f"- recognisers that guided it, no independent judges of its edits: {guides}",
         f"- SHA-256 of its weights: {card['sha256']}",
         "",
         "| figure | |",

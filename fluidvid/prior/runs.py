@@ -43,7 +43,9 @@ def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Path:
         before = read_facts(out)
         for name, now, then in ((k, v, asdict(before)[k]) for k, v in asdict(facts).items()):
             if now != then:
-                raise ConfigError(f"the run in {out} had {name} {then}, not {now}: go on with the same, or choose another --out")
+                raise ConfigError(
+                    f"the run in {out} had {name} {then}, not {now}: go on with the same, or choose another --out"
+                )
         return run
     if resume:
         raise ConfigError(f"{out} holds no run to resume: leave out --resume")

@@ -52,7 +52,7 @@ def main() -> int:
     same = people[first] == people[second]
     genuine, impostor = same & ~copies, ~same
     lines = [
-        f"{len(people)} pictures, {len(set(names))} people; pairs: {genuine.sum()} genuine, {impostor.sum()} impostor\n",
+        f"{len(people)} pictures, {len(set(names))} people; pairs: {genuine.sum()} genuine, {impostor.sum()} not\n",
         "| network | AUC | TAR at 1 % FAR | threshold | equal error rate | cosine to the first |",
         "|---|---|---|---|---|---|",
     ]

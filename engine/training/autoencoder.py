@@ -183,11 +183,11 @@ def train_autoencoder(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not math.isfinite(float(loss)):
-            raise FloatingPointError(f"the loss became {float(loss)} at step {step}: lower the learning rate")
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss became {loss.item()} at step {step}: lower the learning rate")
         optimiser.step()
         step += 1
-        running.append({k: float(v) for k, v in terms.items()})
+        running.append({k: v.item() for k, v in terms.items()})
         done = progress >= 1.0 or step == options.steps
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
             if done:

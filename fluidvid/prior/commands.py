@@ -36,6 +36,9 @@ _Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in D
 _Hours = Annotated[float, typer.Option("--hours", metavar="H", help="length in all, over every resumption")]
 _Steps = Annotated[int | None, typer.Option("--steps", help="stop after so many in all, whatever --hours says")]
 _Batch = Annotated[int | None, typer.Option("--batch", help="faces a step")]
+_Checkpoint = Annotated[
+    float | None, typer.Option("--checkpoint", metavar="SECONDS", help="time between checkpoints, default some minutes")
+]
 _Aligned = Annotated[
     bool | None,
     typer.Option("--aligned/--raw", help="pictures are aligned or not; otherwise those of the crop's size are"),
@@ -64,6 +67,8 @@ def _train(run: Callable[..., dict[str, float]], threads: int | None, quiet: boo
 
     if given["hours"] <= 0 or (given["steps"] is not None and given["steps"] < 1):
         raise ConfigError("--hours and --steps must be positive")
+    if given["checkpoint"] is not None and given["checkpoint"] < 0:
+        raise ConfigError("--checkpoint must not be negative")
     if given.get("batch") is not None and given["batch"] < 2:
         raise ConfigError(f"--batch {given['batch']}: at least 2 are needed")
     _prepare(threads, quiet)
@@ -91,6 +96,7 @@ def train_autoencoder(
     hours: _Hours = 1.0,
     steps: _Steps = None,
     batch: _Batch = None,
+    checkpoint: _Checkpoint = None,
     aligned: _Aligned = None,
     seed: _Seed = 0,
     threads: _Threads = None,
@@ -103,7 +109,7 @@ def train_autoencoder(
 
     _train(
         run_autoencoder, threads, quiet, as_json, data=data, out=out, start=start, fresh=fresh, resume=resume,
-        hours=hours, steps=steps, batch=batch, aligned=aligned, seed=seed, licence=licence,
+        hours=hours, steps=steps, batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, licence=licence,
     )  # fmt: skip
 
 
@@ -117,6 +123,7 @@ def train_diffusion(
     hours: _Hours = 1.0,
     steps: _Steps = None,
     batch: _Batch = None,
+    checkpoint: _Checkpoint = None,
     aligned: _Aligned = None,
     seed: _Seed = 0,
     threads: _Threads = None,
@@ -129,7 +136,7 @@ def train_diffusion(
 
     _train(
         run_diffusion, threads, quiet, as_json, data=data, out=out, start=start, fresh=fresh, resume=resume,
-        hours=hours, steps=steps, batch=batch, aligned=aligned, seed=seed, licence=licence,
+        hours=hours, steps=steps, batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, licence=licence,
     )  # fmt: skip
 
 
@@ -146,6 +153,7 @@ def train_identity(
     hours: _Hours = 1.0,
     steps: _Steps = None,
     batch: _Batch = None,
+    checkpoint: _Checkpoint = None,
     aligned: _Aligned = None,
     seed: _Seed = 0,
     threads: _Threads = None,
@@ -157,7 +165,7 @@ def train_identity(
 
     _train(
         run_identity, threads, quiet, as_json, data=data, out=out, start=start, fresh=fresh, resume=resume,
-        hours=hours, steps=steps, batch=batch, aligned=aligned, seed=seed, teacher=teacher,
+        hours=hours, steps=steps, batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, teacher=teacher,
     )  # fmt: skip
 
 
@@ -172,6 +180,7 @@ def train_bank(
     resume: _Resume = False,
     hours: _Hours = 1.0,
     batch: _Batch = None,
+    checkpoint: _Checkpoint = None,
     aligned: _Aligned = None,
     seed: _Seed = 0,
     threads: _Threads = None,
@@ -184,7 +193,7 @@ def train_bank(
 
     _train(
         run_bank, threads, quiet, as_json, data=data, out=out, start=start, resume=resume, hours=hours, steps=None,
-        batch=batch, aligned=aligned, seed=seed, licence=licence, teacher=teacher,
+        batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, licence=licence, teacher=teacher,
     )  # fmt: skip
 
 

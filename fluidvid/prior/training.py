@@ -54,6 +54,7 @@ class TrainingRequest:
         hours: length of the run in all, over every resumption.
         steps: stop after so many in all, or None.
         batch: faces a step, or None for the kind's own.
+        checkpoint: seconds between checkpoints, or None for the kind's own.
         aligned: whether pictures are aligned; None: those of the crop's size are.
         seed: of everything random.
         teacher: ONNX file of a recogniser to learn from.
@@ -68,6 +69,7 @@ class TrainingRequest:
     hours: float = 1.0
     steps: int | None = None
     batch: int | None = None
+    checkpoint: float | None = None
     aligned: bool | None = None
     seed: int = 0
     teacher: Path | None = None
@@ -82,7 +84,8 @@ class TrainingRequest:
     def options(self) -> dict[str, Any]:
         """Options that all kinds of training share."""
         given: dict[str, Any] = {"hours": self.hours, "steps": self.steps, "seed": self.seed}
-        return given if self.batch is None else given | {"batch": self.batch}
+        own = {"batch": self.batch, "checkpoint_seconds": self.checkpoint}
+        return given | {name: value for name, value in own.items() if value is not None}
 
 
 def start_folder(start: str, models: ModelStore) -> Path:

@@ -55,6 +55,7 @@ class BankTraining:
         partial: share of the samples that are edited at less than full strength, as in a fade.
         ema: decay of the average that is kept.
         checkpoint_seconds: time between checkpoints.
+        steps: stop after so many in all, whatever the hours say; None for no such limit.
         seed: of everything random.
     """
 
@@ -78,6 +79,7 @@ class BankTraining:
     partial: float = 0.2
     ema: float = 0.998
     checkpoint_seconds: float = 300.0
+    steps: int | None = None
     seed: int = 0
 
 
@@ -276,7 +278,7 @@ def train_bank(
             {k: v.item() for k, v in terms.items() if k != "mesh"}
             | {"manifold": float(back.pow(2).mean()), "share": share, "norm": float(norm)}
         )
-        done = progress >= 1.0
+        done = progress >= 1.0 or step == options.steps
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
             values: dict[str, float] = {"step": step, "hours": elapsed / 3600, "pace": pace}
             values |= {k: float(np.mean([r[k] for r in running])) for k in running[0]}

@@ -107,7 +107,6 @@ def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
         targets = targets_of(crops, nets, attributes)
         torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, known)
     space, read_out = first_directions(backbone, crops, targets.codes, LEVEL)
-    given = {k: v for k, v in request.options().items() if k != "steps"}
     # faceres costs as much as all others together: it guides the search, not the training.
     train_bank(
         backbone,
@@ -119,7 +118,7 @@ def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
         faces.pictures,
         faces.weights * ~faces.held_out,
         run,
-        BankTraining(**given),
+        BankTraining(**request.options()),
     )
     (run / "guides.json").write_text(json.dumps([n for n in names if n != JUDGE]))
     return write_bank(request, run, start, successor(card, request, faces, {}))

@@ -179,6 +179,7 @@ def train_bank(
     start: _Start = "prior",
     resume: _Resume = False,
     hours: _Hours = 1.0,
+    steps: _Steps = None,
     batch: _Batch = None,
     checkpoint: _Checkpoint = None,
     aligned: _Aligned = None,
@@ -192,7 +193,7 @@ def train_bank(
     from fluidvid.prior.bank import run_bank
 
     _train(
-        run_bank, threads, quiet, as_json, data=data, out=out, start=start, resume=resume, hours=hours, steps=None,
+        run_bank, threads, quiet, as_json, data=data, out=out, start=start, resume=resume, hours=hours, steps=steps,
         batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, licence=licence, teacher=teacher,
     )  # fmt: skip
 

@@ -26,7 +26,9 @@ from safetensors.torch import load_file
 from fluidvid.cli import app, run
 from fluidvid.engine import build_editor
 from fluidvid.engine.backbone import load_backbone, weight_digest
-from fluidvid.engine.build import edit_plan
+from fluidvid.engine.build import edit_plan, h_shape
+from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.models import ModelStore
 from tests.engine.tiny import embedding_net, faces, write_backbone
 from tests.fluidvid.prior.faces import write_faces
@@ -130,12 +132,32 @@ def test_train_save_load_edit_changes_nothing_but_the_weights(
     assert figures[2] != figures[0]
 
 
+def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path) -> None:
+    guide, out = ModelStore().resolve("identity_student"), tmp_path / "out"
+    common = ("train", "bank", data, "--start", seed_prior, "--out", out, "--teacher", guide, "--batch", 4, "--quiet")
+    assert fluidvid(*common, "--steps", 1)[0] == 0
+    code, _, err = fluidvid(*common, "--steps", 2, "--resume")
+    assert (code, err) == (0, "")
+    backbone = load_backbone(out)
+    assert backbone.edit_timesteps == (300,)
+    assert backbone.card["figures"] == {"unet_steps": 5, "bank_steps": 2}
+    assert backbone.card["guides"] == ["identity_student", "faceres"]
+    trained = int((~np.load(out / "run" / "faces.npz")["held_out"]).sum())
+    bank = PseudonymBank.load(out / "pseudonyms.safetensors")
+    assert bank.embeddings.keys() == {"identity_student", "faceres", "dlib_resnet"}
+    assert bank.coordinates is not None
+    assert bank.coordinates.shape == (trained, 1, trained - 1)
+    space = ComponentSpace.load(out / "hspace.safetensors", h_shape(backbone))
+    assert space.timesteps == (300,)
+    assert space.basis.shape[1] == trained - 1
+
+
 @pytest.mark.parametrize("kind", ["autoencoder", "diffusion", "identity"])
 def test_a_killed_run_goes_on_to_the_same_loss(
     kind: str, fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    begin = ("--start", seed_prior)
+    begin: tuple[str | Path, ...] = ("--start", seed_prior)
     if kind == "identity":
         begin = ("--aligned", "--fresh", "--teacher", embedding_net(tmp_path / "teacher.onnx"))
     # So many hours that the learning rate does not depend on how fast this machine is.

@@ -1,7 +1,7 @@
 """The runs of `fluidvid prior train`: from pictures and a start to a folder the engine can load.
 
-Every run keeps its state in `out/run` and writes its result into `out` when it ends; `finish` writes it from the last
-checkpoint of a run that was killed.
+Every run keeps its state in `out/run` and writes its result into `out` when it ends. A run that goes on with fewer hours
+than it had makes one step more and ends.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from fluidvid.prior.runs import RunFacts, open_run
 log = logging.getLogger(__name__)
 
 STUDENT = "identity_student"
+DEEPENED = (2, 2, 4)
+"""Blocks per stage of a student that goes on learning: the first one had two at each and was small for what it learnt."""
 COMPONENTS, FITTED = 128, 2048
 """Components of h that are kept per level, and faces they are fitted to."""
 
@@ -118,7 +120,8 @@ def successor(
     card: dict[str, Any], request: TrainingRequest, faces: FaceSet, figures: dict[str, Any]
 ) -> dict[str, Any]:
     """The card of what was made from a folder with `card`."""
-    new = {key: card[key] for key in KEPT if key in card}
+    # New weights were guided by nobody.
+    new = {key: card[key] for key in KEPT if key in card and not (request.fresh and key == "guides")}
     trained = ", ".join(f"{count} faces of {name}" for name, count in faces.sources.items())
     if not request.fresh and "training_data" in card:
         trained = f"{card['training_data']}; then {trained}"
@@ -262,7 +265,3 @@ def run_identity(request: TrainingRequest, models: ModelStore) -> dict[str, floa
     figures = train_identity(student, teacher, faces.pictures, faces.held_out, faces.weights, run, options)
     (request.out / "identity_student.onnx").write_bytes((run / "identity_student.onnx").read_bytes())
     return figures
-
-
-DEEPENED = (2, 2, 4)
-"""Blocks per stage of a student that goes on learning."""

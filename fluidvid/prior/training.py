@@ -1,7 +1,7 @@
 """The runs of `fluidvid prior train`: from pictures and a start to a folder the engine can load.
 
-Every run keeps its state in `out/run` and writes its result into `out` when it ends. A run that goes on with fewer hours
-than it had makes one step more and ends.
+Every run keeps its state in `out/run` and writes its result into `out` when it ends. A run that goes on with fewer
+hours than it had makes one step more and ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 STUDENT = "identity_student"
 DEEPENED = (2, 2, 4)
-"""Blocks per stage of a student that goes on learning: the first one had two at each and was small for what it learnt."""
+"""Blocks per stage of a student that goes on learning: the first one had two at each, too few for what it learnt."""
 COMPONENTS, FITTED = 128, 2048
 """Components of h that are kept per level, and faces they are fitted to."""
 

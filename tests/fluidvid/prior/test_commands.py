@@ -152,7 +152,7 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     assert space.basis.shape[1] == trained - 1
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "diffusion", "identity"])
+@pytest.mark.parametrize("kind", ["autoencoder", "diffusion", pytest.param("identity", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_loss(
     kind: str, fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
 ) -> None:

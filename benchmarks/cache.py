@@ -296,7 +296,7 @@ def _two_runs(
     )
 
 
-def _faces(clips: Path, work: Path) -> tuple[list[Picture], list[str]]:
+def labelled_faces(clips: Path, work: Path) -> tuple[list[Picture], list[str]]:
     """Key crops of everybody who is labelled and recognisable, and who it is."""
     pictures: list[Picture] = []
     names: list[str] = []
@@ -331,7 +331,7 @@ def verdict(genuine: NDArray[np.float64], impostor: NDArray[np.float64]) -> tupl
 
 def protection(clips: Path, work: Path) -> str:
     """Table: how well a face is matched by raw identities, by templates with the key, and without it."""
-    pictures, names = _faces(clips, work)
+    pictures, names = labelled_faces(clips, work)
     table = Identities()(pictures)
     labels = np.array(names)
     upper = np.triu(np.ones((len(table), len(table)), bool), 1)

@@ -120,9 +120,11 @@ class Recogniser(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, crops: Tensor) -> Tensor:
-        embedding = self.net(self.view(crops))[
-            "embedding" if "embedding" in self.net.output_names else self.net.output_names[0]
-        ]
+        return self.embed(self.view(crops))
+
+    def embed(self, windows: Tensor) -> Tensor:
+        """`(N, 3, size, size)` pictures in the network's own alignment to `(N, D)` unit embeddings."""
+        embedding = self.net(windows)["embedding" if "embedding" in self.net.output_names else self.net.output_names[0]]
         # Centring acts on the unit sphere, so that the network's own scale does not matter.
         return F.normalize(F.normalize(embedding.float(), dim=1) - self.mean, dim=1)
 

@@ -269,7 +269,7 @@ class OnnxModule(nn.Module):
     """A frozen ONNX graph of one input as a differentiable module.
 
     `forward(x)` takes the graph's input and returns a dict from output name to tensor; `taps` names inner tensors that
-    are returned as well. Weights are float32 buffers, never
+    are returned as well, `activations` are candidates. Weights are float32 buffers, never
     trained; integer constants stay on the CPU, where shapes are computed.
 
     Raises:
@@ -301,6 +301,7 @@ class OnnxModule(nn.Module):
             raise ModelError(f"{path} has {len(inputs)} inputs, one is expected")
         self.input_name = inputs[0]
         self.output_names = (*(o.name for o in graph.output), *taps)
+        self.activations = tuple(n.output[0] for n in graph.node if n.op_type in ("Relu", "PRelu"))
         self._nodes = [(OPERATORS[n.op_type], list(n.input), list(n.output), _attributes(n)) for n in graph.node]
         self._last_use = {name: k for k, (_, ins, _, _) in enumerate(self._nodes) for name in ins}
 

@@ -1,5 +1,5 @@
-"""The command line: `anonymize`, `audit`, `doctor`, `models`, `version`. Errors are one line on stderr, stdout is
-for results.
+"""The command line: `anonymize`, `audit`, `cache`, `doctor`, `models`, `prior`, `version`. Errors are one line on
+stderr, stdout is for results.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import typer
 from fluidvid import __version__, config
 from fluidvid.cache.commands import cache_app
 from fluidvid.errors import ConfigError, ExitCode, FluidvidError, ModelError
+from fluidvid.prior.commands import prior_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,7 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="Models: licence, source, SHA-256; opt-in ones are pulled here.")
 app.add_typer(models_app, name="models")
 app.add_typer(cache_app, name="cache")
+app.add_typer(prior_app, name="prior")
 
 
 def _console(quiet: bool = False) -> Console:

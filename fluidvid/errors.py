@@ -63,6 +63,16 @@ class StrictError(FluidvidError):
     exit_code = ExitCode.STRICT
 
 
+class TrainingError(FluidvidError):
+    """A training run cannot go on; its last checkpoint is kept."""
+
+
+class TrainingInterruptedError(TrainingError):
+    """A training run was asked to stop; its last checkpoint is kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class CacheError(FluidvidError):
     """The direction cache cannot be used. In a run this becomes a warning and the run goes on without it."""
 

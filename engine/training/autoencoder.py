@@ -7,7 +7,6 @@ dropout (early channels carry most: arXiv 1402.0915).
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
@@ -21,15 +20,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.onnx_module import OnnxModule
 from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.training.runs import append_row, load_state, save_state
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
-    """Options of one run; weights multiply the mean of each term."""
+    """Options of one run; weights multiply the mean of each term.
+
+    `steps`: stop after so many in all, whatever the hours say.
+    """
 
     hours: float = 0.7
     batch: int = 12
@@ -40,6 +44,7 @@ class AutoencoderTraining:
     identity: float = 0.3
     features: float = 0.1
     checkpoint_seconds: float = 180.0
+    steps: int | None = None
     seed: int = 0
 
 
@@ -53,30 +58,31 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
     return (y - x).abs().mean() + gradient + (F.avg_pool2d(y, 4) - F.avg_pool2d(x, 4)).abs().mean()
 
 
+def feature_taps(net: OnnxModule) -> tuple[str, ...]:
+    """Three activations of an ONNX recogniser, a quarter, half and three quarters of the way through it."""
+    outs = net.activations
+    return tuple(dict.fromkeys(outs[len(outs) * k // 4] for k in (1, 2, 3))) if outs else ()
+
+
 class FaceFeatures:
-    """Feature maps and embedding of a frozen face network on whole crops, as a perceptual distance."""
+    """Feature maps and embedding of a frozen recogniser, as a perceptual distance of crops."""
 
-    def __init__(self, path: Path, taps: tuple[str, ...]) -> None:
-        self.net = OnnxModule(path, taps=taps).eval().requires_grad_(False)
-        self.taps = taps
-
-    @staticmethod
-    def _arcface(crops: Tensor) -> Tensor:
-        # The ArcFace template lies in the 128 px FFHQ_112 template at almost the same scale, 8 px in and 1 px down.
-        return crops[..., 1:113, 8:120]
+    def __init__(self, recogniser: Recogniser) -> None:
+        self.view, self.taps = recogniser.view, feature_taps(recogniser.net)
+        self.net = OnnxModule(recogniser.spec.path, taps=self.taps).eval().requires_grad_(False)
 
     def __call__(self, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine distance of the embeddings, and mean distance of channel-normalised feature maps."""
         with torch.no_grad():
-            target = self.net(self._arcface(x))
-        found = self.net(self._arcface(y))
+            target = self.net(self.view(x))
+        found = self.net(self.view(y))
         name = self.net.output_names[0]
         cosine = 1 - F.cosine_similarity(found[name].float(), target[name].float()).mean()
         maps = [
             (F.normalize(found[t], dim=1) - F.normalize(target[t], dim=1)).float().pow(2).sum(1).mean()
             for t in self.taps
         ]
-        return cosine, torch.stack(maps).mean()
+        return cosine, torch.stack([*maps, cosine.new_zeros(())]).sum() / max(1, len(maps))
 
 
 @torch.no_grad()
@@ -134,8 +140,7 @@ def train_autoencoder(
     rng = np.random.default_rng(options.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
     step, spent = 0, 0.0
-    if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt", weights_only=False)
+    if (state := load_state(out)) is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         step, spent = state["step"], state["spent"]
@@ -153,7 +158,8 @@ def train_autoencoder(
         rate = options.learning_rate * min(1.0, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * progress)) + 0.01)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        x = augment(to_crops(pictures[rng.choice(training, options.batch, replace=False)]), generator)
+        rows = rng.choice(training, options.batch, replace=len(training) < options.batch)
+        x = augment(to_crops(pictures[rows]), generator)
         with torch.autocast("cpu", torch.bfloat16):
             z = model.encode(x)
             noise = options.latent_noise * torch.rand(len(x), 1, 1, 1, generator=generator)
@@ -177,30 +183,24 @@ def train_autoencoder(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not math.isfinite(float(loss)):
-            raise FloatingPointError(f"the loss became {float(loss)} at step {step}: lower the learning rate")
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss became {loss.item()} at step {step}: lower the learning rate")
         optimiser.step()
         step += 1
-        running.append({k: float(v) for k, v in terms.items()})
-        done = progress >= 1.0
+        running.append({k: v.item() for k, v in terms.items()})
+        done = progress >= 1.0 or step == options.steps
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
             if done:
                 model.eval()
-                calibrate(model, to_crops(pictures[rng.choice(training, 512, replace=False)]))
+                calibrate(model, to_crops(pictures[rng.permutation(training)[:512]]))
                 model.train()
             figures = evaluate(model, validation, features)
             mean = {k: float(np.mean([r[k] for r in running])) for k in running[0]}
             row = {"step": step, "pictures": step * options.batch, "hours": elapsed / 3600, "lr": rate} | mean | figures
             log.info("%s", {k: round(v, 4) for k, v in row.items()})
-            new = not (out / "log.csv").exists()
-            with (out / "log.csv").open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            append_row(out, row)
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": elapsed}
-            torch.save(state | {"generator": generator.get_state(), "rng": rng}, out / "state.tmp")
-            (out / "state.tmp").replace(out / "state.pt")
+            save_state(out, state | {"generator": generator.get_state(), "rng": rng})
             model.save_pretrained(out / "autoencoder")
             last_save, running = time.monotonic(), []
         if done:

@@ -12,7 +12,6 @@ denoising, so that the model stays an unconditional diffusion model.
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import time
@@ -34,6 +33,7 @@ from fluidvid.engine.losses import colour_shift, part_correlation, part_windows,
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.diffusion import drop_skips
 from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.training.runs import append_row, load_state, save_state
 from fluidvid.engine.training.sharpen import decoding_half
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class BankTraining:
         partial: share of the samples that are edited at less than full strength, as in a fade.
         ema: decay of the average that is kept.
         checkpoint_seconds: time between checkpoints.
+        steps: stop after so many in all, whatever the hours say; None for no such limit.
         seed: of everything random.
     """
 
@@ -78,6 +79,7 @@ class BankTraining:
     partial: float = 0.2
     ema: float = 0.998
     checkpoint_seconds: float = 300.0
+    steps: int | None = None
     seed: int = 0
 
 
@@ -170,8 +172,7 @@ def train_bank(
     trained = [*parameters, *directed]
     averaged = [p.detach().clone() for p in trained]
     step, spent, share = 0, 0.0, 0.0
-    if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt", weights_only=False)
+    if (state := load_state(out)) is not None:
         with torch.no_grad():
             for now, kept in zip((*trained, *averaged), (*state["trained"], *state["averaged"]), strict=True):
                 now.copy_(kept)
@@ -277,21 +278,15 @@ def train_bank(
             {k: v.item() for k, v in terms.items() if k != "mesh"}
             | {"manifold": float(back.pow(2).mean()), "share": share, "norm": float(norm)}
         )
-        done = progress >= 1.0
+        done = progress >= 1.0 or step == options.steps
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
             values: dict[str, float] = {"step": step, "hours": elapsed / 3600, "pace": pace}
             values |= {k: float(np.mean([r[k] for r in running])) for k in running[0]}
             log.info("%s", {k: round(v, 4) for k, v in values.items()})
-            new_file = not (out / "log.csv").exists()
-            with (out / "log.csv").open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(values))
-                if new_file:
-                    writer.writeheader()
-                writer.writerow(values)
+            append_row(out, values)
             state = {"trained": [p.detach() for p in trained], "averaged": averaged, "step": step}
             state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
-            torch.save(state, out / "state.tmp")
-            (out / "state.tmp").replace(out / "state.pt")
+            save_state(out, state)
             _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out)
             last_save, running = time.monotonic(), []
         if done:

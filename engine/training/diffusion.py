@@ -8,7 +8,6 @@ embedding of a face network while training (representation alignment, arXiv 2410
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import time
@@ -26,13 +25,14 @@ from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.training.latents import LatentCache
+from fluidvid.engine.training.runs import append_row, load_state, save_state
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DiffusionTraining:
-    """Options of one run."""
+    """Options of one run; `steps`: stop after so many in all, whatever the hours say."""
 
     hours: float = 1.0
     batch: int = 16
@@ -46,6 +46,7 @@ class DiffusionTraining:
     alignment: float = 0.3
     fresh_per_step: int = 4
     checkpoint_seconds: float = 300.0
+    steps: int | None = None
     seed: int = 0
 
 
@@ -149,8 +150,7 @@ def train_diffusion(
     parameters = [*unet.parameters(), *probe.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     step, spent = 0, 0.0
-    if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt", weights_only=False)
+    if (state := load_state(out)) is not None:
         unet.load_state_dict(state["unet"])
         ema.load_state_dict(state["ema"])
         probe.load_state_dict(state["probe"])
@@ -160,7 +160,8 @@ def train_diffusion(
         rng = state["rng"]
     log.info("caching latents of %d pictures", int((~held_out).sum()))
     weights = np.where(held_out, 0.0, shares)
-    cache = LatentCache(autoencoder, pictures, weights, options.fresh_per_step, rng, generator)
+    kept = None if state is None else state["cache"]
+    cache = LatentCache(autoencoder, pictures, weights, options.fresh_per_step, rng, generator, kept)
     clock = last_save = time.monotonic()
     running: list[tuple[float, float]] = []
     while True:
@@ -198,28 +199,23 @@ def train_diffusion(
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(unet.parameters()), 1 - decay)
         running.append((picture.item(), align.item()))
-        done = progress >= 1.0
+        done = progress >= 1.0 or step == options.steps
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
             row: dict[str, float] = {"step": step, "hours": elapsed / 3600, "lr": rate}
             row |= dict(zip(("loss", "align"), np.mean(running, 0).tolist(), strict=True))
             for name, latents in validation.items():
                 row |= {f"{name}_{k}": v for k, v in denoising_errors(SplitUNet(ema), schedule, latents).items()}
             log.info("%s", {k: round(v, 4) for k, v in row.items()})
-            new = not (out / "log.csv").exists()
-            with (out / "log.csv").open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(row))
-                if new:
-                    writer.writeheader()
-                writer.writerow(row)
+            append_row(out, row)
             state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "probe": probe.state_dict(), "step": step}
             state |= {
                 "optimiser": optimiser.state_dict(),
                 "spent": elapsed,
                 "generator": generator.get_state(),
                 "rng": rng,
+                "cache": cache.kept,
             }
-            torch.save(state, out / "state.tmp")
-            (out / "state.tmp").replace(out / "state.pt")
+            save_state(out, state)
             ema.save_pretrained(out / "unet")
             last_save, running = time.monotonic(), []
         if done:

@@ -24,6 +24,7 @@ class LatentCache:
         fresh: slots renewed at every draw.
         rng: chooses pictures.
         generator: chooses augmentations.
+        kept: latents `(M, C, h, w)`, their pictures `(M,)` and the place to renew, of a checkpoint; None encodes all.
     """
 
     autoencoder: FaceAutoencoder
@@ -32,13 +33,14 @@ class LatentCache:
     fresh: int = 4
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    kept: tuple[Tensor, NDArray[np.int64], int] | None = None
 
     def __post_init__(self) -> None:
         self.weights = self.weights / self.weights.sum()
-        self.owner = self.rng.permutation(np.flatnonzero(self.weights))
-        parts = np.array_split(self.owner, len(self.owner) // 64 + 1)
-        self.latents = torch.cat([self._encode(part) for part in parts])
-        self._cursor = 0
+        if self.kept is None:
+            owner = self.rng.permutation(np.flatnonzero(self.weights))
+            parts = np.array_split(owner, len(owner) // 64 + 1)
+            self.kept = torch.cat([self._encode(part) for part in parts]), owner, 0
         self.picked: NDArray[np.int64] = np.empty(0, np.int64)
 
     @torch.inference_mode()
@@ -49,12 +51,14 @@ class LatentCache:
 
     def draw(self, count: int) -> Tensor:
         """`(count, C, h, w)` float32; `picked` names their pictures."""
+        assert self.kept is not None
+        latents, owner, cursor = self.kept
         if self.fresh:
             new = self.rng.choice(len(self.pictures), self.fresh, p=self.weights)
-            slots = (self._cursor + np.arange(self.fresh)) % len(self.owner)
-            self.latents[slots], self.owner[slots] = self._encode(new), new
-            self._cursor += self.fresh
-        chance = self.weights[self.owner]
-        rows = self.rng.choice(len(self.owner), count, p=chance / chance.sum())
-        self.picked = self.owner[rows]
-        return self.latents[rows].float().clone()
+            slots = (cursor + np.arange(self.fresh)) % len(owner)
+            latents[slots], owner[slots] = self._encode(new), new
+            self.kept = latents, owner, cursor + self.fresh
+        chance = self.weights[owner]
+        rows = self.rng.choice(len(owner), count, p=chance / chance.sum())
+        self.picked = owner[rows]
+        return latents[rows].float().clone()

@@ -6,6 +6,7 @@ import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,46 +20,90 @@ from fluidvid.errors import InputError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+def read_pictures(source: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Every picture of a folder, a zip or an npz, in the order of their names.
+
+    Args:
+        source: a folder (searched in full) or zip of picture files, or an npz of `(N, H, W, 3)` uint8 RGB arrays.
+
+    Yields:
+        A name below the source, and `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        InputError: the source is of no such kind, holds no pictures, or one of them is damaged.
+    """
+    count = 0
+    for name, content in _contents(source):
+        picture = content
+        if isinstance(content, bytes):
+            read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
+            if read is None:
+                raise InputError(f"{name} in {source} is no picture: remove it or copy it again")
+            picture = np.asarray(read, np.uint8)
+        count += 1
+        yield name, picture
+    if not count:
+        raise InputError(f"{source} holds no pictures ({', '.join(SUFFIXES)}): give a folder, zip or npz of faces")
+
+
+def _contents(source: Path) -> Iterator[tuple[str, Any]]:
+    """Names with the bytes of picture files, or with arrays."""
     if source.is_dir():
         for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
-            yield path.name, path.read_bytes()
-    elif zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            for name in sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES)):
-                yield name, archive.read(name)
-    else:
-        raise InputError(f"{source} is neither a folder nor a zip of pictures: give one that holds aligned faces")
+            yield path.relative_to(source).as_posix(), path.read_bytes()
+        return
+    if not zipfile.is_zipfile(source):
+        raise InputError(f"{source} is neither a folder nor a zip or npz of pictures: check the name")
+    if source.suffix == ".npz":
+        try:
+            with np.load(source, allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    stack = arrays[key]
+                    if stack.ndim != 4 or stack.shape[3] != 3 or stack.dtype != np.uint8:
+                        raise InputError(
+                            f"{key} in {source} is {stack.dtype} {stack.shape}: (N, H, W, 3) uint8 RGB is needed"
+                        )
+                    yield from ((f"{key}/{i}", picture) for i, picture in enumerate(stack))
+        except ValueError as error:
+            raise InputError(f"{source} cannot be read ({error}): save plain uint8 arrays") from error
+        return
+    with zipfile.ZipFile(source) as archive:
+        for name in sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES)):
+            yield name, archive.read(name)
+
+
+def held_out_by_name(source: Path, name: str) -> bool:
+    """Whether a picture is kept from training: 2 %, by a hash of its name."""
+    return hashlib.sha256(f"{Path(source).name}/{name}".encode()).digest()[0] < 5
+
+
+def resized(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """`(size, size, 3)`, area-filtered when shrinking."""
+    if picture.shape[:2] == (size, size):
+        return picture
+    how = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, (size, size), interpolation=how), np.uint8)
 
 
 def load_pictures(sources: Sequence[Path], size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Read aligned face pictures.
 
     Args:
-        sources: folders or zips of pictures that are already aligned to the backbone's template.
+        sources: folders, zips or npz of pictures that are already aligned to the backbone's template.
         size: side in pixels; others are resized.
 
     Returns:
-        `(N, size, size, 3)` uint8 RGB, and `(N,)` bool: True where held out (2 %, by a hash of the name).
+        `(N, size, size, 3)` uint8 RGB, and `(N,)` bool: True where held out (`held_out_by_name`).
 
     Raises:
-        InputError: a source holds no pictures.
+        InputError: as `read_pictures`.
     """
     pictures: list[NDArray[np.uint8]] = []
     held_out: list[bool] = []
-    for source in sources:
-        before = len(pictures)
-        for name, data in _files(Path(source)):
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-            if picture is None:
-                raise InputError(f"{name} in {source} is no picture: remove it or copy it again")
-            if picture.shape[:2] != (size, size):
-                how = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
-                picture = cv2.resize(picture, (size, size), interpolation=how)
-            pictures.append(np.asarray(picture, np.uint8))
-            held_out.append(hashlib.sha256(f"{Path(source).name}/{name}".encode()).digest()[0] < 5)
-        if len(pictures) == before:
-            raise InputError(f"{source} holds no pictures ({', '.join(SUFFIXES)})")
+    for source in map(Path, sources):
+        for name, picture in read_pictures(source):
+            pictures.append(resized(picture, size))
+            held_out.append(held_out_by_name(source, name))
     return np.stack(pictures), np.array(held_out)
 
 

@@ -10,7 +10,6 @@ means. Only the decoding half moves, so h-space, its components and the pseudony
 from __future__ import annotations
 
 import copy
-import csv
 import logging
 import math
 import time
@@ -28,6 +27,7 @@ from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.diffusion import denoising_errors, drop_skips, new_scheduler
 from fluidvid.engine.training.latents import LatentCache
+from fluidvid.engine.training.runs import append_row, load_state, save_state
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +143,7 @@ def train_sharp(
     )
     share = 0.0
     step, spent = 0, 0.0
-    if (out / "state.pt").exists():
-        state = torch.load(out / "state.pt", weights_only=False)
+    if (state := load_state(out)) is not None:
         unet.load_state_dict(state["unet"])
         average.load_state_dict(state["ema"])
         critic.load_state_dict(state["critic"])
@@ -232,12 +231,7 @@ def train_sharp(
             for name, latents in validation.items():
                 values |= {f"{name}_{k}": v for k, v in denoising_errors(SplitUNet(average), schedule, latents).items()}
             log.info("%s", {k: round(v, 4) for k, v in values.items()})
-            new = not (out / "log.csv").exists()
-            with (out / "log.csv").open("a", newline="") as file:
-                writer = csv.DictWriter(file, list(values))
-                if new:
-                    writer.writeheader()
-                writer.writerow(values)
+            append_row(out, values)
             state = {
                 "unet": unet.state_dict(),
                 "ema": average.state_dict(),
@@ -246,8 +240,7 @@ def train_sharp(
                 "share": share,
             }
             state |= {"optimiser": optimiser.state_dict(), "critic_optimiser": critic_optimiser.state_dict()}
-            torch.save(state | {"step": step, "spent": elapsed}, out / "state.tmp")
-            (out / "state.tmp").replace(out / "state.pt")
+            save_state(out, state | {"step": step, "spent": elapsed})
             average.save_pretrained(out / "unet")
             last_save, running = time.monotonic(), []
         if done:

@@ -1,0 +1,151 @@
+"""`fluidvid prior train bank`: universal directions to pseudonyms, and the prior that is shipped with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.backbone import Backbone, load_backbone
+from fluidvid.engine.build import RECOGNISERS, h_shape, load_recogniser
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_bank
+from fluidvid.engine.training.directions import bottlenecks, fit_components
+from fluidvid.engine.training.pictures import to_crops
+from fluidvid.engine.training.runs import load_state
+from fluidvid.errors import ModelError
+from fluidvid.models import ModelStore
+from fluidvid.prior.folder import read_card, write_folder
+from fluidvid.prior.training import TrainingRequest, faces_for, start_folder, successor
+
+GUIDES = ("identity_student", "faceres")
+"""Guides of the search; the pseudonyms' embeddings are shipped."""
+JUDGE = "dlib_resnet"
+"""Its embeddings of the pseudonyms are the audit's gallery: shipped, but nothing is trained with it."""
+ROWS = 512
+"""Pseudonyms that are shipped."""
+CANDIDATES = 2048
+"""Faces that may become pseudonyms, of the first source."""
+LEVEL = 300
+"""The timestep that is edited; chosen in benchmarks/PRIOR.md."""
+
+
+def targets_of(crops: Tensor, nets: list[Recogniser], attributes: AttributeNetworks) -> Targets:
+    """Codes, embeddings, ages and genders of `(N, 3, S, S)` crops; codes are the embeddings' leading components."""
+    with torch.inference_mode():
+        parts = crops.split(64)
+        embeddings = {net.name: torch.cat([net(part).float() for part in parts]).clone() for net in nets}
+        kept = [attributes(part, mesh=False) for part in parts]
+    codes = []
+    for table in (t for name, t in embeddings.items() if name != JUDGE):
+        centred = table - table.mean(0)
+        axes = torch.linalg.svd(centred, full_matrices=False)[2][: min(128, len(table) - 1)]
+        codes.append(centred @ axes.T)
+    joined = torch.cat(codes, 1)
+    ages, males = torch.cat([a.age for a in kept]).clone(), torch.cat([a.male for a in kept]).clone()
+    return Targets(joined / joined.std(0), embeddings, ages, males)
+
+
+def first_directions(backbone: Backbone, crops: Tensor, codes: Tensor, level: int) -> tuple[ComponentSpace, ReadOut]:
+    """Principal components of h at one level, and the ridge regression of their coordinates on the codes."""
+    h = bottlenecks(backbone, crops, (level,), torch.Generator().manual_seed(3)).clone()
+    space = fit_components(h, (level,), h_shape(backbone), min(128, len(crops) - 1))
+    wanted = space.coordinates_of(h - h.mean(0)).flatten(1)
+    gram = codes.T @ codes / len(codes) + 0.3 * torch.eye(codes.shape[1])
+    weights = torch.linalg.solve(gram, codes.T @ wanted / len(codes))
+    read_out = ReadOut(codes.shape[1], 1, space.basis.shape[1])
+    with torch.no_grad():
+        read_out.linear.weight.copy_(weights.T)
+        read_out.linear.bias.zero_()
+    return space, read_out
+
+
+def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
+    """Train directions from a complete prior, with `request.teacher` as a guide of the training only.
+
+    The teacher's file is named like a recogniser of `fluidvid.engine.build.RECOGNISERS`; the card lists it among the
+    guides, so that no audit takes it for independent.
+
+    Raises:
+        FluidvidError: pictures, start, teacher or folder are not as they should be.
+    """
+    guide = request.teacher
+    if guide is None or not guide.is_file() or guide.stem not in RECOGNISERS or guide.stem == JUDGE:
+        known_names = ", ".join(name for name in RECOGNISERS if name != JUDGE)
+        raise ModelError(f"--teacher {guide}: the ONNX file of a recogniser is needed, by a name of {known_names}")
+
+    def resolve(name: str) -> Path:
+        return guide if name == guide.stem else models.resolve(name)
+
+    start = start_folder(request.start, models)
+    card = read_card(start)
+    backbone = load_backbone(start)
+    names = list(dict.fromkeys((guide.stem, *GUIDES, JUDGE)))
+    nets = [load_recogniser(name, resolve, backbone.template) for name in names]
+    attributes = AttributeNetworks(
+        resolve("landmark68"),
+        resolve("expression"),
+        resolve("age_gender"),
+        resolve("facemesh468"),
+        backbone.template,
+    ).eval()
+    run = request.open("bank")
+    faces = faces_for(request, run, backbone.crop_size, backbone.template)
+    first = next(iter(faces.sources.values()))
+    crops = to_crops(faces.pictures[np.flatnonzero(~faces.held_out[:first])[:CANDIDATES]])
+    known = run / "targets.pt"
+    if known.exists():
+        targets = Targets(**torch.load(known, weights_only=True))
+    else:
+        targets = targets_of(crops, nets, attributes)
+        torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, known)
+    space, read_out = first_directions(backbone, crops, targets.codes, LEVEL)
+    # faceres costs as much as all others together: it guides the search, not the training.
+    train_bank(
+        backbone,
+        space,
+        read_out,
+        targets,
+        [net for net in nets if net.name not in ("faceres", JUDGE)],
+        attributes,
+        faces.pictures,
+        faces.weights * ~faces.held_out,
+        run,
+        BankTraining(**request.options()),
+    )
+    (run / "guides.json").write_text(json.dumps([n for n in names if n != JUDGE]))
+    return write_bank(request, run, start, successor(card, request, faces, {}))
+
+
+def write_bank(request: TrainingRequest, run: Path, start: Path, card: dict[str, object]) -> dict[str, float]:
+    """Write the prior with the U-Net, components and universal directions of a run."""
+    targets = torch.load(run / "targets.pt", weights_only=True)
+    coordinates = torch.load(run / "coordinates.pt", weights_only=True)
+    tables = {name: targets["embeddings"][name][:ROWS] for name in (*GUIDES, JUDGE)}
+    bank = PseudonymBank(tables, targets["ages"][:ROWS], targets["males"][:ROWS], coordinates[:ROWS])
+    bank.save(run / "pseudonyms.safetensors")
+    unet = UNet2DModel.from_pretrained(run / "unet", low_cpu_mem_usage=False)
+    levels = ComponentSpace.levels(run / "hspace.safetensors")
+    state = load_state(run)
+    steps = 0 if state is None else int(state["step"])
+    before = read_card(start).get("figures", {})
+    figures = {name: value for name, value in before.items() if name.endswith("_steps")} | {"bank_steps": steps}
+    new = {**card, "edit_timesteps": list(levels), "edit_skips": True, "figures": figures}
+    new["guides"] = json.loads((run / "guides.json").read_text())
+    write_folder(
+        request.out,
+        new,
+        autoencoder=FaceAutoencoder.from_pretrained(start / "autoencoder"),
+        unet=unet,
+        scheduler=DDIMScheduler.from_pretrained(start / "scheduler"),
+        components=run / "hspace.safetensors",
+        pseudonyms=run / "pseudonyms.safetensors",
+    )
+    return {"steps": float(steps)}

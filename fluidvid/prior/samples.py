@@ -1,0 +1,52 @@
+"""`fluidvid prior sample`: pictures of people who do not exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fluidvid.assembly import backbone_source
+from fluidvid.engine.backbone import load_backbone
+from fluidvid.engine.sampling import sample
+from fluidvid.errors import ConfigError, OutputError
+from fluidvid.models import ModelStore
+
+
+def to_pictures(crops: Tensor) -> NDArray[np.uint8]:
+    """`(N, 3, S, S)` in [-1, 1] to `(N, S, S, 3)` uint8 RGB."""
+    pixels = ((crops.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, overwrite: bool) -> None:
+    """Write `count` pictures `out/000000.png` and so on.
+
+    Raises:
+        ConfigError: count or steps are no positive numbers.
+        ModelError: no such prior.
+        OutputError: a picture exists without `overwrite`, or cannot be written.
+    """
+    if count < 1 or steps < 1:
+        raise ConfigError("--count and --ddim must be positive")
+    paths = [out / f"{index:06d}.png" for index in range(count)]
+    there = [path for path in paths if path.exists()]
+    if there and not overwrite:
+        raise OutputError(f"{there[0]} exists already: --overwrite replaces samples, or choose another --out")
+    backbone = load_backbone(backbone_source(prior, ModelStore()))
+    index = 0
+    for crops in sample(backbone, count, torch.Generator().manual_seed(seed), steps):
+        for picture in to_pictures(crops):
+            data = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                paths[index].write_bytes(data)
+            except OSError as error:
+                raise OutputError(
+                    f"{paths[index]} cannot be written ({error.strerror}): choose another --out"
+                ) from error
+            index += 1

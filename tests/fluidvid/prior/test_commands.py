@@ -1,0 +1,288 @@
+"""`fluidvid prior ...` as users meet it: tiny networks in the real formats, the shipped recognisers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import typer
+from diffusers import UNet2DModel
+from safetensors.torch import load_file
+
+from fluidvid.cli import app, run
+from fluidvid.engine import build_editor
+from fluidvid.engine.backbone import load_backbone, weight_digest
+from fluidvid.engine.build import edit_plan, h_shape
+from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.models import ModelStore
+from tests.engine.tiny import embedding_net, faces, write_backbone
+from tests.fluidvid.prior.faces import write_faces
+
+Fluidvid = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def fluidvid(capsys: pytest.CaptureFixture[str]) -> Fluidvid:
+    def call(*arguments: str | Path | int) -> tuple[int, str, str]:
+        command = typer.main.get_command(app)
+        code = run(lambda: command(["prior", *map(str, arguments)], standalone_mode=False))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_faces(tmp_path / "data", 12)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def seed_prior(tmp_path: Path) -> Path:
+    return write_backbone(tmp_path / "seed", card={"edit_timesteps": [300], "figures": {"unet_steps": 5}})
+
+
+def losses(out: Path) -> dict[int, float]:
+    with (out / "run" / "log.csv").open() as file:
+        return {int(row["step"]): float(row.get("loss") or row["picture"]) for row in csv.DictReader(file)}
+
+
+def card(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "fluidvid.json").read_text())
+    return content
+
+
+def test_the_parts_of_a_prior_are_trained_one_after_another(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = ("--steps", 2, "--batch", 4, "--quiet")
+    code, _, err = fluidvid("train", "autoencoder", data, "--start", seed_prior, "--out", first, *common)
+    assert (code, err) == (0, "")
+    before, after = (load_file(f / "autoencoder" / "model.safetensors") for f in (seed_prior, first))
+    assert any(not torch.equal(before[k].half(), after[k]) for k in before)
+    assert not (first / "unet").exists()
+    # Without a U-Net nothing can be continued.
+    code, _, err = fluidvid("train", "diffusion", data, "--start", first, "--out", second, *common)
+    assert code == 5
+    assert "--fresh begins one" in err
+    code, out, _ = fluidvid("train", "diffusion", data, "--start", first, "--fresh", "--out", second, *common, "--json")
+    assert code == 0
+    assert json.loads(out)["figures"] == {"steps": 2.0}
+    backbone = load_backbone(second)
+    assert backbone.crop_size == 64
+    assert backbone.card["figures"] == {"unet_steps": 2}
+    assert "12 faces of data" in backbone.card["training_data"]
+    assert backbone.card["sha256"] == weight_digest(second)
+    assert "12 faces of data" in (second / "README.md").read_text()
+    same = load_file(second / "autoencoder" / "model.safetensors")
+    assert all(torch.equal(same[k], after[k]) for k in after)
+
+
+def test_train_save_load_edit_changes_nothing_but_the_weights(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, _, _ = fluidvid("train", "diffusion", data, "--start", seed_prior, "--out", out, "--steps", 2, "--batch", 4)
+    assert code == 0
+    old, new = card(seed_prior), card(out)
+    assert {k: new[k] for k in ("crop_size", "template", "edit_timesteps")} == {
+        k: old[k] for k in ("crop_size", "template", "edit_timesteps")
+    }
+    assert new["figures"] == {"unet_steps": 7}
+    unets = [UNet2DModel.from_pretrained(f / "unet", low_cpu_mem_usage=False) for f in (seed_prior, out)]
+    ours = [{k: v for k, v in unet.config.items() if not k.startswith("_")} for unet in unets]
+    assert ours[0] == ours[1]
+    states = [unet.state_dict() for unet in unets]
+    assert states[0].keys() == states[1].keys()
+    assert any(not torch.equal(states[0][k].half(), states[1][k].half()) for k in states[0])
+    a, b = load_backbone(seed_prior), load_backbone(out)
+    assert a.schedule.prediction_type == b.schedule.prediction_type
+    torch.testing.assert_close(a.schedule.alphas_cumprod, b.schedule.alphas_cumprod)
+    assert edit_plan(a, None, "linear", 4) == edit_plan(b, None, "linear", 4)
+    # With the old weights put back, and free coordinates as before, the new folder edits exactly like the old one.
+    grafted = tmp_path / "grafted"
+    shutil.copytree(out, grafted, ignore=shutil.ignore_patterns("run", "hspace.safetensors"))
+    for name in ("unet/diffusion_pytorch_model.safetensors", "autoencoder/model.safetensors"):
+        shutil.copy(seed_prior / name, grafted / name)
+    (grafted / "fluidvid.json").write_text(json.dumps({k: v for k, v in new.items() if k != "sha256"}))
+    pictures, points = faces(2)
+    figures = []
+    for folder in (seed_prior, grafted, out):
+        editor = build_editor(backbone=folder, resolve=ModelStore().resolve, seed=3, iterations=1, device="cpu")
+        figures.append(editor.prepare(1, pictures, points).figures)
+    assert figures[0]
+    assert figures[1] == figures[0]
+    assert figures[2] != figures[0]
+
+
+def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path) -> None:
+    guide, out = ModelStore().resolve("identity_student"), tmp_path / "out"
+    common = ("train", "bank", data, "--start", seed_prior, "--out", out, "--teacher", guide, "--batch", 4, "--quiet")
+    assert fluidvid(*common, "--steps", 1)[0] == 0
+    code, _, err = fluidvid(*common, "--steps", 2, "--resume")
+    assert (code, err) == (0, "")
+    backbone = load_backbone(out)
+    assert backbone.edit_timesteps == (300,)
+    assert backbone.card["figures"] == {"unet_steps": 5, "bank_steps": 2}
+    assert backbone.card["guides"] == ["identity_student", "faceres"]
+    trained = int((~np.load(out / "run" / "faces.npz")["held_out"]).sum())
+    bank = PseudonymBank.load(out / "pseudonyms.safetensors")
+    assert bank.embeddings.keys() == {"identity_student", "faceres", "dlib_resnet"}
+    assert bank.coordinates is not None
+    assert bank.coordinates.shape == (trained, 1, trained - 1)
+    space = ComponentSpace.load(out / "hspace.safetensors", h_shape(backbone))
+    assert space.timesteps == (300,)
+    assert space.basis.shape[1] == trained - 1
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "diffusion", pytest.param("identity", marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_to_the_same_loss(
+    kind: str, fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    begin: tuple[str | Path, ...] = ("--start", seed_prior)
+    if kind == "identity":
+        begin = ("--aligned", "--fresh", "--teacher", embedding_net(tmp_path / "teacher.onnx"))
+    # So many hours that the learning rate does not depend on how fast this machine is.
+    common = ("train", kind, data, *begin, "--batch", 4, "--hours", 10000, "--checkpoint", 0, "--quiet")
+    code, _, err = fluidvid(*common, "--out", whole, "--steps", 6)
+    assert (code, err) == (0, "")
+    command = [sys.executable, "-m", "fluidvid", "prior", *map(str, common), "--out", str(killed)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + 120
+        while not (killed / "run" / "log.csv").exists() or len(losses(killed)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    reached = torch.load(killed / "run" / "state.pt", weights_only=False)["step"]
+    last = max(reached + 1, 6)
+    code, _, err = fluidvid(*common, "--out", killed, "--resume", "--steps", last)
+    assert (code, err) == (0, "")
+    if last > 6:  # the machine was faster than the signal
+        assert fluidvid(*common, "--out", whole, "--resume", "--steps", last)[0] == 0
+    assert losses(killed)[last] == pytest.approx(losses(whole)[last], rel=1e-5)
+
+
+def test_the_student_replaces_the_shipped_one(fluidvid: Fluidvid, data: Path, tmp_path: Path) -> None:
+    teacher = embedding_net(tmp_path / "teacher.onnx", width=128)
+    out = tmp_path / "out"
+    code, _, err = fluidvid(
+        "train", "identity", data, "--aligned", "--teacher", teacher, "--out", out,
+        "--steps", 2, "--batch", 4, "--quiet",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    sessions = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        for path in (ModelStore().resolve("identity_student"), out / "identity_student.onnx")
+    ]
+    assert [s.get_inputs()[0].name for s in sessions] == ["input", "input"]
+    assert [s.get_outputs()[0].name for s in sessions] == ["embedding", "embedding"]
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 3, 112, 112)).astype(np.float32)
+    before, after = (s.run(None, {"input": x})[0] for s in sessions)
+    assert before.shape == after.shape == (3, 128)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-5)
+    assert 0 < np.abs(before - after).max() < 0.2  # it goes on from the shipped one
+
+
+def test_a_run_is_neither_overwritten_nor_mixed_up(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    common = ("train", "diffusion", data, "--start", seed_prior, "--out", tmp_path / "out", "--batch", 4, "--quiet")
+    code, _, err = fluidvid(*common, "--steps", 1, "--resume")
+    assert code == 2
+    assert "holds no run to resume" in err
+    assert fluidvid(*common, "--steps", 1)[0] == 0
+    code, _, err = fluidvid(*common, "--steps", 2)
+    assert code == 2
+    assert "--resume goes on with it" in err
+    code, _, err = fluidvid(*common, "--steps", 2, "--resume", "--seed", 4)
+    assert code == 2
+    assert "had seed 0, not 4" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("train", "diffusion", "absent", "--out", "o"), 3, "no such folder or file: absent"),
+        (("train", "diffusion", "data", "--out", "o", "--hours", "0"), 2, "--hours and --steps must be positive"),
+        (("train", "diffusion", "data", "--out", "o", "--batch", "1"), 2, "--batch 1"),
+        (("train", "diffusion", "data", "--out", "o", "--start", "nothing"), 5, "nothing"),
+        (("train", "identity", "data", "--out", "o", "--teacher", "no.onnx"), 5, "no teacher at no.onnx"),
+        (("train", "bank", "data", "--out", "o", "--teacher", "no.onnx"), 5, "--teacher no.onnx"),
+        (("sample", "--out", "o", "--count", "0"), 2, "--count and --ddim must be positive"),
+        (("sample", "--out", "o", "--prior", "nothing"), 5, "nothing"),
+        (("evaluate", "absent"), 3, "no such folder or file: absent"),
+    ],
+)
+def test_wrong_use_is_one_line_and_an_exit_code(
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+    fluidvid: Fluidvid,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, out, err = fluidvid(*arguments)
+    assert found == code
+    assert words in err
+    assert (out, len(err.splitlines())) == ("", 1)
+
+
+def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path) -> None:
+    for name, seed, count in (("a", 1, 3), ("b", 1, 2), ("c", 2, 2)):
+        code, _, _ = fluidvid(
+            "sample", "--prior", seed_prior, "--count", count, "--seed", seed, "--out", tmp_path / name, "--ddim", 3
+        )
+        assert code == 0
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["000000.png", "000001.png", "000002.png"]
+    pictures = {n: [np.asarray(cv2.imread(str(p))) for p in sorted((tmp_path / n).iterdir())] for n in "abc"}
+    assert pictures["a"][0].shape == (64, 64, 3)
+    for index in range(2):
+        np.testing.assert_array_equal(pictures["a"][index], pictures["b"][index])
+        assert not np.array_equal(pictures["a"][index], pictures["c"][index])
+    assert not np.array_equal(pictures["a"][0], pictures["a"][1])
+    code, _, err = fluidvid("sample", "--prior", seed_prior, "--out", tmp_path / "a", "--ddim", 3)
+    assert code == 4
+    assert "000000.png exists already" in err
+
+
+def test_the_evaluation_is_a_table_or_json(fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path) -> None:
+    arguments = ("evaluate", data, "--prior", seed_prior, "--training", data, "--count", 4, "--ddim", 3, "--quiet")
+    code, out, _ = fluidvid(*arguments, "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert (figures["faces"], figures["samples"]) == (12, 4)
+    for t in (100, 300, 500, 700):
+        assert figures[f"denoising_{t}"] > 0
+        assert figures[f"denoising_{t}_without_skips"] != figures[f"denoising_{t}"]
+    # What was given is what it was "trained" on: every given face is found there.
+    assert figures["nearest_training_given_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert figures["nearest_training_max"] < 1
+    assert 0 <= figures["one_face_samples"] <= 1
+    code, out, _ = fluidvid(*arguments)
+    assert code == 0
+    assert f"| first stage: PSNR of the round trip, dB | {figures['autoencoder_db']:.4f} |" in out

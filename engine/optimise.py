@@ -50,8 +50,8 @@ class OptimiseOptions:
         weights: of the loss terms.
     """
 
-    steps: int = 12
-    least: int = 6
+    steps: int = 8
+    least: int = 4
     learning_rate: float = 0.25
     margin: float = 0.0
     detail: float = 0.0

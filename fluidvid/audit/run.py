@@ -8,20 +8,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fluidvid.audit.attacks import Attack, AttackOutcome, averaging, sharpening, try_attack
 from fluidvid.audit.graders import Panel, load_panel
 from fluidvid.audit.linkage import linkage
 from fluidvid.audit.look import Floats
 from fluidvid.audit.measure import Measured, measure_result
 from fluidvid.audit.options import ATTACKS, chosen_attacks
-from fluidvid.audit.privacy import Recognition, recognise
+from fluidvid.audit.privacy import Recognition, recognise, unit
 from fluidvid.audit.report import AuditReport
 from fluidvid.audit.steadiness import jumps, steadiness
 from fluidvid.audit.study import Study, Tick, study_source
 from fluidvid.audit.utility import utility
 from fluidvid.audit.verdict import Limits, decide
 from fluidvid.config import Config
-from fluidvid.errors import ConfigError
+from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.trackers.detectors.near import NearDetector
 
@@ -70,6 +72,7 @@ class Auditor:
         panel = load_panel(models, recognisers, backbone, threads=threads)
         bank = PseudonymBank.load(models.resolve("prior") / "pseudonyms.safetensors")
         galleries = {name: table.numpy() for name, table in bank.embeddings.items()}
+        galleries |= beside(recognisers, [g.name for g in panel.graders if g.name not in galleries])
         config = Config()
         detector = make_detector(config, models, threads=threads)
         near = NearDetector(detector, long_side=config.detect.long_side)
@@ -162,6 +165,27 @@ class Auditor:
         if second is None:
             texts.append("linkage between two runs: no second result given (--second)")
         return [*texts, "hair, clothes, gait, voice and context", "faces that the audit's own detectors do not find"]
+
+
+def beside(folder: Path | None, names: list[str]) -> dict[str, Floats]:
+    """Galleries `(M, D)` of recognisers that are not shipped: `<name>.gallery.npy` of `tools/audit_gallery.py`.
+
+    Raises:
+        ModelError: such a file is no table of embeddings.
+    """
+    found = {}
+    for name in names:
+        path = None if folder is None else folder / f"{name}.gallery.npy"
+        if path is None or not path.is_file():
+            continue
+        try:
+            table = np.load(path, allow_pickle=False)
+        except ValueError as error:
+            raise ModelError(f"{path} is unreadable ({error}): make it again with tools/audit_gallery.py") from error
+        if table.ndim != 2 or not np.isfinite(table).all():
+            raise ModelError(f"{path} is no table of embeddings: make it again with tools/audit_gallery.py")
+        found[name] = unit(table.astype(np.float32))
+    return found
 
 
 def audit(

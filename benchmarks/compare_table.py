@@ -145,10 +145,10 @@ def _of_methods(rows: Sequence[Row]) -> str:
             _grid(privacy_heads, _by_method(rows, privacy)),
             "Median over clips of the mean cosine to the same frame of the source:",
             _grid(["method", *heads], _by_method(rows, likeness)),
-            "not found: share of faces in whose place no face is found in the result. Medians over clips; landmarks and "
-            "expression where a face is found: landmarks by eye distance; expression: total variation, 0 to 1; "
-            f"flicker: warp error over the source's own; steadiness: cosine from frame to frame by {names[0]}; s: of the "
-            "tool, on one core, for each cut.",
+            "not found: share of faces in whose place no face is found in the result. Medians over clips; landmarks, "
+            "by eye distance, and expression (total variation, 0 to 1) where a face is found; flicker: warp error "
+            f"over the source's own; steadiness: cosine from frame to frame by {names[0]}; s: of the tool, on one "
+            "core, for each cut.",
             _grid(rest_heads, _by_method(rows, rest)),
         ]
     )

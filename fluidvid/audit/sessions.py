@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.onnx_module import OnnxModule
 from fluidvid.trackers.session import open_session
 
 
-class SessionModule(nn.Module):
-    """A drop-in for `fluidvid.engine.onnx_module.OnnxModule` without gradients.
+class SessionModule(OnnxModule):
+    """An `OnnxModule` without gradients; of its base it has the interface only.
 
     Args:
         path: the ONNX file.
@@ -24,7 +25,7 @@ class SessionModule(nn.Module):
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self._session = open_session(path, threads=threads)
         self._input = self._session.get_inputs()[0].name
         self.output_names = tuple(output.name for output in self._session.get_outputs())

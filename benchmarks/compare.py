@@ -9,7 +9,8 @@ seconds are taken of every clip, from the first picture on which a face is found
 can judge are left out aloud. Every clip is studied once, every result audited against that study.
 
 `--out/rows` holds one JSON file per clip and method. Pairs that were measured with the same code, prior and cut are not
-measured again. `--jobs` clips are worked on at once, each with one core for itself (seconds are seconds of one core).
+measured again; with `--budget` a run stops in time, with the slowest methods last. `--jobs` clips are worked on at once,
+each with one core for itself (seconds are seconds of one core).
 Before it starts it says how long it will take. The table goes to stdout, and with `--results` between the two markers
 of a Markdown file (`benchmarks/RESULTS.md`).
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import queue
 import shutil
@@ -32,7 +34,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.compare_plan import DEFACE, MIN_FACE, ROOT, Job, plan, row_file, stored
+from benchmarks.compare_plan import DEFACE, MIN_FACE, ROOT, Job, in_order, plan, row_file, stored
 from benchmarks.compare_table import FLUID, METHODS, tables
 from fluidvid.audit import Auditor
 from fluidvid.audit.privacy import present
@@ -78,10 +80,14 @@ def make(method: str, source: Path, target: Path, deface: Path, core: int) -> tu
     return time.monotonic() - began, ""
 
 
-def measure(job: Job, options: argparse.Namespace, auditor: Auditor, keys: dict[str, str], core: int) -> None:
+def measure(
+    job: Job, options: argparse.Namespace, auditor: Auditor, keys: dict[str, str], core: int, deadline: float
+) -> None:
     """Study a clip, then make and audit every result that is missing; each is kept as soon as it is there."""
     study = auditor.study(job.source, min_face=MIN_FACE)
     for method in job.methods:
+        if time.monotonic() > deadline:
+            return
         target = options.out / "results" / f"{job.source.stem}-{method}{'.mp4' if method == 'deface' else '.mkv'}"
         seconds, error = make(method, job.source, target, options.deface, core)
         row: dict[str, Any] = {
@@ -119,13 +125,24 @@ def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
         sys.stderr.write(f"LEFT OUT: {text}\n")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     cores = cores[: options.jobs]
-    todo = sorted((job for job in jobs if job.methods), key=lambda job: -job.seconds)
+    todo = in_order(jobs)
     pairs, total = sum(len(job.methods) for job in todo), sum(job.seconds for job in todo)
     minutes = max(total / len(cores), max((job.seconds for job in todo), default=0)) / 60
-    sys.stderr.write(f"{len(keys) - pairs} pairs are measured already; {pairs} of {len(todo)} clips to do, ")
+    sys.stderr.write(f"{len(keys) - pairs} pairs are measured already; {pairs} pairs of {len(jobs)} clips to do, ")
     sys.stderr.write(f"about {minutes:.0f} minutes on {len(cores)} cores\n")
-    if options.dry_run:
-        return [], left_out
+    if not options.dry_run:
+        _work(todo, options, auditor, keys, cores)
+    kept = {path: stored(Path(path)) for path in keys}
+    rows = [kept[path]["row"] for path, key in keys.items() if kept[path].get("key") == key]
+    missing = [Path(path).stem.replace("--", " by ") for path, key in keys.items() if kept[path].get("key") != key]
+    return rows, [*left_out, *(f"{name}: not measured in the time that was given" for name in missing)]
+
+
+def _work(
+    todo: Sequence[Job], options: argparse.Namespace, auditor: Auditor, keys: dict[str, str], cores: Sequence[int]
+) -> None:
+    """As many jobs at once as there are cores; none begins another pair when the budget is spent."""
+    deadline = math.inf if options.budget is None else time.monotonic() + 60 * options.budget
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for core in cores:
         free.put(core)
@@ -133,14 +150,14 @@ def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
     def one(job: Job) -> None:
         core = free.get()
         try:
-            measure(job, options, auditor, keys, core)
+            if time.monotonic() < deadline:
+                measure(job, options, auditor, keys, core, deadline)
         finally:
             free.put(core)
 
     with ThreadPoolExecutor(len(cores)) as pool:
         for done in [pool.submit(one, job) for job in todo]:
             done.result()
-    return [stored(Path(path))["row"] for path in keys], left_out
 
 
 def write_between_marks(path: Path, text: str) -> None:
@@ -166,7 +183,12 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--deface", type=Path, help="an installed deface command")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="clips at once; at most the usable cores")
     parser.add_argument("--results", type=Path, help="Markdown file whose marked part becomes the table")
-    parser.add_argument("--dry-run", action="store_true", help="say what there is to do and how long it will take")
+    parser.add_argument("--budget", type=float, help="minutes after which no further pair is begun; go on another time")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what there is to do and how long it will take, and show what is measured",
+    )
     options = parser.parse_args(given)
     unknown = set(options.methods) - set(METHODS)
     if unknown:
@@ -184,11 +206,9 @@ def main() -> int:
     options = arguments()
     torch.set_num_threads(1)
     rows, left_out = run(options)
-    if options.dry_run:
-        return 0
     text = tables(rows, left_out)
     sys.stdout.write(text + "\n")
-    if options.results is not None:
+    if options.results is not None and not options.dry_run:
         write_between_marks(options.results, text)
     return 1 if any(row["error"] for row in rows) else 0
 

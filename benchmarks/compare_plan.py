@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare_table import FLUID
+from benchmarks.compare_table import FLUID, METHODS
 from fluidvid.audit import Auditor
 from fluidvid.errors import FluidvidError
 from fluidvid.models import ModelStore
@@ -41,6 +41,11 @@ class Job:
     frames: int
     faces: int
     costs: dict[str, float]
+
+    def part(self, methods: Sequence[str]) -> Job:
+        """The same clip with some of its methods."""
+        kept = tuple(m for m in self.methods if m in methods)
+        return replace(self, methods=kept, costs={m: self.costs[m] for m in kept})
 
     @property
     def seconds(self) -> float:
@@ -96,6 +101,14 @@ def cut(clip: Path, start: Fraction, seconds: Fraction, target: Path) -> int:
             writer.write(frame)
             count += 1
     return count
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """Largest first, so that the cores end together; but inversion, the slowest, after everything else of all clips."""
+    slow = [m for m in METHODS if m.startswith("inversion")]
+    fast = [m for m in METHODS if m not in slow]
+    parts = [[job.part(methods) for job in jobs] for methods in (fast, slow)]
+    return [job for part in parts for job in sorted(part, key=lambda j: -j.seconds) if job.methods]
 
 
 def row_file(out: Path, clip: Path, method: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks import compare, compare_plan
-from benchmarks.compare_plan import key_of, plan, row_file
+from benchmarks.compare_plan import in_order, key_of, plan, row_file
 from benchmarks.compare_table import METHODS, tables
 
 FOUND = {"code": "c1", "prior": "p1"}
@@ -109,6 +110,14 @@ def test_what_is_measured_is_not_measured_again(options: argparse.Namespace, mon
     jobs, _, _ = plan(options, AUDITOR)
     assert jobs[0].methods == ("difference-linear",), "a new prior concerns fluidvid's edits only"
     assert jobs[0].costs == {"difference-linear": 5.0}, "forecast from what the pair took before"
+
+
+def test_inversion_comes_last_and_the_largest_first(options: argparse.Namespace) -> None:
+    options.methods = ["inversion-linear", "blur"]
+    jobs, _, _ = plan(options, AUDITOR)
+    large = replace(jobs[1], costs={m: 10 * c for m, c in jobs[1].costs.items()})
+    order = [(job.clip.stem, job.methods) for job in in_order([jobs[0], large])]
+    assert order == [("b", ("blur",)), ("a", ("blur",)), ("b", ("inversion-linear",)), ("a", ("inversion-linear",))]
 
 
 def test_table_brackets_guides_of_fluidvid_only() -> None:

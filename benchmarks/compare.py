@@ -9,8 +9,8 @@ seconds are taken of every clip, from the first picture on which a face is found
 can judge are left out aloud. Every clip is studied once, every result audited against that study.
 
 `--out/rows` holds one JSON file per clip and method. Pairs that were measured with the same code, prior and cut are not
-measured again; with `--budget` a run stops in time, with the slowest methods last. `--jobs` clips are worked on at once,
-each with one core for itself (seconds are seconds of one core).
+measured again; with `--budget` a run stops in time, with the slowest methods last. `--jobs` clips are worked on at
+once, each with one core for itself (seconds are seconds of one core).
 Before it starts it says how long it will take. The table goes to stdout, and with `--results` between the two markers
 of a Markdown file (`benchmarks/RESULTS.md`).
 """

@@ -6,17 +6,20 @@ again step by step (SDEdit, Meng et al. 2021, arXiv 2108.01073). The lower the l
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fluidvid.audit.attacks import Attack
+from fluidvid.audit.attacks import Attack, deconvolved
 from fluidvid.audit.look import Crops, crops_from, tensor_of
 from fluidvid.audit.measure import Measured
 from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.models import ModelStore
 
-LEVELS = (200, 400)
-"""Timesteps up to which noise is added, of the prior's 1000."""
+PLAIN, CLEANED = 600, 300
+"""Timesteps up to which noise is added, of the prior's 1000: to a crop as it is, and to one that was deconvolved."""
+SIGMAS = (3.0, 6.0)
+"""Widths of the blurs that are deconvolved first, in crop pixels."""
 STEPS = 8
 """Steps of deterministic DDIM that take it away."""
 SEED = 20511700
@@ -24,7 +27,7 @@ SEED = 20511700
 
 
 def superresolution(measured: Measured, models: ModelStore) -> Attack:
-    """Regenerate the result's kept crops from every level.
+    """Regenerate the result's kept crops, as they are and deconvolved.
 
     Args:
         measured: the result.
@@ -33,8 +36,12 @@ def superresolution(measured: Measured, models: ModelStore) -> Attack:
     backbone = load_backbone(models.resolve("prior"))
 
     def attack(rows: list[int]) -> list[Crops]:
-        crops = torch.stack([tensor_of(measured.kept[r][1][None])[0] for r in rows])
-        return [regenerated(backbone, crops, level) for level in LEVELS]
+        crops = np.stack([measured.kept[r][1] for r in rows])
+        sharp = [np.stack([deconvolved(c, sigma) for c in crops]) for sigma in SIGMAS]
+        return [
+            regenerated(backbone, tensor_of(crops), PLAIN),
+            *(regenerated(backbone, tensor_of(s), CLEANED) for s in sharp),
+        ]
 
     return attack
 

@@ -24,7 +24,7 @@ SCOUT_EVERY, SCOUT_SECONDS = 15, 20
 """A clip's first face is looked for in every so manieth picture of its first seconds."""
 START = {"fluid": 8.0, "mask": 4.0, "deface": 1.5}
 PER_PERSON = {"difference": 12.0, "inversion": 30.0}
-PER_FACE = {"difference": 0.1, "inversion": 1.2}
+PER_FACE = {"difference": 0.1, "inversion": 1.7}
 PER_FRAME = 0.1
 """Seconds of a tool on one core here: for a start, the search for a person's direction, an edit, a picture."""
 AUDIT_PER_FACE, STUDY_PER_FRAME = 0.15, 0.35

@@ -194,7 +194,9 @@ def audit(
     ] = None,
     attacks: Annotated[
         str | None,
-        typer.Option("--attacks", metavar="NAMES|all", help="sharpen,average,negate,rerun: try to undo it; slow"),
+        typer.Option(
+            "--attacks", metavar="NAMES|all", help="sharpen,average,superresolve,negate,rerun: try to undo it; slow"
+        ),
     ] = None,
     end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="compare the beginning only")] = None,
     min_face: Annotated[

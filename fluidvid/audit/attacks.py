@@ -41,6 +41,8 @@ class AttackOutcome:
         before: the same faces recognised without it.
         count: faces it was tried on.
         threshold: cosine at 1 % false accepts of this very attack.
+        cosine: mean cosine to the person after it: does it lead back, even if not over the threshold?
+        cosine_before: the same without it.
         why: why it was not measured, or what to know of the threshold.
     """
 
@@ -52,6 +54,8 @@ class AttackOutcome:
     count: int = 0
     threshold: float | None = None
     why: str = ""
+    cosine: float | None = None
+    cosine_before: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
@@ -63,6 +67,8 @@ class AttackOutcome:
             "before": rounded(self.before),
             "faces": self.count,
             "threshold": rounded(self.threshold),
+            "cosine": rounded(self.cosine),
+            "cosine_before": rounded(self.cosine_before),
             "why": self.why,
         }
 
@@ -105,7 +111,8 @@ def try_attack(
         # Where no face is found: what is recognised without the face's middle is not the face.
         null = (measured.null[grader][rows] * own).sum(1)
         share = float((score >= above_null(np.full(len(rows), at, np.float32), null)).mean())
-        outcomes.append(AttackOutcome(name, grader, words, share, before, len(rows), at, why))
+        cosines = float(score.mean()), float(recognition.score[rows].mean())
+        outcomes.append(AttackOutcome(name, grader, words, share, before, len(rows), at, why, *cosines))
     return outcomes
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from fluidvid.audit.sessions import fast_attributes, fast_recogniser
 from fluidvid.engine.build import RECOGNISERS, load_recogniser
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.errors import ModelError
@@ -99,7 +100,11 @@ class Panel:
 
 
 def load_panel(
-    models: ModelStore, folder: Path | None = None, backbone: Path | None = None, only: Sequence[str] | None = None
+    models: ModelStore,
+    folder: Path | None = None,
+    backbone: Path | None = None,
+    only: Sequence[str] | None = None,
+    threads: int = 0,
 ) -> Panel:
     """Load every recogniser that is at hand.
 
@@ -108,6 +113,7 @@ def load_panel(
         folder: where further recognisers lie as `<name>.onnx`, compared with the manifest's SHA-256.
         backbone: of the edit, for its guides; default: the embedded prior.
         only: names to restrict the panel to.
+        threads: CPU threads of one run of a network; 0: as many as there are cores.
 
     Raises:
         ModelError: a recogniser is altered, or none is left.
@@ -127,13 +133,12 @@ def load_panel(
             missing.append(f"{name}: not shipped; pull it (fluidvid models pull {name}) or give --recognisers FOLDER")
             continue
         files[name] = path
-        networks.append(load_recogniser(name, resolve, FFHQ_112))
+        networks.append(fast_recogniser(load_recogniser(name, resolve, FFHQ_112), threads))
         graders.append(Grader(name, part_of(name, guides, models), RECOGNISERS[name].threshold))
     if not graders:
         raise ModelError(f"no recogniser to audit with: known are {', '.join(RECOGNISERS)}")
-    attributes = AttributeNetworks(
-        models.resolve("landmark68"), models.resolve("expression"), models.resolve("age_gender"), None, FFHQ_112
-    )
+    paths = (models.resolve("landmark68"), models.resolve("expression"), models.resolve("age_gender"))
+    attributes = fast_attributes(AttributeNetworks(*paths, None, FFHQ_112), *paths, threads)
     return Panel(tuple(graders), tuple(networks), attributes.eval(), tuple(missing))
 
 

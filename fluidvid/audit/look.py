@@ -52,6 +52,12 @@ def tensor_of(crops: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
+def crops_from(pictures: torch.Tensor) -> NDArray[np.uint8]:
+    """`(N, 3, S, S)` float in [-1, 1] to `(N, S, S, 3)` uint8: the way back from `tensor_of`."""
+    values = pictures.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return np.ascontiguousarray(values.cpu().numpy())
+
+
 @torch.inference_mode()
 def embed(panel: Panel, crops: NDArray[np.uint8]) -> dict[str, Floats]:
     """Recogniser -> `(N, D)` unit embeddings of `(N, S, S, 3)` uint8 crops."""

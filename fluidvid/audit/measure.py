@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from fluidvid.audit.pictures import face_change, luma, outside, untouched, warp_
 from fluidvid.audit.study import Study, Tick, crop_matrix
 from fluidvid.audit.timeline import Timeline, align, read_times, walk
 from fluidvid.trackers.detectors.base import iou_matrix
+from fluidvid.trackers.detectors.near import NearDetector
 from fluidvid.trackers.types import Detection, TrackedFace
 
 FOUND, FOUND_SCORE = 0.4, 0.5
@@ -26,6 +26,9 @@ SMOOTHING, LARGEST_SMOOTHING = 1.1, 2.5
 recogniser. On a 50-pixel face it leaves dlib's cosine to the person at .8, and lifts one that noise of 6 / 255 has
 brought from .96 to -.55 to .59 again."""
 KEPT_PER_PERSON = 8
+WHOLE_EVERY = 5
+"""The source is searched whole in every frame; the result in windows around the source's faces, and, for faces that
+only it shows, whole in every so manieth frame."""
 WINDOW = 2
 """Faces before and after a kept one that are kept too, for attacks that average over time."""
 
@@ -100,21 +103,21 @@ def neighbours(study: Study, row: int, reach: int = WINDOW) -> list[int]:
     return np.flatnonzero(near & (study.track == study.track[row]) & study.measured).tolist()
 
 
-def measure_result(study: Study, result: Path, panel: Panel, detector: Any, *, tick: Tick) -> Measured:
+def measure_result(study: Study, result: Path, panel: Panel, near: NearDetector, *, tick: Tick) -> Measured:
     """Walk source and result together.
 
     Args:
         study: of the source.
         result: the other file.
         panel: the networks the study was made with.
-        detector: the detector the study was made with.
+        near: the study's detector, in windows around known faces.
         tick: called with stage, done and total.
 
     Raises:
         InputError: a file cannot be read.
     """
     n = len(study.faces)
-    timeline = align(read_times(study.path, study.end), read_times(result, study.end))
+    timeline = align(study.times, read_times(result, study.end))
     measured = Measured(
         timeline,
         compared=np.zeros(n, bool),
@@ -139,7 +142,7 @@ def measure_result(study: Study, result: Path, panel: Panel, detector: Any, *, t
         boxes = [study.faces[r].box for r in rows]
         measured.compared[rows] = True
         measured.outside[frame] = outside(*pair, boxes)
-        again = [d for d in detector.detect(theirs) if d.score >= FOUND_SCORE]
+        again = [d for d in near.detect([theirs], [_stacked(boxes)])[0] if d.score >= FOUND_SCORE]
         matches = matched([study.faces[r] for r in rows], again)
         for row, match in zip(rows, matches, strict=True):
             face = study.faces[row]
@@ -149,9 +152,9 @@ def measure_result(study: Study, result: Path, panel: Panel, detector: Any, *, t
                 measured.points[row] = again[match].landmarks
             if previous is not None and previous[0] == frame - 1 and face.track_id in previous_rows:
                 measured.warp_source[row], measured.warp_result[row] = warp_errors(previous[1], pair, face.box)
-        measured.extra += _extra(
-            frame, pair, measured.outside[frame], boxes, [d for k, d in enumerate(again) if k not in matches]
-        )
+        if frame % WHOLE_EVERY == 0:
+            all_of_it = [d for d in near.whole(theirs)[0] if d.score >= FOUND_SCORE]
+            measured.extra += _extra(frame, pair, measured.outside[frame], boxes, all_of_it)
         networks = [r for r in rows if study.measured[r]]
         if networks:
             crops = crops_of(theirs, study.matrices[networks])
@@ -171,6 +174,10 @@ def measure_result(study: Study, result: Path, panel: Panel, detector: Any, *, t
         for target, parts in ((measured.own, own), (measured.smooth, smooth), (measured.null, null)):
             target.update({k: scattered(np.concatenate([p[k] for p in parts]), where) for k in parts[0]})
     return measured
+
+
+def _stacked(boxes: list[Floats]) -> Floats:
+    return np.stack(boxes) if boxes else np.zeros((0, 4), np.float32)
 
 
 def smoothed(crops: Crops, matrices: NDArray[np.float64]) -> Crops:
@@ -224,12 +231,12 @@ def painted(crop: Crops) -> Crops:
 
 
 def _extra(
-    frame: int, pair: tuple[Floats, Floats], around: float, boxes: list[Floats], alone: list[Detection]
+    frame: int, pair: tuple[Floats, Floats], around: float, boxes: list[Floats], seen: list[Detection]
 ) -> list[ExtraFace]:
     """Faces of the result that overlap no face of the study, even a little."""
     extra = []
-    for face in alone:
-        if boxes and iou_matrix(face.box[None], np.stack(boxes)).max() > 0.1:
+    for face in seen:
+        if boxes and iou_matrix(face.box[None], _stacked(boxes)).max() > 0.1:
             continue
         same = untouched(*face_change(*pair, face.box), around)
         extra.append(ExtraFace(frame, tuple(map(float, face.box)), face.score, same))

@@ -7,18 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fluidvid.audit.attacks import Attack, AttackOutcome
 from fluidvid.audit.graders import Panel
-from fluidvid.audit.look import SIZE, Crops, tensor_of
+from fluidvid.audit.look import Crops, crops_from, tensor_of
 from fluidvid.audit.measure import Measured, measure_result
 from fluidvid.audit.privacy import Recognition, recognise
+from fluidvid.audit.statistics import not_measured
 from fluidvid.audit.study import Study, Tick
 from fluidvid.config import Config
+from fluidvid.errors import FluidvidError
 from fluidvid.models import ModelStore
+from fluidvid.trackers.detectors.near import NearDetector
 
 STRENGTHS = (0.5, 1.0, 2.0)
 NEAREST = 2
@@ -77,10 +79,7 @@ def negation(measured: Measured, models: ModelStore) -> Attack:
 def _applied(editor: Any, backbone: Any, crops: Tensor, z: Tensor, noise: Tensor, values: Tensor) -> Crops:
     """`(N, S, S, 3)` uint8 crops moved by `(N, L, C, h, w)` displacements."""
     before, after = editor(z, values, noise, torch.ones(len(z)))
-    moved = (crops + backbone.decode(after) - backbone.decode(before)).clamp(-1, 1)
-    pictures = moved.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-    assert pictures.shape[1] == SIZE
-    return np.ascontiguousarray(pictures.numpy())
+    return crops_from(crops + backbone.decode(after) - backbone.decode(before))
 
 
 Anonymise = Callable[[Path, Path, Config], Any]
@@ -90,7 +89,7 @@ def rerun(
     study: Study,
     result: Path,
     panel: Panel,
-    detector: Any,
+    near: NearDetector,
     recognitions: list[Recognition],
     galleries: dict[str, Any],
     *,
@@ -103,32 +102,31 @@ def rerun(
         study: of the source.
         result: the file under audit.
         panel: the networks.
-        detector: the study's detector.
+        near: the study's detector, in windows around known faces.
         recognitions: of the result, for thresholds and the shares before.
         galleries: recogniser -> `(M, D)` synthetic embeddings.
         tick: called with stage, done and total.
         anonymise: for tests; default `fluidvid.anonymize`.
     """
     words = "fluidvid run once more on the result"
+    config = Config(seed=SEED)
+    if study.end is not None:
+        config = config.updated({"media.end": f"{float(study.end):.6f}"})
     with tempfile.TemporaryDirectory(prefix="fluidvid-audit-") as folder:
-        again = Path(folder) / f"again{result.suffix}"
-        (anonymise or _anonymise)(result, again, Config(seed=SEED))
-        second = measure_result(study, again, panel, detector, tick=tick)
+        again = Path(folder) / "again.mkv"  # holds what any other container holds
+        try:
+            (anonymise or _anonymise)(result, again, config)
+            second = measure_result(study, again, panel, near, tick=tick)
+        except FluidvidError as error:
+            return [AttackOutcome("rerun", "all", words, None, why=str(error))]
     outcomes = []
     for first in recognitions:
         after = recognise(study, second, first.grader, galleries.get(first.grader.name))
-        figure, before = (r.figures["reidentified_at_1_percent"] for r in (after, first))
+        share, before = (r.figures["reidentified_at_1_percent"] for r in (after, first))
+        cosines = [r.figures.get("cosine_to_template", not_measured("")).value for r in (after, first)]
+        name, at = first.grader.name, first.loose.value
         outcomes.append(
-            AttackOutcome(
-                "rerun",
-                first.grader.name,
-                words,
-                figure.value,
-                before.value,
-                figure.count,
-                first.loose.value,
-                figure.why,
-            )
+            AttackOutcome("rerun", name, words, share.value, before.value, share.count, at, share.why, *cosines)
         )
     return outcomes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluidvid.errors import ConfigError
 
-ATTACKS = ("sharpen", "average", "negate", "rerun")
+ATTACKS = ("sharpen", "average", "superresolve", "negate", "rerun")
 
 
 def chosen_attacks(text: str | None) -> tuple[str, ...]:

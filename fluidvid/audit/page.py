@@ -14,7 +14,7 @@ from fluidvid.audit.measure import chosen_rows
 from fluidvid.audit.plots import distributions, movement, strip, timeline
 from fluidvid.audit.privacy import Recognition, judged, present, templates
 from fluidvid.audit.report import HONEST_WORDS, AuditReport
-from fluidvid.audit.statistics import Figure
+from fluidvid.audit.statistics import Figure, in_digits, is_share
 from fluidvid.audit.utility import eye_openness, mouth_openness
 from fluidvid.audit.verdict import State
 
@@ -171,27 +171,17 @@ def _facts(person: Mapping[str, Any]) -> str:
 def _number(figure: Figure, percent: bool) -> str:
     if figure.value is None:
         return f'<span class="dim">not measured: {escape(figure.why)}</span>'
-    text = _form(figure.value, percent)
+    text = in_digits(figure.value, percent)
     if figure.low is not None and figure.high is not None:
-        text += f' <span class="dim">[{_form(figure.low, percent)}, {_form(figure.high, percent)}]</span>'
+        text += f' <span class="dim">[{in_digits(figure.low, percent)}, {in_digits(figure.high, percent)}]</span>'
     return text
-
-
-def _form(value: float, percent: bool) -> str:
-    return f"{value:.1%}" if percent else f"{value:.3f}"
-
-
-def _is_share(name: str) -> bool:
-    return name.startswith(
-        ("reidentified", "rank", "true_accepts", "equal_error", "found_again", "tracks_of", "different", "linked")
-    ) and not name.endswith("score")
 
 
 def _figures(figures: Mapping[str, Figure], floor: str) -> str:
     rows = []
     for name, figure in figures.items():
-        percent = _is_share(name)
-        beside = "" if figure.floor is None else _form(figure.floor, percent)
+        percent = is_share(name)
+        beside = "" if figure.floor is None else in_digits(figure.floor, percent)
         covered = f"{figure.count} of {figure.of}" if figure.of else ""
         rows.append((escape(name.replace("_", " ")), _number(figure, percent), beside, covered))
     return _table(("figure", "value [95 % over tracks]", floor, "coverage"), rows)
@@ -236,7 +226,7 @@ def _attacks(report: AuditReport) -> str:
     rows = []
     for a in report.attacks:
         share, before = (None if v is None else f"{v:.1%}" for v in (a.share, a.before))
-        at = "" if a.threshold is None else f"{a.threshold:.3f}"
+        at, after, was = ("" if v is None else f"{v:.3f}" for v in (a.threshold, a.cosine, a.cosine_before))
         rows.append(
             (
                 escape(a.name),
@@ -245,10 +235,13 @@ def _attacks(report: AuditReport) -> str:
                 share or "not measured",
                 str(a.count),
                 at,
+                was,
+                after,
                 _wrapped(a.why or a.words),
             )
         )
-    return _section("Attacks", _table(("attack", "recogniser", "before", "after", "faces", "threshold", ""), rows))
+    head = ("attack", "recogniser", "re-identified before", "after", "faces", "threshold", "cosine before", "after", "")
+    return _section("Attacks", _table(head, rows))
 
 
 def _jumps(report: AuditReport) -> str:

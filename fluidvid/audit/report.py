@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fluidvid.audit.attacks import AttackOutcome
-from fluidvid.audit.measure import Measured
+from fluidvid.audit.measure import WHOLE_EVERY, Measured
 from fluidvid.audit.privacy import Recognition, judged, present
 from fluidvid.audit.statistics import Figure, rounded
 from fluidvid.audit.steadiness import Jump
@@ -83,6 +83,7 @@ class AuditReport:
             "held_places": int(held.sum()),
             "held_places_untouched": int((untouched_faces(study, measured) & held).sum()),
             "unsure_faces_left_out": int((~study.sure & study.observed).sum()),
+            "frames_searched_whole_in_result": sum(f % WHOLE_EVERY == 0 for f in measured.timeline.pairs),
             "faces_only_in_result": len(measured.extra),
             "faces_only_in_result_with_source_pixels": sum(e.same for e in measured.extra),
         }
@@ -160,24 +161,9 @@ class AuditReport:
 
     def print_summary(self, console: Console) -> None:
         """Write the human summary to `console` (stderr in the command line)."""
-        from rich.markup import escape
-        from rich.table import Table
+        from fluidvid.audit.summary import print_summary
 
-        colour = {State.PASSED: "green", State.FAILED: "red", State.UNDECIDED: "yellow"}[self.verdict.state]
-        console.print(f"[bold {colour}]{self.verdict.state.value}[/] {escape(self.verdict.words)}", soft_wrap=True)
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column()
-        for check in sorted(self.verdict.checks, key=lambda c: {False: 0, None: 1, True: 2}[c.passed]):
-            mark = {True: "[green]ok[/]", False: "[red]fail[/]", None: "[yellow]open[/]"}[check.passed]
-            table.add_row(mark, escape(check.words))
-        faces = self.coverage()
-        covered = f"{faces['judged_by_recognisers']} of {faces['faces']} faces judged by recognisers"
-        table.add_row("coverage", f"{covered}, {faces['not_found_in_result']} not found again in the result")
-        for text in self.unmeasured:
-            table.add_row("[yellow]not measured[/]", escape(text))
-        console.print(table)
-        console.print(HONEST_WORDS, style="dim")
+        print_summary(self, console)
 
 
 def plain(figures: Mapping[str, Figure]) -> dict[str, Any]:

@@ -8,21 +8,24 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fluidvid.audit.attacks import Attack, AttackOutcome, averaging, sharpening, try_attack
 from fluidvid.audit.graders import Panel, load_panel
 from fluidvid.audit.linkage import linkage
 from fluidvid.audit.look import Floats
 from fluidvid.audit.measure import Measured, measure_result
 from fluidvid.audit.options import ATTACKS, chosen_attacks
-from fluidvid.audit.privacy import Recognition, recognise
+from fluidvid.audit.privacy import Recognition, recognise, unit
 from fluidvid.audit.report import AuditReport
 from fluidvid.audit.steadiness import jumps, steadiness
 from fluidvid.audit.study import Study, Tick, study_source
 from fluidvid.audit.utility import utility
 from fluidvid.audit.verdict import Limits, decide
 from fluidvid.config import Config
-from fluidvid.errors import ConfigError
+from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
+from fluidvid.trackers.detectors.near import NearDetector
 
 
 def _quiet(stage: str, done: int, total: int | None) -> None:
@@ -36,22 +39,25 @@ class Auditor:
     Attributes:
         models: embedded and pulled models.
         panel: recognisers and attribute networks.
-        detector: the audit's own eyes, the configured default of fluidvid.
+        detector: the audit's own eyes on the source, the configured default of fluidvid.
+        near: the same eyes in windows around known faces, for results.
         galleries: recogniser -> `(M, D)` unit embeddings of synthetic people.
     """
 
     models: ModelStore
     panel: Panel
     detector: Any
+    near: NearDetector
     galleries: dict[str, Floats]
 
     @classmethod
-    def load(cls, recognisers: Path | None = None, *, backbone: Path | None = None) -> Auditor:
+    def load(cls, recognisers: Path | None = None, *, backbone: Path | None = None, threads: int = 0) -> Auditor:
         """Load everything.
 
         Args:
             recognisers: folder with recognisers that are not shipped, as `<name>.onnx`.
             backbone: folder of the backbone that made the result, for the names of its guides.
+            threads: CPU threads of one run of a network; 0: as many as there are cores.
 
         Raises:
             ModelError: a model is missing or altered.
@@ -63,10 +69,14 @@ class Auditor:
         if recognisers is not None and not recognisers.is_dir():
             raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
         models = ModelStore()
-        panel = load_panel(models, recognisers, backbone)
+        panel = load_panel(models, recognisers, backbone, threads=threads)
         bank = PseudonymBank.load(models.resolve("prior") / "pseudonyms.safetensors")
         galleries = {name: table.numpy() for name, table in bank.embeddings.items()}
-        return cls(models, panel, make_detector(Config(), models), galleries)
+        galleries |= beside(recognisers, [g.name for g in panel.graders if g.name not in galleries])
+        config = Config()
+        detector = make_detector(config, models, threads=threads)
+        near = NearDetector(detector, long_side=config.detect.long_side)
+        return cls(models, panel, detector, near, galleries)
 
     def study(self, source: Path, *, end: Fraction | None = None, min_face: float = 24.0, tick: Tick = _quiet) -> Study:
         """Look at a source; the study serves for all of its results."""
@@ -97,8 +107,8 @@ class Auditor:
             ConfigError: no such attack.
         """
         attacks = chosen_attacks(",".join(attacks))
-        measured = measure_result(study, result, self.panel, self.detector, tick=tick)
-        other = None if second is None else measure_result(study, second, self.panel, self.detector, tick=tick)
+        measured = measure_result(study, result, self.panel, self.near, tick=tick)
+        other = None if second is None else measure_result(study, second, self.panel, self.near, tick=tick)
         found = [recognise(study, measured, g, self.galleries.get(g.name)) for g in self.panel.graders]
         outcomes = self._attack(study, measured, result, found, attacks, tick)
         return AuditReport(
@@ -126,17 +136,22 @@ class Auditor:
         tick: Tick,
     ) -> list[AttackOutcome]:
         from fluidvid.audit.negation import negation, rerun
+        from fluidvid.audit.superresolution import superresolution
 
         makers: dict[str, tuple[str, Callable[[], Attack]]] = {
             "sharpen": ("the result sharpened and deconvolved", lambda: sharpening(measured)),
             "average": ("neighbouring frames averaged and deconvolved", lambda: averaging(study, measured)),
+            "superresolve": (
+                "the result super-resolved by the face model's own diffusion",
+                lambda: superresolution(measured, self.models),
+            ),
             "negate": ("guessed directions subtracted in the model's h-space", lambda: negation(measured, self.models)),
         }
         outcomes: list[AttackOutcome] = []
         for done, name in enumerate(n for n in ATTACKS if n in attacks):
             tick("attack", done, len(attacks))
             if name == "rerun":
-                outcomes += rerun(study, result, self.panel, self.detector, found, self.galleries, tick=tick)
+                outcomes += rerun(study, result, self.panel, self.near, found, self.galleries, tick=tick)
             else:
                 words, make = makers[name]
                 outcomes += try_attack(name, words, make(), study, measured, self.panel, found, self.galleries)
@@ -150,6 +165,27 @@ class Auditor:
         if second is None:
             texts.append("linkage between two runs: no second result given (--second)")
         return [*texts, "hair, clothes, gait, voice and context", "faces that the audit's own detectors do not find"]
+
+
+def beside(folder: Path | None, names: list[str]) -> dict[str, Floats]:
+    """Galleries `(M, D)` of recognisers that are not shipped: `<name>.gallery.npy` of `tools/audit_gallery.py`.
+
+    Raises:
+        ModelError: such a file is no table of embeddings.
+    """
+    found = {}
+    for name in names:
+        path = None if folder is None else folder / f"{name}.gallery.npy"
+        if path is None or not path.is_file():
+            continue
+        try:
+            table = np.load(path, allow_pickle=False)
+        except ValueError as error:
+            raise ModelError(f"{path} is unreadable ({error}): make it again with tools/audit_gallery.py") from error
+        if table.ndim != 2 or not np.isfinite(table).all():
+            raise ModelError(f"{path} is no table of embeddings: make it again with tools/audit_gallery.py")
+        found[name] = unit(table.astype(np.float32))
+    return found
 
 
 def audit(
@@ -171,7 +207,7 @@ def audit(
         result: what a tool made of it.
         recognisers: folder with recognisers that are not shipped.
         second: another run's result, for linkage between runs.
-        attacks: some of sharpen, average, negate, rerun; they take time.
+        attacks: some of `fluidvid.audit.options.ATTACKS`; they take time.
         end: compare the beginning only, in seconds.
         min_face: smallest face, shorter side in pixels, that recognisers look at.
         limits: what the verdict tolerates.

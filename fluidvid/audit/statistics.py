@@ -14,6 +14,18 @@ BINS = 2000
 """Cosines are counted in bins of 1/1000 from -1 to 1."""
 LEVEL = 0.95
 
+_SHARES = (
+    "reidentified",
+    "rank",
+    "true_accepts",
+    "equal_error",
+    "found_again",
+    "tracks_of",
+    "different",
+    "linked",
+    "jumps",
+)
+
 Numbers = NDArray[np.float64]
 
 
@@ -56,6 +68,16 @@ def rounded(value: float | None, digits: int = 4) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), digits)
 
 
+def is_share(name: str) -> bool:
+    """Whether the figure of this name is a share of something, to be printed in per cent."""
+    return name.startswith(_SHARES) and not name.endswith("score")
+
+
+def in_digits(value: float, percent: bool) -> str:
+    """`12.3%` or `0.123`."""
+    return f"{value:.1%}" if percent else f"{value:.3f}"
+
+
 def not_measured(why: str, of: int = 0) -> Figure:
     """A figure without a value."""
     return Figure(None, 0, of, why=why)
@@ -79,17 +101,25 @@ def _ends(values: Numbers) -> tuple[float | None, float | None]:
 
 def mean_figure(values: NDArray[Any], tracks: NDArray[np.int64], of: int, floor: float | None = None) -> Figure:
     """Mean over faces with a bootstrap over tracks; values that are not finite are left out and cost coverage."""
-    v = np.asarray(values, np.float64)
-    good = np.isfinite(v)
-    if not good.any():
+    return ratio_figure(values, np.ones(len(values)), tracks, of, floor)
+
+
+def ratio_figure(
+    top: NDArray[Any], bottom: NDArray[Any], tracks: NDArray[np.int64], of: int, floor: float | None = None
+) -> Figure:
+    """Sum of `top` over sum of `bottom`, with a bootstrap over tracks; faces where one is not finite are left out."""
+    a, b = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
+    good = np.isfinite(a) & np.isfinite(b)
+    if not good.any() or b[good].sum() == 0:
         return not_measured("no face could be measured", of)
-    v, owner = v[good], np.unique(tracks[good], return_inverse=True)[1]
-    sums, counts = np.bincount(owner, v), np.bincount(owner)
+    owner = np.unique(tracks[good], return_inverse=True)[1]
+    above, below = np.bincount(owner, a[good]), np.bincount(owner, b[good])
     low = high = None
-    if len(counts) > 1:
-        drawn = _draws(len(counts))
-        low, high = _ends((drawn @ sums) / (drawn @ counts))
-    return Figure(float(v.mean()), len(v), of, low, high, floor)
+    if len(below) > 1:
+        drawn = _draws(len(below))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            low, high = _ends((drawn @ above) / (drawn @ below))
+    return Figure(float(a[good].sum() / b[good].sum()), int(good.sum()), of, low, high, floor)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fluidvid.audit.look import Floats
 from fluidvid.audit.measure import Measured
 from fluidvid.audit.privacy import Recognition, judged, present
-from fluidvid.audit.statistics import Figure, mean_figure, not_measured
+from fluidvid.audit.statistics import Figure, mean_figure, not_measured, ratio_figure
 from fluidvid.audit.study import Study
 from fluidvid.audit.utility import next_rows
 from fluidvid.geometry import invert, transform
@@ -37,19 +37,25 @@ def steadiness(study: Study, measured: Measured, recognitions: list[Recognition]
     for recognition in recognitions:
         name = recognition.grader.name
         if measured.look is None or study.look is None or not len(pairs):
-            figures[f"next_frame_cosine_{name}"] = not_measured("no track is found again in two frames running", of)
+            missing = not_measured("no track is found again in two frames running", of)
+            figures |= {f"next_frame_cosine_{name}": missing, f"jumps_{name}": missing}
             continue
-        new, old = measured.look.embeddings[name], study.look.embeddings[name]
-        cosine = (new[pairs] * new[following[pairs]]).sum(1)
-        floor = float((old[pairs] * old[following[pairs]]).sum(1).mean())
-        figures[f"next_frame_cosine_{name}"] = mean_figure(cosine, tracks[pairs], of, floor)
+        new, old = _steps(study, measured, name, pairs, following)
+        figures[f"next_frame_cosine_{name}"] = mean_figure(new, tracks[pairs], of, float(old.mean()))
+        at = recognition.loose.value
+        if at is not None:
+            jumped = np.where(old >= at, new < at, np.nan)
+            figures[f"jumps_{name}"] = mean_figure(jumped, tracks[pairs], of)
     good = present(study) & np.isfinite(measured.warp_result)
     if good.any():
-        figures["warp_error"] = mean_figure(
-            measured.warp_result[good], tracks[good], of, float(measured.warp_source[good].mean())
+        floor = float(measured.warp_source[good].mean())
+        figures["warp_error"] = mean_figure(measured.warp_result[good], tracks[good], of, floor)
+        figures["flicker_ratio"] = ratio_figure(
+            measured.warp_result[good], measured.warp_source[good], tracks[good], of
         )
     else:
-        figures["warp_error"] = not_measured("no track is seen in two frames running", of)
+        missing = not_measured("no track is seen in two frames running", of)
+        figures |= {"warp_error": missing, "flicker_ratio": missing}
     figures["motion_correlation"] = _motion(study, measured, pairs, following, of, whole=True)
     figures["expression_motion_correlation"] = _motion(study, measured, pairs, following, of, whole=False)
     return figures
@@ -61,13 +67,21 @@ def jumps(study: Study, measured: Measured, recognition: Recognition) -> list[Ju
         return []
     chosen, following = judged(study, measured) & measured.found, next_rows(study)
     pairs = np.flatnonzero((following >= 0) & chosen & np.append(chosen, False)[following])
-    name, at = recognition.grader.name, recognition.loose.value
+    at = recognition.loose.value
+    new, old = _steps(study, measured, recognition.grader.name, pairs, following)
+    jumped = (old >= at) & (new < at)
+    rows = following[pairs][jumped]
+    return [Jump(int(study.track[r]), int(study.frame[r]), float(c)) for r, c in zip(rows, new[jumped], strict=True)]
+
+
+def _steps(
+    study: Study, measured: Measured, name: str, pairs: NDArray[np.int64], following: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """`(K,)` cosines from one frame to the next, of the result and of the source."""
+    assert study.look is not None and measured.look is not None
     new, old = measured.look.embeddings[name], study.look.embeddings[name]
-    cosine = (new[pairs] * new[following[pairs]]).sum(1)
-    steady = (old[pairs] * old[following[pairs]]).sum(1) >= at
-    rows = following[pairs][steady & (cosine < at)]
-    values = cosine[steady & (cosine < at)]
-    return [Jump(int(study.track[r]), int(study.frame[r]), float(c)) for r, c in zip(rows, values, strict=True)]
+    after = following[pairs]
+    return (new[pairs] * new[after]).sum(1), (old[pairs] * old[after]).sum(1)
 
 
 def in_picture(landmarks: Floats, matrices: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -43,7 +43,7 @@ class Study:
         look: see `Look`, of the source's crops.
         measured: `(N,)` True where the networks looked: faces of at least `min_face` pixels.
         people: track -> person.
-        frames: frames of the source.
+        times: presentation time of every frame of the source, in seconds from the first one.
         size: (width, height) in pixels.
         min_face: shorter side of the box in pixels from which networks look.
     """
@@ -52,12 +52,17 @@ class Study:
     end: Fraction | None
     min_face: float
     faces: list[TrackedFace]
-    frames: int
+    times: tuple[Fraction, ...]
     size: tuple[int, int]
     matrices: NDArray[np.float64]
     measured: NDArray[np.bool_]
     look: Look | None = None
     people: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """Frames of the source."""
+        return len(self.times)
 
     @cached_property
     def frame(self) -> NDArray[np.int64]:
@@ -125,21 +130,23 @@ def study_source(
     tracker, cutter = Tracker(), SceneCutDetector()
     online: list[TrackedFace] = []
     cuts: set[int] = set()
-    frames, size = 0, (0, 0)
+    times, size = [], (0, 0)
     with VideoReader(path, end=end) as reader:
         for frame in reader:
             picture = frame.rgb()
             cut = cutter.update(picture)
             cuts |= {frame.index} if cut else set()
             online += tracker.update(frame.index, detector.detect(picture), scene_cut=cut)
-            frames, size = frame.index + 1, (picture.shape[1], picture.shape[0])
-            tick("source", frames, reader.info.frames_estimate)
-    completed = complete_tracks(online, frames=frames, look_ahead=LOOK_AHEAD, max_gap=MAX_GAP, cuts=cuts)
+            times.append(frame.time)
+            size = (picture.shape[1], picture.shape[0])
+            tick("source", len(times), reader.info.frames_estimate)
+    completed = complete_tracks(online, frames=len(times), look_ahead=LOOK_AHEAD, max_gap=MAX_GAP, cuts=cuts)
     faces = [face for frame in sorted(completed) for face in completed[frame] if _inside(face, size)]
     matrices = np.stack([crop_matrix(f.landmarks) for f in faces]) if faces else np.zeros((0, 2, 3))
     large = np.array([_side(f) >= min_face for f in faces], bool)
     usable = np.abs(matrices).sum((1, 2)) > 0
-    study = Study(path, end, min_face, faces, frames, size, matrices, large & usable)
+    since_first = tuple(time - times[0] for time in times)
+    study = Study(path, end, min_face, faces, since_first, size, matrices, large & usable)
     _look_at_all(study, panel, tick)
     _group(study)
     return study

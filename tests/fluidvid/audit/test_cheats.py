@@ -12,7 +12,8 @@ import torch
 from fluidvid.audit import Auditor, AuditReport, State
 from fluidvid.audit.graders import Panel
 from fluidvid.audit.look import crops_of, tensor_of
-from fluidvid.geometry import invert
+from fluidvid.engine.build import load_recogniser
+from fluidvid.geometry import FFHQ_112, invert
 from tests.fluidvid.audit.conftest import Case
 from tests.fluidvid.audit.media import Picture, blurred, masked, pictures_of, write
 
@@ -81,7 +82,7 @@ def test_one_track_skipped(auditor: Auditor, case: Case, tmp_path: Path) -> None
 
 def attacked(case: Case, auditor: Auditor, name: str, steps: int = 8, most: float = 5.0) -> list[Picture]:
     """Every face with noise of at most `most` 8-bit values that takes recogniser `name` away from the person."""
-    net = next(r for r in auditor.panel.recognisers if r.name == name)
+    net = load_recogniser(name, auditor.models.resolve, FFHQ_112)
     pictures = []
     for frame, picture in enumerate(case.pictures):
         (row,) = case.study.rows_of(frame)

@@ -1,0 +1,63 @@
+"""Embed synthetic faces by recognisers that are not shipped: the audit's gallery for them, kept beside their files.
+
+    python tools/audit_gallery.py FACES RECOGNISERS [--count 512]
+
+FACES: a folder or zip of aligned 128-pixel faces (template `fluidvid.geometry.FFHQ_112`), none of them a real person's.
+For every `<name>.onnx` in RECOGNISERS that the audit knows, `<name>.gallery.npy` `(M, D)` float16 is written there.
+The shipped recognisers' galleries are in the prior's bank of pseudonyms; these files stay outside the package, because
+such recognisers' licences do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fluidvid.audit.graders import load_panel
+from fluidvid.audit.look import SIZE, embed
+from fluidvid.engine.build import RECOGNISERS
+from fluidvid.models import ModelStore
+
+BATCH = 16
+
+
+def pictures(faces: Path, count: int) -> np.ndarray:
+    """`(M, 128, 128, 3)` uint8 RGB, spread evenly over all of them."""
+    if faces.is_dir():
+        data = [p.read_bytes() for p in sorted(faces.iterdir()) if p.suffix in (".jpg", ".png")]
+        chosen = [data[i] for i in np.unique(np.linspace(0, len(data) - 1, count).astype(int))]
+    else:
+        with zipfile.ZipFile(faces) as archive:
+            names = sorted(n for n in archive.namelist() if n.endswith((".jpg", ".png")))
+            chosen = [archive.read(names[i]) for i in np.unique(np.linspace(0, len(names) - 1, count).astype(int))]
+    decoded = [cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1] for one in chosen]
+    if any(picture.shape != (SIZE, SIZE, 3) for picture in decoded):
+        raise SystemExit(f"{faces} holds pictures of another size than {SIZE} x {SIZE}: align them first")
+    return np.stack(decoded)
+
+
+def main() -> int:
+    """Write one file per recogniser."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("faces", type=Path)
+    parser.add_argument("recognisers", type=Path)
+    parser.add_argument("--count", type=int, default=512)
+    options = parser.parse_args()
+    names = [name for name in RECOGNISERS if (options.recognisers / f"{name}.onnx").is_file()]
+    panel = load_panel(ModelStore(), options.recognisers, only=names)
+    crops = pictures(options.faces, options.count)
+    parts = [embed(panel, crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]
+    for name in names:
+        table = np.concatenate([part[name] for part in parts])
+        np.save(options.recognisers / f"{name}.gallery.npy", table.astype(np.float16))
+        sys.stderr.write(f"{name}: {table.shape[0]} people, {table.shape[1]} numbers each\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,7 +4,7 @@
 
 Writes `results.json` and a Markdown table to FOLDER, and beside each result a contact sheet: eight pictures of the
 source over the same of the result. Everything is measured by `fluidvid.audit`, on faces of at least `--min-face`
-pixels; cosines are means over them. `--recognisers` names a folder with recognisers that fluidvid does not ship
+pixels; cosines are medians over them. `--recognisers` names a folder with recognisers that fluidvid does not ship
 (`edgeface_xs.onnx`, `mobilefacenet_ms1m.onnx`); without it they are left out, aloud.
 """
 
@@ -38,7 +38,7 @@ def measured(auditor: Auditor, clip: Path, result: Path, min_face: float, end: F
     row["found again"] = None if again["value"] is None else round(again["value"] * again["faces"])
     row |= {f"part.{p['recogniser']}": p["part"] for p in audit["privacy"]}
     for judge in audit["privacy"]:
-        for name in ("cosine_to_same_frame", "reidentified_at_1_percent"):
+        for name in ("median_cosine_to_same_frame", "reidentified_at_1_percent"):
             row[f"{name}.{judge['recogniser']}"] = judge["figures"].get(name, {}).get("value")
         row[f"next.{judge['recogniser']}"] = audit["time"][f"next_frame_cosine_{judge['recogniser']}"]["value"]
     return row | {name: audit["utility"][name]["value"] for name in FIGURES}
@@ -59,7 +59,7 @@ def contact_sheet(source: Path, result: Path, target: Path, count: int = 8, widt
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: one clip per row; per recogniser the mean cosine to the same frame of the source."""
+    """Markdown: one clip per row; per recogniser the median cosine to the same frame of the source."""
     parts = {k.removeprefix("part."): v for r in rows for k, v in r.items() if k.startswith("part.")}
     heads = ["clip", "frames", "faces", "edited", "held", "masked", "found again", "s"]
     heads += [f"{n} ({part})" for n, part in parts.items()] + ["next frame", "landmarks %", "verdict"]
@@ -68,7 +68,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         following = [v for n in parts if (v := row.get(f"next.{n}")) is not None]
         cells = [row["clip"], row["frames"], row["faces"], row["edited"], row["held"], row["masked"]]
         cells += [f"{row['found again']}/{row['looked at']}", round(row["seconds"])]
-        cells += [_short(row.get(f"cosine_to_same_frame.{n}")) for n in parts]
+        cells += [_short(row.get(f"median_cosine_to_same_frame.{n}")) for n in parts]
         cells += [f"{min(following):.2f}-{max(following):.2f}" if following else None]
         landmarks = row["landmarks_by_eye_distance"]
         cells += [None if landmarks is None else f"{100 * landmarks:.1f}", row["verdict"]]

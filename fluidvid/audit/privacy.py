@@ -16,6 +16,7 @@ from fluidvid.audit.statistics import (
     Scores,
     equal_error_rate,
     mean_figure,
+    median_figure,
     not_measured,
     rounded,
     true_accept_rate,
@@ -252,6 +253,7 @@ def _figures(
         "equal_error_rate": counted.figure(equal_error_rate, int(chosen.sum()), of),
         "cosine_to_template": mean_figure(score[chosen], tracks[chosen], of),
         "cosine_to_same_frame": mean_figure(same_frame[chosen], tracks[chosen], of),
+        "median_cosine_to_same_frame": median_figure(same_frame[chosen], tracks[chosen], of),
     }
 
 

@@ -104,6 +104,24 @@ def mean_figure(values: NDArray[Any], tracks: NDArray[np.int64], of: int, floor:
     return ratio_figure(values, np.ones(len(values)), tracks, of, floor)
 
 
+def median_figure(values: NDArray[Any], tracks: NDArray[np.int64], of: int) -> Figure:
+    """Median over faces with a bootstrap over tracks; values that are not finite are left out and cost coverage."""
+    numbers = np.asarray(values, np.float64)
+    good = np.isfinite(numbers)
+    if not good.any():
+        return not_measured("no face could be measured", of)
+    kept, owner = numbers[good], np.unique(tracks[good], return_inverse=True)[1]
+    low = high = None
+    if owner.max() > 0:
+        order = np.argsort(kept)
+        ranked, places = kept[order], owner[order]
+        # Each draw says how often every track counts: the weighted median is where half the weight is reached.
+        reached = (np.cumsum(draw[places]) for draw in _draws(int(owner.max()) + 1))
+        middle = np.array([np.searchsorted(weight, weight[-1] / 2) for weight in reached])
+        low, high = _ends(ranked[middle])
+    return Figure(float(np.median(kept)), int(good.sum()), of, low, high)
+
+
 def ratio_figure(
     top: NDArray[Any], bottom: NDArray[Any], tracks: NDArray[np.int64], of: int, floor: float | None = None
 ) -> Figure:

@@ -10,6 +10,7 @@ from fluidvid.audit.statistics import (
     Scores,
     equal_error_rate,
     mean_figure,
+    median_figure,
     not_measured,
     rounded,
     true_accept_rate,
@@ -22,6 +23,16 @@ def test_mean_with_coverage_and_interval() -> None:
     assert figure.value == 0.5 and (figure.count, figure.of) == (4, 8)
     assert (figure.low, figure.high) == (0.0, 1.0)
     assert figure == mean_figure(values, np.array([1, 1, 2, 2, 2]), of=8)
+
+
+def test_median_is_not_moved_by_one_outlier() -> None:
+    values = np.array([0.1, 0.2, 0.3, 9.0, np.nan])
+    figure = median_figure(values, np.array([1, 1, 2, 3, 3]), of=6)
+    assert figure.value == pytest.approx(0.25) and (figure.count, figure.of) == (4, 6)
+    assert figure.low is not None and figure.high is not None
+    assert figure.low <= 0.25 <= figure.high
+    assert median_figure(values[:2], np.array([1, 1]), of=2).low is None
+    assert median_figure(np.array([np.nan]), np.array([1]), of=1).value is None
 
 
 def test_one_track_has_no_interval() -> None:

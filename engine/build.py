@@ -39,9 +39,10 @@ class Calibration:
     centred: bool = False
 
 
-# Thresholds: pairs of different people, CelebA in the wild for the first three; synthetic faces for the centred ones.
+# Thresholds: pairs of different people, real ones for the first three (the student: a little below what the labelled clips
+# of benchmarks/identity.py give), synthetic faces for the centred ones.
 RECOGNISERS = {
-    "identity_student": Calibration(0.41),
+    "identity_student": Calibration(0.45),
     "edgeface_xs": Calibration(0.20),
     "mobilefacenet_ms1m": Calibration(0.26),
     "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),

@@ -25,8 +25,10 @@ MIN_OVERLAP_LOW = 0.2
 """A young track knows no speed yet: a face lost for three frames may be half a width away when it is seen again."""
 NEAR = 1.0
 """A face that moved further than this many of its sides is another one, whatever it looks like."""
-LIKENESS = 0.5
+LIKENESS = 0.56
 """Cosine from which an appearance counts as the same without overlap (fast motion, long gap)."""
+UNLIKE = 0.15
+"""Cosine below which two faces are two people, wherever they are: who steps in front of another is not them."""
 MIN_SIZE_RATIO = 0.5
 CLEAR_OVERLAP = 0.5
 """A detection that overlaps one track by this and no other by `TOUCHING` is that track's, whatever it looks like."""
@@ -156,6 +158,7 @@ class Tracker:
             likeness, known = self._likeness(free, embeddings[candidates])
             cost = np.where(known, (1 - weight) * cost + weight * (1 - likeness) / 2, cost)
             allowed |= known & (likeness >= LIKENESS) & _near(predicted, boxes)
+            allowed &= ~known | (likeness >= UNLIKE)
         allowed &= _alike_in_size(predicted, boxes)
         rows, columns = linear_sum_assignment(np.where(allowed, cost, 1e3))
         for row, column in zip(rows, columns, strict=True):

@@ -1,7 +1,7 @@
 """Pictures that wait a little, so that a track also covers the pictures just before its first detection.
 
-Inspected pictures go in, treated ones come out, in order. Mask first: a face is masked until its direction is ready, and
-the change from mask to face is a cross-fade.
+Inspected pictures go in, treated ones come out, in order. Mask first: a face is masked until its direction is ready,
+and the change from mask to face is a cross-fade.
 """
 
 from __future__ import annotations

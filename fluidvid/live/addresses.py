@@ -87,8 +87,8 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
     """What an OUT names.
 
     Args:
-        text: a URL; a folder (ending in `/`) or a playlist `.m3u8` for HLS; a file name, with `%05d` in it for one that
-            is cut into parts.
+        text: a URL; a folder (ending in `/`) or a playlist `.m3u8` for HLS; a file name, with `%05d` in it for one
+            that is cut into parts.
         overwrite: existing files may be replaced.
 
     Raises:
@@ -97,8 +97,8 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
     """
     if text in _PREVIEWS:
         raise ConfigError(
-            "a local preview needs a display library (SDL), which the bundled FFmpeg has not: publish to an address and "
-            "open it in a player, e.g. `ffplay rtsp://...`"
+            "a local preview needs a display library (SDL), which the bundled FFmpeg has not: publish to an address "
+            "and open it in a player, e.g. `ffplay rtsp://...`"
         )
     scheme = _SCHEME.match(text)
     if scheme is not None:

@@ -7,6 +7,8 @@ from fractions import Fraction
 
 TIME_BASE = Fraction(1, 90_000)
 """Seconds per tick of the published clock."""
+STEP = 100
+"""Least ticks between two times: a little over the millisecond that some containers round to."""
 LONGEST_GAP = 2.0
 """Seconds between two pictures, or two chunks of sound, from which their times have been moved."""
 
@@ -25,7 +27,7 @@ class Timeline:
         self._began = began
         self._offset: Fraction | None = None
         self._before: Fraction | None = None
-        self._last = -1
+        self._last = -STEP
         self.moved = 0
 
     def restart(self, offset: Fraction | None = None) -> None:
@@ -44,7 +46,7 @@ class Timeline:
             self.moved += 1
         if self._offset is None:
             now = Fraction(time.monotonic() - self._began).limit_denominator(90_000)
-            self._offset = max(now, (self._last + 1) * TIME_BASE) - seconds
+            self._offset = max(now, (self._last + STEP) * TIME_BASE) - seconds
         self._before = seconds
-        self._last = max(self._last + 1, round((seconds + self._offset) / TIME_BASE))
+        self._last = max(self._last + STEP, round((seconds + self._offset) / TIME_BASE))
         return self._last

@@ -19,7 +19,8 @@ from fluidvid.video.opening import is_picture
 
 MAX_BAD = 50
 """Packets in a row that cannot be decoded: then the connection is given up and made anew."""
-_ANALYSE = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
+# Without FFmpeg's `nobuffer`: it throws the packets of the analysis away, and with them a file's only key frame.
+_ANALYSE = {"flags": "low_delay", "analyzeduration": "1000000"}
 _FORMATS = {"device": "v4l2", "mpegts": "mpegts"}
 
 
@@ -99,21 +100,22 @@ class Connection:
             for packet in self._container.demux(wanted):
                 if time.monotonic() - seen > self._timeout:
                     raise Lost(f"no picture for {self._timeout:g} s")
-                if not packet.size:
-                    continue  # at the end; never by `dts is None`, which some first packets have
                 if packet.stream_index != self._video.index:
-                    yield packet  # type: ignore[misc]
+                    if packet.size:  # empty ones end a stream; `dts is None` would not tell: some first packets have none
+                        yield packet  # type: ignore[misc]
                     continue
                 try:
                     pictures = packet.decode()
                 except (av.FFmpegError, ValueError):
                     pictures, self.corrupt = [], self.corrupt + 1
-                good = [p for p in pictures if not p.is_corrupt and p.pts is not None]  # type: ignore[union-attr]
+                good = [p for p in pictures if not p.is_corrupt]  # type: ignore[union-attr]
                 self.corrupt += len(pictures) - len(good)
                 bad = 0 if good else bad + 1
                 if bad > MAX_BAD:
                     raise Lost(f"{MAX_BAD} packets in a row could not be decoded")
                 for picture in good:
+                    if picture.pts is None:
+                        continue  # before the server has told the time
                     seen = time.monotonic()
                     yield picture  # type: ignore[misc]
         except (av.FFmpegError, OSError, ValueError) as error:

@@ -11,6 +11,7 @@ import av
 from av.audio.stream import AudioStream
 from av.codec.context import Flags
 from av.video.frame import PictureType
+from av.video.stream import VideoStream
 
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.live.clock import TIME_BASE
@@ -82,7 +83,8 @@ class LiveEncoder:
         own = "x264-params" if name == "h264" else "x265-params"
         quiet = "" if name == "h264" else ":log-level=none"
         self._options: Mapping[str, str] = options | {"tune": "zerolatency", own: f"repeat-headers=1{quiet}"}
-        self._interval, self._last_key = key_interval / TIME_BASE, None
+        self._interval = key_interval / TIME_BASE
+        self._last_key: int | None = None
         self._due = True
         try:
             self._context = self._opened()
@@ -150,6 +152,7 @@ class LiveEncoder:
         buffer = io.BytesIO()
         with av.open(buffer, "w", format="nut") as container:
             stream = container.add_stream(self._encoder)
+            assert isinstance(stream, VideoStream)
             self._configure(stream.codec_context)
             if sound is not None:
                 container.add_stream_from_template(sound)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 PATIENCE = 6
 """Pictures in a row over the budget before a rung is taken: one late picture is nothing."""
+STARTING = 25
+"""Pictures at the beginning that are not judged: connections begin with what a server had kept."""
 SETTLING = 10
-"""Pictures after a change before the next judgement: those under way do not show its effect yet."""
+"""Pictures after a change before the next judgement: those under way do not show its effect."""
 RELIEF = 0.6
 """Share of the budget below which there is room to go back."""
 FIRST_REST = 75
@@ -23,7 +25,7 @@ LONGEST_REST = 1500
 
 @dataclass(frozen=True)
 class Rung:
-    """One state: `name` for people, edit in every n-th picture, share of the edit levels, edit at all, drop pictures."""
+    """One state: `name` for people, edit in every n-th picture, with fewer levels, edit at all, drop pictures."""
 
     name: str
     edit_every: int = 1
@@ -61,7 +63,7 @@ class Ladder:
         self._steps, self._budget = steps, budget
         self._at = 0
         self._late = self._easy = 0
-        self._settling = 0
+        self._settling = STARTING
         self._rest = FIRST_REST
         self._since_relief = LONGEST_REST
         self.pictures: Counter[str] = Counter()
@@ -77,15 +79,19 @@ class Ladder:
         """0 is the best."""
         return self._at
 
-    def observe(self, latency: float) -> bool:
-        """Take in the latency of a picture, in seconds; True if the rung changed."""
+    def observe(self, latency: float, *, dropped: bool) -> bool:
+        """Take in a picture that left: its latency in seconds, and whether any was dropped before it.
+
+        Returns:
+            True if the rung changed.
+        """
         self.pictures[self.rung.name] += 1
         self._since_relief += 1
         if self._settling:
             self._settling -= 1
             return False
         self._late = self._late + 1 if latency > self._budget else 0
-        self._easy = self._easy + 1 if latency < RELIEF * self._budget else 0
+        self._easy = self._easy + 1 if latency < RELIEF * self._budget and not dropped else 0
         if self._late >= PATIENCE and self._at + 1 < len(self._steps):
             if self._since_relief < 2 * self._rest:
                 self._rest = min(LONGEST_REST, 2 * self._rest)

@@ -44,7 +44,7 @@ class _Reader(Collector):
 
 
 class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
         """Log nothing: stderr is for the status line."""
 
 
@@ -60,9 +60,7 @@ class MetricsServer:
         ConfigError: the address cannot be listened on.
     """
 
-    def __init__(
-        self, address: str, samples: Callable[[], Iterable[Sample]], health: Callable[[], Health]
-    ) -> None:
+    def __init__(self, address: str, samples: Callable[[], Iterable[Sample]], health: Callable[[], Health]) -> None:
         host, _, port = address.rpartition(":")
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Reader(samples))
@@ -70,7 +68,8 @@ class MetricsServer:
 
         def serve(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
             if environ["PATH_INFO"] == "/metrics":
-                return metrics(environ, start)
+                found: Iterable[bytes] = metrics(environ, start)
+                return found
             if environ["PATH_INFO"] == "/health":
                 state = health()
                 start("200 OK" if state.healthy else "503 Service Unavailable", [("Content-Type", "text/plain")])

@@ -44,9 +44,7 @@ def main() -> int:
 
 
 def _serve(opening: Opening, inbox: BinaryIO, outbox: BinaryIO) -> None:
-    sink: Sink = open_sink(
-        opening.address, opening.description, transport=opening.transport, segment=opening.segment
-    )
+    sink: Sink = open_sink(opening.address, opening.description, transport=opening.transport, segment=opening.segment)
     _tell(outbox, Told("opened", "; ".join(sink.notes)))
     while True:
         try:

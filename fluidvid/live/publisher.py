@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -198,21 +199,18 @@ class _Worker:
         settings = publisher._settings
         try:
             opening = Opening(publisher.address, publisher._description, settings.transport, settings.segment)
-            _send(process.stdin, opening)
-            self._feed(process.stdin)
-        except (BrokenPipeError, ValueError):
-            pass  # the worker ended; `_listen` knows why
+            with suppress(BrokenPipeError):  # the worker ended; `_listen` knows why
+                _send(process.stdin, opening)
+                self._feed(process.stdin)
         finally:
-            self._ended.wait(self._timeout)
+            self._ended.wait()  # `_watch` sees to it
             process.kill()
             process.wait()
             for thread in threads:
                 thread.join()
             for pipe in (process.stdin, process.stdout):
-                try:
+                with suppress(BrokenPipeError):
                     pipe.close()
-                except BrokenPipeError:
-                    pass
         return self._reason, self._permanent
 
     def _feed(self, pipe: IO[bytes]) -> None:

@@ -96,12 +96,15 @@ class LiveReport:
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         table.add_row("stopped", self.stopped)
-        table.add_row("input", f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects")
+        table.add_row(
+            "input", f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects"
+        )
         for out in self.outputs:
             end = f", given up: {out['gave_up']}" if out["gave_up"] else ""
             table.add_row(
                 "output",
-                f"{out['address']}: {out['written']} pictures, {out['dropped']} dropped, {out['reconnects']} reconnects{end}",
+                f"{out['address']}: {out['written']} pictures, {out['dropped']} dropped, "
+                f"{out['reconnects']} reconnects{end}",
             )
         table.add_row("published", f"{self.pictures_out} pictures in {self.seconds:.0f} s, {self.dropped} dropped")
         table.add_row("faces", f"{self.faces} in {self.tracks} tracks")
@@ -109,7 +112,9 @@ class LiveReport:
         if self.masked_reasons:
             table.add_row("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
         if self.latency_median is not None and self.latency_p95 is not None:
-            table.add_row("latency", f"{1000 * self.latency_median:.0f} ms median, {1000 * self.latency_p95:.0f} ms 95 %")
+            table.add_row(
+                "latency", f"{1000 * self.latency_median:.0f} ms median, {1000 * self.latency_p95:.0f} ms 95 %"
+            )
         if len(self.ladder) > 1:
             table.add_row("ladder", ", ".join(f"{n} {name}" for name, n in self.ladder.items()))
         for warning in self.warnings:

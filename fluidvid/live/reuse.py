@@ -1,7 +1,7 @@
 """Edits each person in every k-th picture and carries the residual over in between: the first rungs of the ladder.
 
-A residual lives in the coordinates of the aligned crop, so that composing it with the next picture's own transform warps
-it along with the face. It is used again only while the crop still looks the same; a fresh one is made otherwise.
+A residual lives in the coordinates of the aligned crop, so that composing it with the next picture's own transform
+warps it along with the face. It is used again only while the crop still looks the same; a fresh one is made otherwise.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 from av.audio.stream import AudioStream
 
 from fluidvid.config import Config
@@ -27,7 +28,7 @@ from fluidvid.stages import Stages
 from fluidvid.window import Window
 
 WAIT_SHARE = 0.35
-"""Share of the latency budget in which a picture may wait for those behind it, for the sake of a track's first frames."""
+"""Share of the latency budget in which a picture may wait for those behind it: a track covers its first frames."""
 KEPT = 1000
 """Pictures after which a track that was not seen is folded into the account of all."""
 LOOK_SHARE = 0.2
@@ -80,9 +81,7 @@ class LiveSession:
         self._config, self._live, self._say = config, config.live, say
         live = config.live
         self._reuse = None if stages.editor is None else ReusingEditor(stages.editor)
-        self._directions = (
-            None if stages.editor is None else BackgroundDirections(stages.editor, cores=live.cores)
-        )
+        self._directions = None if stages.editor is None else BackgroundDirections(stages.editor, cores=live.cores)
         self._levels = getattr(stages.editor, "use_levels", None)
         self._stages = replace(stages, editor=self._reuse, workers=1)
         self._window = Window(self._stages, config, self._directions)
@@ -93,6 +92,7 @@ class LiveSession:
         )
         self._look_ahead, self._wait, self._every = look_ahead, look_ahead, 1
         self._encoder: LiveEncoder | None = None
+        self._dropped = 0
         self._stopped = ""
         self._ended = threading.Event()
         self._source = LiveSource(
@@ -119,9 +119,7 @@ class LiveSession:
             directions=self._directions,
         )
         self._metrics = (
-            None
-            if live.metrics is None
-            else MetricsServer(live.metrics, self.monitor.samples, self.monitor.health)
+            None if live.metrics is None else MetricsServer(live.metrics, self.monitor.samples, self.monitor.health)
         )
 
     def stop(self, why: str) -> None:
@@ -145,6 +143,7 @@ class LiveSession:
         """
         if self._live.status:
             threading.Thread(target=self._tell, name="status", daemon=True).start()
+        self._warm_up()
         self._source.start()
         try:
             for stretch in self._source.stretches():
@@ -188,6 +187,16 @@ class LiveSession:
         for publisher in self._publishers:
             publisher.start(description)
 
+    def _warm_up(self) -> None:
+        """Make the networks ready before anything has to be in time."""
+        nothing = np.zeros((288, 352, 3), np.uint8)
+        near = self._stages.near
+        if near is None:
+            self._stages.detector.detect(nothing)
+        else:
+            near.whole(nothing)
+            near.detect([nothing], [np.array([[100, 100, 200, 200]], np.float32)])
+
     def _treat(self, stretch: Iterator[LiveFrame]) -> None:
         """Inspect, treat and publish the pictures of one connection; no track runs on into the next."""
         first = True
@@ -210,7 +219,8 @@ class LiveSession:
         self.monitor.sent(len(self._window.tracks))
         self._coverage.forget(self._coverage.frames - KEPT)
         self._check_outputs()
-        if self._ladder.observe(self.monitor.published - frame.arrived):
+        dropped, self._dropped = self._source.dropped - self._dropped, self._source.dropped
+        if self._ladder.observe(self.monitor.published - frame.arrived, dropped=dropped > 0):
             self._obey(self._ladder.rung)
 
     def _obey(self, rung: Rung) -> None:

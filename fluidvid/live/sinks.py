@@ -29,7 +29,10 @@ _KEEP = 6
 class Sink(Protocol):
     """Takes packets that begin with a key frame."""
 
-    notes: list[str]
+    @property
+    def notes(self) -> Sequence[str]:
+        """What differs from what was asked for."""
+        ...
 
     def write(self, packet: Coded) -> None:
         """Write one packet; may block for ever when a server is frozen."""
@@ -78,8 +81,10 @@ class ContainerSink:
     """
 
     def __init__(self, where: str, muxer: str, description: bytes, options: dict[str, str]) -> None:
-        self.notes: list[str] = []
-        with av.open(io.BytesIO(description), format="nut", options={"analyzeduration": "0", "probesize": "32"}) as told:
+        self._notes: list[str] = []
+        with av.open(
+            io.BytesIO(description), format="nut", options={"analyzeduration": "0", "probesize": "32"}
+        ) as told:
             assert isinstance(told, InputContainer)
             self._out: OutputContainer = av.open(where, "w", format=muxer, options=options)
             try:
@@ -89,18 +94,22 @@ class ContainerSink:
                 self._out.close()
                 raise
 
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
     def _added(self, stream: Stream, muxer: str) -> Stream | None:
         name = stream.codec_context.codec.canonical_name
         holds = _holds(muxer, self._out)
         if stream.index != VIDEO and holds and name not in holds:
-            self.notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
+            self._notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
             return None
         try:
             return self._out.add_stream_from_template(stream)
         except (av.FFmpegError, ValueError) as error:
             if stream.index == VIDEO:
                 raise
-            self.notes.append(f"the sound ({name}) cannot be copied ({error}): published without sound")
+            self._notes.append(f"the sound ({name}) cannot be copied ({error}): published without sound")
             return None
 
     def write(self, packet: Coded) -> None:

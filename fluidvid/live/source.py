@@ -38,9 +38,7 @@ class LiveFrame(Frame):
 
     def __init__(self, picture: av.VideoFrame, reformatter: VideoReformatter, *, pts: int, arrived: float) -> None:
         picture.pts, picture.time_base = pts, TIME_BASE
-        super().__init__(
-            picture, Orientation(), reformatter, index=-1, pts=pts, time_base=TIME_BASE, duration=None
-        )
+        super().__init__(picture, Orientation(), reformatter, index=-1, pts=pts, time_base=TIME_BASE, duration=None)
         self.arrived = arrived
 
 

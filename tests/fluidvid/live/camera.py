@@ -1,7 +1,7 @@
 """A camera for the tests: loops a clip at real-time pace and publishes it, as its own process.
 
-Every picture can carry a time code: the low 32 bits of the monotonic clock in milliseconds as a row of black and white
-blocks at the bottom, which survives coding, and by which a reader measures the way from glass to glass.
+Every picture can carry a number as a row of black and white blocks at the bottom, which survives coding: that of the
+picture in the film, or the monotonic clock in milliseconds, by which a reader measures the way from glass to glass.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ BLOCK = 8
 """Pixels per bit, each way, in a picture of at least `BITS * BLOCK` columns."""
 
 
-def write_code(image: NDArray[np.uint8], milliseconds: int) -> None:
-    """Draw the time code into `(H, W, 3)`."""
-    bits = [(milliseconds >> i) & 1 for i in range(BITS)]
+def write_code(image: NDArray[np.uint8], number: int) -> None:
+    """Draw the low 32 bits of `number` into `(H, W, 3)`."""
+    bits = [(number >> i) & 1 for i in range(BITS)]
     row = np.repeat(np.array(bits, np.uint8) * 215 + 20, BLOCK)
     image[-BLOCK:, : BITS * BLOCK] = row[None, :, None]
 
 
 def read_code(image: NDArray[np.uint8]) -> int:
-    """The time code of `(H, W, 3)`."""
+    """The number in `(H, W, 3)`."""
     line = image[-BLOCK + 2 : -2, : BITS * BLOCK].mean(axis=(0, 2)).reshape(BITS, BLOCK)[:, 2:-2].mean(axis=1)
     return sum(int(bit) << i for i, bit in enumerate(line > 127))
+
+
+def milliseconds() -> int:
+    """The monotonic clock, the same for all processes of a machine."""
+    return int(time.monotonic() * 1000) & 0xFFFFFFFF
 
 
 def main() -> None:
@@ -42,7 +47,8 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--sound", action="store_true")
-    parser.add_argument("--code", action="store_true")
+    parser.add_argument("--code", action="store_true", help="number the pictures")
+    parser.add_argument("--clock", action="store_true", help="tell the time instead")
     parser.add_argument("--grey", action="store_true", help="no face: grey pictures")
     args = parser.parse_args()
     av.logging.set_level(av.logging.PANIC)
@@ -66,7 +72,7 @@ def main() -> None:
             time.sleep(max(0.0, due - time.monotonic()))
             image = pictures[index % len(pictures)].copy()
             if args.code:
-                write_code(image, int(time.monotonic() * 1000) & 0xFFFFFFFF)
+                write_code(image, milliseconds() if args.clock else index % len(pictures))
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = round(index * 90000 / args.rate), Fraction(1, 90000)
             out.mux(video.encode(frame))

@@ -13,9 +13,8 @@ from typing import Any
 import gi
 
 gi.require_version("Gst", "1.0")
-gi.require_version("GstRtsp", "1.0")
 gi.require_version("GstRtspServer", "1.0")
-from gi.repository import GLib, Gst, GstRtsp, GstRtspServer  # noqa: E402
+from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 H264 = "video/x-h264,stream-format=byte-stream,alignment=au"
 SOUND = "audio/x-alaw,rate=8000,channels=1"
@@ -35,7 +34,8 @@ class Relay:
         if sound:
             taps += f"rtppcmadepay name=depay1 ! {SOUND} ! appsink name=tap1 sync=false "
             plays += (
-                f"appsrc name=source1 is-live=true format=time do-timestamp=true caps={SOUND} ! rtppcmapay name=pay1 pt=8 "
+                f"appsrc name=source1 is-live=true format=time do-timestamp=true caps={SOUND} ! "
+                "rtppcmapay name=pay1 pt=8 "
             )
         record = GstRtspServer.RTSPMediaFactory()
         record.set_launch(taps + ")")

@@ -1,0 +1,320 @@
+"""Everything that goes wrong with live streams: what the user is told, recovery or a clean end, and never a raw face."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from fluidvid.errors import ExitCode, FluidvidError, InputError, OutputError
+from tests.fluidvid.live.conftest import Run, Server, free_port, until, workers
+from tests.fluidvid.live.seeing import exposed, pictures
+
+SIZE = (352, 288)
+Serve, Film, Live = Callable[..., Server], Callable[..., "subprocess.Popen[bytes]"], Callable[..., Run]
+
+
+def covered(clip: Path, path: Path, *, at_least: int) -> list[float]:
+    """Assert that a published file shows no raw face, at rising times; gives the times."""
+    images, times = pictures(str(path))
+    assert len(images) >= at_least and all(a < b for a, b in pairwise(times))
+    seen, faces = exposed(clip, images, size=SIZE)
+    assert faces >= at_least // 5 - 1 and seen == 0, f"{seen} of {faces} faces are raw"
+    return times
+
+
+def test_server_absent_at_the_start(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+    server = serve("cam")
+    run = live(server.url("cam"), str(tmp_path / "out.mkv"))
+    until(lambda: run.said("Connection refused; trying again in"))
+    server.start()
+    film(server.url("cam/publish"))
+    until(lambda: run.published > 20)
+    run.finish()
+    assert run.error is None and run.session.report().reconnects >= 1
+    covered(clip, tmp_path / "out.mkv", at_least=20)
+
+
+def test_server_killed_and_restarted(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+    server = serve("cam").start()
+    film(server.url("cam/publish"))
+    run = live(server.url("cam"), str(tmp_path / "out.mkv"))
+    until(lambda: run.published > 15)
+    server.kill()
+    until(lambda: run.said("the stream ended; trying again") or run.said("trying again in 1 s"))
+    before = run.published
+    server.start()
+    film(server.url("cam/publish"))
+    until(lambda: run.published > before + 20)
+    run.finish()
+    assert run.error is None
+    times = covered(clip, tmp_path / "out.mkv", at_least=before + 20)
+    assert max(b - a for a, b in pairwise(times)) > 0.5, "the gap is a gap in the output, too"
+
+
+def test_stalled_server_and_lost_publisher(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+    server = serve("cam").start()
+    camera = film(server.url("cam/publish"))
+    run = live(server.url("cam"), str(tmp_path / "out.mkv"))
+    until(lambda: run.published > 15)
+    server.signal(signal.SIGSTOP)
+    until(lambda: run.said("silent for 1.5 s; trying again"))
+    before = run.published
+    server.signal(signal.SIGCONT)
+    until(lambda: run.published > before + 15)
+    lines = len(run.lines)
+    camera.kill()  # the server lives on, and has nothing to send
+    until(lambda: any("trying again" in line for line in run.lines[lines:]))
+    before = run.published
+    film(server.url("cam/publish"))
+    until(lambda: run.published > before + 15)
+    run.finish()
+    assert run.error is None and run.session.report().reconnects >= 2
+    covered(clip, tmp_path / "out.mkv", at_least=before + 15)
+
+
+def test_frozen_output_server(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+    """Its worker is killed and replaced; the other output does not notice."""
+    cameras, viewers = serve("cam").start(), serve("out").start()
+    film(cameras.url("cam/publish"))
+    run = live(cameras.url("cam"), viewers.url("out/publish"), str(tmp_path / "out.mkv"))
+    until(lambda: run.said("out/publish: publishing") and run.published > 10)
+    first = set(workers())
+    assert len(first) == 2
+    viewers.signal(signal.SIGSTOP)
+    # Socket buffers take some seconds of so small a picture before the worker blocks.
+    until(lambda: run.said("no progress for 1.5 s: the server is frozen or unreachable"), 60)
+    viewers.signal(signal.SIGCONT)
+    said = len(run.lines)
+    until(lambda: any("out/publish: publishing" in line for line in run.lines[said:]))
+    assert len(set(workers()) & first) == 1, "the file's worker lives on, the frozen one is gone"
+    run.finish()
+    account = {out["address"]: out for out in run.session.report().outputs}
+    assert account[str(tmp_path / "out.mkv")]["reconnects"] == account[str(tmp_path / "out.mkv")]["dropped"] == 0
+    covered(clip, tmp_path / "out.mkv", at_least=40)
+
+
+def test_frozen_output_server_at_the_end(serve: Serve, live: Live, clip: Path) -> None:
+    """A server that freezes while the trailer is written does not keep the process."""
+    viewers = serve("out").start()
+    run = live(str(clip), viewers.url("out/publish"))
+    until(lambda: run.said("out/publish: publishing"))
+    viewers.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    run.finish()
+    assert time.monotonic() - began < 10 and run.error is None
+
+
+def test_missing_path(serve: Serve, live: Live, tmp_path: Path) -> None:
+    server = serve("cam").start()
+    run = live(server.url("nothing"), str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert isinstance(run.error, InputError) and "no such path on the server (404): given up" in str(run.error)
+    assert sum("trying again" in line for line in run.lines) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_login(serve: Serve, film: Film, live: Live, tmp_path: Path) -> None:
+    """Ends at once, on the input and on the output side, and says no secret; the right one works."""
+    server = serve("cam", login=("viewer", "correcthorse")).start()
+    run = live(server.url("cam", "viewer:batterystaple"), str(tmp_path / "out.mkv"))
+    run.wait()
+    assert isinstance(run.error, InputError) and "the login was refused" in str(run.error)
+    film(server.url("cam/publish", "viewer:correcthorse"))
+    publishing = live(
+        server.url("cam", "viewer:correcthorse"), server.url("cam/publish", "viewer:batterystaple"), live__retries=0
+    )
+    publishing.wait()
+    assert isinstance(publishing.error, OutputError) and "the login was refused" in str(publishing.error)
+    told = " ".join([*run.lines, *publishing.lines, str(run.error), str(publishing.error)])
+    told += run.session.report().to_json() + publishing.session.report().to_json() + publishing.session.monitor.status()
+    assert "batterystaple" not in told and "correcthorse" not in told and "***@127.0.0.1" in told
+
+
+def test_full_disk(live: Live, clip: Path, tmp_path: Path) -> None:
+    """/dev/full takes the place of the file: every write fails as on a full disk."""
+    (tmp_path / "out.mkv.part").symlink_to("/dev/full")
+    run = live(str(clip), str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert isinstance(run.error, OutputError) and "the disk is full: free some space: given up" in str(run.error)
+    assert run.error.exit_code == ExitCode.OUTPUT and not (tmp_path / "out.mkv").exists()
+
+
+def test_full_disk_beside_a_working_output(live: Live, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "full.mkv.part").symlink_to("/dev/full")
+    run = live(str(clip), str(tmp_path / "full.mkv"), str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert run.error is None and len(pictures(str(tmp_path / "out.mkv"))[0]) == 120
+    assert run.session.report().outputs[0]["gave_up"] == "the disk is full: free some space"
+
+
+class Sender(threading.Thread):
+    """Serves chunks of bytes to one TCP client after another."""
+
+    def __init__(self, *services: bytes, rate: int) -> None:
+        super().__init__(daemon=True)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        self._services, self._rate = services, rate
+        self.start()
+
+    def run(self) -> None:
+        for service in self._services:
+            client, _ = self._socket.accept()
+            with client:
+                try:
+                    for begin in range(0, len(service), 1316):
+                        client.sendall(service[begin : begin + 1316])
+                        time.sleep(1316 / self._rate)
+                except OSError:
+                    continue
+        self._socket.close()
+
+
+def transport_stream(clip: Path, path: Path, size: tuple[int, int]) -> bytes:
+    """The clip as MPEG-TS, numbered like a camera's pictures."""
+    from tests.fluidvid.live.camera import write_code
+    from tests.fluidvid.live.seeing import filmed
+
+    with av.open(str(path), "w", format="mpegts") as out:
+        stream = out.add_stream("libx264", 25, options={"preset": "ultrafast", "tune": "zerolatency", "g": "10"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number, image in enumerate(filmed(clip, *size)):
+            coded = image.copy()
+            write_code(coded, number)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(coded, format="rgb24")))
+        out.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_garbage_packets(live: Live, clip: Path, tmp_path: Path) -> None:
+    """Damage inside a stream: pictures that cannot be decoded are left out, the others are treated."""
+    sound = bytearray(transport_stream(clip, tmp_path / "in.ts", SIZE))
+    dice = np.random.default_rng(4)
+    for begin in dice.integers(50_000, len(sound), 60).tolist():
+        sound[begin : begin + 40] = dice.integers(0, 256, 40, np.uint8).tobytes()
+    sender = Sender(bytes(sound), rate=len(sound) // 4)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=2)
+    run.wait(30)
+    assert isinstance(run.error, InputError)  # the sender has gone
+    report = run.session.report()
+    assert report.corrupt > 0 and report.pictures_out > 20 and report.raw == 0
+    covered(clip, tmp_path / "out.mkv", at_least=20)
+
+
+def test_nothing_but_garbage(live: Live, tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, 400_000, np.uint8).tobytes()
+    sender = Sender(noise, noise, noise, rate=10**6)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert isinstance(run.error, InputError) and "given up" in str(run.error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_change_of_resolution(live: Live, clip: Path, tmp_path: Path) -> None:
+    """In the middle of a stream, times starting again as well: readers see one size and rising times."""
+    large = transport_stream(clip, tmp_path / "large.ts", SIZE)
+    small = transport_stream(clip, tmp_path / "small.ts", (264, 288))
+    sender = Sender(large + small, rate=len(large + small) // 8)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait(40)
+    assert run.said("now 264x288, fitted into (352, 288)")
+    images, times = pictures(str(tmp_path / "out.mkv"))
+    assert len(images) > 150 and {image.shape for image in images} == {(288, 352, 3)}
+    assert all(a < b for a, b in pairwise(times))
+    assert exposed(clip, images[:100], size=SIZE)[0] == 0
+    # What came smaller stands between black bars.
+    bars = images[-10][:, :40].mean(), images[-10][:, -40:].mean()
+    assert max(bars) < 20 < images[-10][:, 60:-60].mean()
+    inner = [np.ascontiguousarray(image[:, 44:-44]) for image in images[-60:]]
+    seen, faces = exposed(clip, [cv2.resize(i, (264, 288)) for i in inner], size=(264, 288))
+    assert faces >= 10 and seen == 0
+    assert run.session.report().moved >= 1
+
+
+def test_an_exception_in_the_detector_stops_the_run(live: Live, clip: Path, tmp_path: Path) -> None:
+    run = live(str(clip), str(tmp_path / "out.mkv"), detect__every=1)
+    calls = 0
+
+    class Broken:
+        def whole(self, image: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls > 10:
+                raise RuntimeError("boom")
+            return near.whole(image)  # type: ignore[arg-type]
+
+        def detect(self, *arguments: object) -> object:
+            return near.detect(*arguments)  # type: ignore[arg-type]
+
+    near = run.session._stages.near
+    assert near is not None
+    object.__setattr__(run.session._stages, "near", Broken())
+    run.wait()
+    assert isinstance(run.error, FluidvidError) and run.error.exit_code == ExitCode.DETECTION
+    assert len(pictures(str(tmp_path / "out.mkv"))[0]) <= 40  # with its trailer, under its name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out.mp4"
+    command = [os.sys.executable, "-m", "fluidvid", "stream", str(clip), str(out), "--mode", "solid", "--json"]  # type: ignore[attr-defined]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "publishing" in line:
+            break
+    time.sleep(1)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert f"{number.name}: finishing" in stderr and "0 raw" in stderr and f'"stopped": "{number.name}"' in stdout
+    assert 0 < len(pictures(str(out))[0]) < 120 and not out.with_name("out.mp4.part").exists()
+
+
+def test_a_worker_does_not_outlive_its_parent(serve: Serve, clip: Path) -> None:
+    """Not even one that hangs in a frozen server."""
+    viewers = serve("out").start()
+    command = [os.sys.executable, "-m", "fluidvid", "stream", str(clip), viewers.url("out/publish"), "--mode", "solid"]  # type: ignore[attr-defined]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "publishing" in line:
+            break
+    mine = [
+        int(folder.name)
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdigit() and _parent(folder) == process.pid
+    ]
+    assert mine
+    viewers.signal(signal.SIGSTOP)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine))
+
+
+def _parent(folder: Path) -> int:
+    try:
+        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+
+
+def test_port_of_metrics_taken(live: Live, clip: Path, tmp_path: Path) -> None:
+    from fluidvid.errors import ConfigError
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="cannot serve metrics"):
+        live(str(clip), str(tmp_path / "out.mkv"), live__metrics=f"127.0.0.1:{taken.getsockname()[1]}")
+    assert free_port()

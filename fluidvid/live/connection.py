@@ -101,7 +101,9 @@ class Connection:
                 if time.monotonic() - seen > self._timeout:
                     raise Lost(f"no picture for {self._timeout:g} s")
                 if packet.stream_index != self._video.index:
-                    if packet.size:  # empty ones end a stream; `dts is None` would not tell: some first packets have none
+                    if (
+                        packet.size
+                    ):  # empty ones end a stream; `dts is None` would not tell: some first packets have none
                         yield packet  # type: ignore[misc]
                     continue
                 try:
@@ -130,7 +132,7 @@ class Connection:
         if isinstance(error, av.HTTPNotFoundError):
             return Lost("there is no such path on the server (404)")
         if isinstance(error, av.ExitError):
-            return Lost(f"silent for {self._timeout:g} s")
+            return Lost(f"no picture for {self._timeout:g} s")
         if isinstance(error, av.EOFError):
             return Lost("the stream ended")
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]

@@ -110,10 +110,13 @@ class LiveSource:
         self._thread.start()
 
     def stop(self) -> None:
-        """End soon: what was read is still given out."""
+        """End soon: what waits is dropped, since it would take as long as the input is behind."""
         self._stopping.set()
         with self._change:
             self._done = True
+            self.dropped += sum(frame is not None for frame in self._queue)
+            self._queue.clear()
+            self._waiting = 0
             self._change.notify_all()
 
     def close(self) -> None:
@@ -251,6 +254,8 @@ class LiveSource:
 
     def _put(self, frame: LiveFrame | None) -> None:
         with self._change:
+            if self._stopping.is_set():
+                return
             self._queue.append(frame)
             self._waiting += 0 if frame is None else _size(frame)
             while self._waiting > MAX_WAITING:

@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("clip")
     parser.add_argument("url")
     parser.add_argument("--format", default="rtsp")
-    parser.add_argument("--size", default="352x288")
-    parser.add_argument("--rate", type=int, default=25)
+    parser.add_argument("--size", default="264x224")
+    parser.add_argument("--rate", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--sound", action="store_true")
     parser.add_argument("--code", action="store_true", help="number the pictures")
@@ -62,7 +62,7 @@ def main() -> None:
         pictures = [np.full_like(picture, 128) for picture in pictures]
     options = {"rtsp_transport": "tcp"} if args.format == "rtsp" else {}
     with av.open(args.url, "w", format=args.format, options=options) as out:
-        video = out.add_stream("libx264", args.rate, options={"preset": "ultrafast", "tune": "zerolatency", "g": "12"})
+        video = out.add_stream("libx264", args.rate, options={"preset": "ultrafast", "tune": "zerolatency", "g": "5"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.codec_context.time_base = Fraction(1, 90000)
         sound = out.add_stream("pcm_alaw", rate=8000, layout="mono") if args.sound else None

@@ -90,7 +90,7 @@ class Run:
         def work() -> None:
             try:
                 self.session.run()
-            except BaseException as error:  # noqa: BLE001 - the test looks at it
+            except BaseException as error:
                 self.error = error
 
         self.thread = threading.Thread(target=work)
@@ -169,8 +169,14 @@ def live() -> Iterator[Callable[..., Run]]:
     """Starts live runs in mode pixelate; afterwards none may have left a process behind."""
     runs: list[Run] = []
 
-    def start(source: str, *targets: str, **options: Any) -> Run:
-        changes = {"mode": "pixelate", "live.timeout": 1.5, "live.latency": 20.0, "live.status": 0, "detect.second": None}
+    def start(source: str, *targets: str, alter: Callable[[LiveSession], None] | None = None, **options: Any) -> Run:
+        changes = {
+            "mode": "pixelate",
+            "live.timeout": 1.5,
+            "live.latency": 20.0,
+            "live.status": 0,
+            "detect.second": None,
+        }
         changes |= {key.replace("__", "."): value for key, value in options.items()}
         chosen = config.load("live").updated(changes)
         lines: list[str] = []
@@ -182,6 +188,8 @@ def live() -> Iterator[Callable[..., Run]]:
             look_ahead=4,
             say=lines.append,
         )
+        if alter is not None:
+            alter(session)
         runs.append(Run(session, lines).start())
         return runs[-1]
 

@@ -1,27 +1,31 @@
-"""Everything that goes wrong with live streams: what the user is told, recovery or a clean end, and never a raw face."""
+"""Everything that goes wrong with live streams: what the user is told, recovery or a clean end, never a raw face."""
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from fluidvid.errors import ExitCode, FluidvidError, InputError, OutputError
+from fluidvid.errors import ConfigError, DetectionError, ExitCode, InputError, OutputError
+from fluidvid.live.session import LiveSession
+from fluidvid.stages import NearDetector
+from fluidvid.trackers.types import Detection
 from tests.fluidvid.live.conftest import Run, Server, free_port, until, workers
 from tests.fluidvid.live.seeing import exposed, pictures
 
-SIZE = (352, 288)
+SIZE = (264, 224)
 Serve, Film, Live = Callable[..., Server], Callable[..., "subprocess.Popen[bytes]"], Callable[..., Run]
 
 
@@ -69,7 +73,7 @@ def test_stalled_server_and_lost_publisher(serve: Serve, film: Film, live: Live,
     run = live(server.url("cam"), str(tmp_path / "out.mkv"))
     until(lambda: run.published > 15)
     server.signal(signal.SIGSTOP)
-    until(lambda: run.said("silent for 1.5 s; trying again"))
+    until(lambda: run.said("no picture for 1.5 s; trying again"))
     before = run.published
     server.signal(signal.SIGCONT)
     until(lambda: run.published > before + 15)
@@ -84,25 +88,76 @@ def test_stalled_server_and_lost_publisher(serve: Serve, film: Film, live: Live,
     covered(clip, tmp_path / "out.mkv", at_least=before + 15)
 
 
+class FrozenServer(threading.Thread):
+    """Takes an RTSP publisher's requests, then reads nothing any more, with hardly any room in its socket."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen()
+        self.port = int(self._socket.getsockname()[1])
+        self.clients: list[socket.socket] = []
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            self.clients.append(client)
+            reading = client.makefile("rb")
+            recording = False
+            while not recording:
+                method, fields = reading.readline().split()[0], {}
+                while line := reading.readline().decode().strip():
+                    name, _, value = line.partition(":")
+                    fields[name] = value.strip()
+                reading.read(int(fields.get("Content-Length", 0)))
+                answer = ["RTSP/1.0 200 OK", f"CSeq: {fields['CSeq']}", "Session: 1"]
+                answer += [f"Transport: {fields['Transport']}"] if "Transport" in fields else []
+                client.sendall("".join(f"{line}\r\n" for line in [*answer, ""]).encode())
+                recording = method == b"RECORD"
+
+    def close(self) -> None:
+        self._socket.close()
+        for client in self.clients:
+            client.close()
+
+
 def test_frozen_output_server(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
     """Its worker is killed and replaced; the other output does not notice."""
-    cameras, viewers = serve("cam").start(), serve("out").start()
+    cameras, frozen = serve("cam").start(), FrozenServer()
     film(cameras.url("cam/publish"))
-    run = live(cameras.url("cam"), viewers.url("out/publish"), str(tmp_path / "out.mkv"))
-    until(lambda: run.said("out/publish: publishing") and run.published > 10)
+    target = f"rtsp://127.0.0.1:{frozen.port}/out"
+    run = live(cameras.url("cam"), target, str(tmp_path / "out.mkv"), media__crf=1)
+    until(lambda: run.said(f"{target}: publishing") and run.published > 10)
     first = set(workers())
     assert len(first) == 2
+    until(lambda: run.said(f"{target}: no progress for 1.5 s: the server is frozen or unreachable"))
+    until(lambda: len(frozen.clients) > 1)
+    assert len(set(workers()) & first) == 1, "the file's worker lives on, the frozen one is gone"
+    run.finish()
+    frozen.close()
+    account = {out["address"]: out for out in run.session.report().outputs}
+    assert account[str(tmp_path / "out.mkv")]["reconnects"] == account[str(tmp_path / "out.mkv")]["dropped"] == 0
+    covered(clip, tmp_path / "out.mkv", at_least=15)
+
+
+@pytest.mark.slow
+def test_stopped_output_server_comes_back(serve: Serve, film: Film, live: Live) -> None:
+    """A real server under SIGSTOP: its socket takes megabytes before the worker is stuck."""
+    cameras, viewers = serve("cam").start(), serve("out").start()
+    film(cameras.url("cam/publish"))
+    run = live(cameras.url("cam"), viewers.url("out/publish"), media__crf=1)
+    until(lambda: run.said("out/publish: publishing"))
     viewers.signal(signal.SIGSTOP)
-    # Socket buffers take some seconds of so small a picture before the worker blocks.
-    until(lambda: run.said("no progress for 1.5 s: the server is frozen or unreachable"), 60)
+    until(lambda: run.said("no progress for 1.5 s: the server is frozen or unreachable"), 120)
     viewers.signal(signal.SIGCONT)
     said = len(run.lines)
     until(lambda: any("out/publish: publishing" in line for line in run.lines[said:]))
-    assert len(set(workers()) & first) == 1, "the file's worker lives on, the frozen one is gone"
-    run.finish()
-    account = {out["address"]: out for out in run.session.report().outputs}
-    assert account[str(tmp_path / "out.mkv")]["reconnects"] == account[str(tmp_path / "out.mkv")]["dropped"] == 0
-    covered(clip, tmp_path / "out.mkv", at_least=40)
 
 
 def test_frozen_output_server_at_the_end(serve: Serve, live: Live, clip: Path) -> None:
@@ -226,51 +281,53 @@ def test_nothing_but_garbage(live: Live, tmp_path: Path) -> None:
 def test_change_of_resolution(live: Live, clip: Path, tmp_path: Path) -> None:
     """In the middle of a stream, times starting again as well: readers see one size and rising times."""
     large = transport_stream(clip, tmp_path / "large.ts", SIZE)
-    small = transport_stream(clip, tmp_path / "small.ts", (264, 288))
+    small = transport_stream(clip, tmp_path / "small.ts", (256, 160))
     sender = Sender(large + small, rate=len(large + small) // 8)
     run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=1)
     run.wait(40)
-    assert run.said("now 264x288, fitted into (352, 288)")
+    assert run.said("now 256x160, fitted into (264, 224)")
     images, times = pictures(str(tmp_path / "out.mkv"))
-    assert len(images) > 150 and {image.shape for image in images} == {(288, 352, 3)}
+    assert len(images) > 150 and {image.shape for image in images} == {(224, 264, 3)}
     assert all(a < b for a, b in pairwise(times))
     assert exposed(clip, images[:100], size=SIZE)[0] == 0
     # What came smaller stands between black bars.
-    bars = images[-10][:, :40].mean(), images[-10][:, -40:].mean()
-    assert max(bars) < 20 < images[-10][:, 60:-60].mean()
-    inner = [np.ascontiguousarray(image[:, 44:-44]) for image in images[-60:]]
-    seen, faces = exposed(clip, [cv2.resize(i, (264, 288)) for i in inner], size=(264, 288))
-    assert faces >= 10 and seen == 0
+    bars = images[-10][:26].mean(), images[-10][-26:].mean()
+    assert max(bars) < 20 < images[-10][60:-60].mean()
+    assert run.session.report().faces >= len(images)
     assert run.session.report().moved >= 1
 
 
 def test_an_exception_in_the_detector_stops_the_run(live: Live, clip: Path, tmp_path: Path) -> None:
-    run = live(str(clip), str(tmp_path / "out.mkv"), detect__every=1)
-    calls = 0
+    def alter(session: LiveSession) -> None:
+        near = session._stages.near
+        assert near is not None
+        session._stages = replace(session._stages, near=Broken(near))
 
     class Broken:
-        def whole(self, image: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls > 10:
+        def __init__(self, near: NearDetector) -> None:
+            self._near, self._calls = near, 0
+
+        def whole(self, image: NDArray[np.uint8]) -> tuple[list[Detection], NDArray[np.float32]]:
+            self._calls += 1
+            if self._calls > 11:  # one to warm up
                 raise RuntimeError("boom")
-            return near.whole(image)  # type: ignore[arg-type]
+            return self._near.whole(image)
 
-        def detect(self, *arguments: object) -> object:
-            return near.detect(*arguments)  # type: ignore[arg-type]
+        def detect(
+            self, images: Sequence[NDArray[np.uint8]], places: Sequence[NDArray[np.float32]]
+        ) -> list[list[Detection]]:
+            return self._near.detect(images, places)
 
-    near = run.session._stages.near
-    assert near is not None
-    object.__setattr__(run.session._stages, "near", Broken())
+    run = live(str(clip), str(tmp_path / "out.mkv"), alter=alter)
     run.wait()
-    assert isinstance(run.error, FluidvidError) and run.error.exit_code == ExitCode.DETECTION
-    assert len(pictures(str(tmp_path / "out.mkv"))[0]) <= 40  # with its trailer, under its name
+    assert isinstance(run.error, DetectionError) and "boom" in str(run.error)
+    assert len(pictures(str(tmp_path / "out.mkv"))[0]) <= 30  # with its trailer, under its name
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out.mp4"
-    command = [os.sys.executable, "-m", "fluidvid", "stream", str(clip), str(out), "--mode", "solid", "--json"]  # type: ignore[attr-defined]
+    command = [sys.executable, "-m", "fluidvid", "stream", str(clip), str(out), "--mode", "solid", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -287,7 +344,7 @@ def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Si
 def test_a_worker_does_not_outlive_its_parent(serve: Serve, clip: Path) -> None:
     """Not even one that hangs in a frozen server."""
     viewers = serve("out").start()
-    command = [os.sys.executable, "-m", "fluidvid", "stream", str(clip), viewers.url("out/publish"), "--mode", "solid"]  # type: ignore[attr-defined]
+    command = [sys.executable, "-m", "fluidvid", "stream", str(clip), viewers.url("out/publish"), "--mode", "solid"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -313,8 +370,6 @@ def _parent(folder: Path) -> int:
 
 
 def test_port_of_metrics_taken(live: Live, clip: Path, tmp_path: Path) -> None:
-    from fluidvid.errors import ConfigError
-
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="cannot serve metrics"):
         live(str(clip), str(tmp_path / "out.mkv"), live__metrics=f"127.0.0.1:{taken.getsockname()[1]}")
     assert free_port()

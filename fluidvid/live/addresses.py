@@ -148,10 +148,15 @@ def _is_device(text: str) -> bool:
 def _address(url: str, kind: SourceKind | SinkKind) -> Address:
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
+    path = parts.path
+    if login and "@" in path:  # a slash in the password should have been written %2F; nothing of it may be shown
+        more, _, rest = path.rpartition("@")
+        login, (host, slash, path) = f"{parts.netloc}{more}", rest.partition("/")
+        path = slash + path
     secrets = [login, *login.split(":", 1)[1:]] if login else []
-    shown = f"{parts.scheme}://{'***@' if login else ''}{host}{parts.path}"
-    if kind == "rtmp" and parts.path.count("/") > 1:  # rtmp://host/application/KEY
-        place, _, key = parts.path.rpartition("/")
+    shown = f"{parts.scheme}://{'***@' if login else ''}{host}{path}"
+    if kind == "rtmp" and path.count("/") > 1:  # rtmp://host/application/KEY
+        place, _, key = path.rpartition("/")
         secrets.append(key)
         shown = f"{parts.scheme}://{'***@' if login else ''}{host}{place}/***"
     if parts.query:

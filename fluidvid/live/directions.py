@@ -17,7 +17,7 @@ from fluidvid.keyframes import KeyCrop
 
 _log = logging.getLogger(__name__)
 
-NICE = 10
+NICE = 5
 """Priority of the background thread: pictures that must leave go first."""
 FIRST_RETRY = 10.0
 LONGEST_RETRY = 600.0

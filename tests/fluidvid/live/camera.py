@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--sound", action="store_true")
     parser.add_argument("--code", action="store_true", help="number the pictures")
     parser.add_argument("--clock", action="store_true", help="tell the time instead")
-    parser.add_argument("--grey", action="store_true", help="no face: grey pictures")
+    parser.add_argument("--noise", action="store_true", help="no face: noise, which takes many bytes")
     args = parser.parse_args()
     av.logging.set_level(av.logging.PANIC)
     width, height = (int(v) for v in args.size.split("x"))
@@ -58,8 +58,9 @@ def main() -> None:
             cv2.resize(frame.to_ndarray(format="rgb24"), (width, height), interpolation=cv2.INTER_CUBIC)
             for frame in clip.decode(video=0)
         ]
-    if args.grey:
-        pictures = [np.full_like(picture, 128) for picture in pictures]
+    if args.noise:
+        dice = np.random.default_rng(0)
+        pictures = [dice.integers(0, 256, picture.shape, np.uint8) for picture in pictures[:5]]
     options = {"rtsp_transport": "tcp"} if args.format == "rtsp" else {}
     with av.open(args.url, "w", format=args.format, options=options) as out:
         video = out.add_stream("libx264", args.rate, options={"preset": "ultrafast", "tune": "zerolatency", "g": "5"})

@@ -127,10 +127,10 @@ class FrozenServer(threading.Thread):
             client.close()
 
 
-def test_frozen_output_server(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+def test_frozen_output_server(serve: Serve, film: Film, live: Live, tmp_path: Path) -> None:
     """Its worker is killed and replaced; the other output does not notice."""
     cameras, frozen = serve("cam").start(), FrozenServer()
-    film(cameras.url("cam/publish"))
+    film(cameras.url("cam/publish"), "--noise")
     target = f"rtsp://127.0.0.1:{frozen.port}/out"
     run = live(cameras.url("cam"), target, str(tmp_path / "out.mkv"), media__crf=1)
     until(lambda: run.said(f"{target}: publishing") and run.published > 10)
@@ -143,14 +143,13 @@ def test_frozen_output_server(serve: Serve, film: Film, live: Live, clip: Path, 
     frozen.close()
     account = {out["address"]: out for out in run.session.report().outputs}
     assert account[str(tmp_path / "out.mkv")]["reconnects"] == account[str(tmp_path / "out.mkv")]["dropped"] == 0
-    covered(clip, tmp_path / "out.mkv", at_least=15)
 
 
 @pytest.mark.slow
 def test_stopped_output_server_comes_back(serve: Serve, film: Film, live: Live) -> None:
     """A real server under SIGSTOP: its socket takes megabytes before the worker is stuck."""
     cameras, viewers = serve("cam").start(), serve("out").start()
-    film(cameras.url("cam/publish"))
+    film(cameras.url("cam/publish"), "--noise")
     run = live(cameras.url("cam"), viewers.url("out/publish"), media__crf=1)
     until(lambda: run.said("out/publish: publishing"))
     viewers.signal(signal.SIGSTOP)
@@ -282,7 +281,7 @@ def test_change_of_resolution(live: Live, clip: Path, tmp_path: Path) -> None:
     """In the middle of a stream, times starting again as well: readers see one size and rising times."""
     large = transport_stream(clip, tmp_path / "large.ts", SIZE)
     small = transport_stream(clip, tmp_path / "small.ts", (256, 160))
-    sender = Sender(large + small, rate=len(large + small) // 8)
+    sender = Sender(large + small, rate=len(large + small) // 5)
     run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=1)
     run.wait(40)
     assert run.said("now 256x160, fitted into (264, 224)")

@@ -106,25 +106,30 @@ class Connection:
                     ):  # empty ones end a stream; `dts is None` would not tell: some first packets have none
                         yield packet  # type: ignore[misc]
                     continue
-                try:
-                    pictures = packet.decode()
-                except (av.FFmpegError, ValueError):
-                    pictures, self.corrupt = [], self.corrupt + 1
-                good = [p for p in pictures if not p.is_corrupt]  # type: ignore[union-attr]
-                self.corrupt += len(pictures) - len(good)
-                bad = 0 if good else bad + 1
+                pictures = self._decoded(packet)
+                bad = 0 if pictures else bad + 1
                 if bad > MAX_BAD:
                     raise Lost(f"{MAX_BAD} packets in a row could not be decoded")
-                for picture in good:
-                    if picture.pts is None:
-                        continue  # before the server has told the time
+                for picture in pictures:
                     seen = time.monotonic()
-                    yield picture  # type: ignore[misc]
+                    if picture.pts is not None:  # None before the server has told the time
+                        yield picture
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._lost(error) from error
         if self._address.kind == "file":
             raise Lost("the file ended", finished=True)
         raise Lost("the stream ended")
+
+    def _decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
+        """The undamaged pictures of a packet."""
+        try:
+            pictures = [p for p in packet.decode() if isinstance(p, av.VideoFrame)]
+        except (av.FFmpegError, ValueError):
+            self.corrupt += 1
+            return []
+        good = [p for p in pictures if not p.is_corrupt]
+        self.corrupt += len(pictures) - len(good)
+        return good
 
     def _lost(self, error: Exception) -> Lost:
         if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -26,7 +27,9 @@ def filmed(clip: Path, width: int, height: int) -> list[Image]:
     """The camera's pictures before its time code is drawn."""
     with av.open(str(clip)) as container:
         return [
-            cv2.resize(frame.to_ndarray(format="rgb24"), (width, height), interpolation=cv2.INTER_CUBIC)
+            np.asarray(
+                cv2.resize(frame.to_ndarray(format="rgb24"), (width, height), interpolation=cv2.INTER_CUBIC), np.uint8
+            )
             for frame in container.decode(video=0)
         ]
 
@@ -45,7 +48,7 @@ def places(clip: Path, width: int, height: int, number: int) -> list[tuple[int, 
 
 
 @cache
-def _detector() -> object:
+def _detector() -> Any:
     return make_detector(Config(), ModelStore())
 
 

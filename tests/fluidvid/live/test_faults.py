@@ -26,7 +26,9 @@ from tests.fluidvid.live.conftest import Run, Server, free_port, until, workers
 from tests.fluidvid.live.seeing import exposed, pictures
 
 SIZE = (264, 224)
-Serve, Film, Live = Callable[..., Server], Callable[..., "subprocess.Popen[bytes]"], Callable[..., Run]
+Serve = Callable[..., Server]
+Film = Callable[..., "subprocess.Popen[bytes]"]
+Live = Callable[..., Run]
 
 
 def covered(clip: Path, path: Path, *, at_least: int) -> list[float]:

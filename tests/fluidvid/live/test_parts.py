@@ -47,7 +47,7 @@ def test_encoder_has_no_delay_and_key_frames_on_demand() -> None:
         if packet.key:
             keys.append(index)
             decoder = av.CodecContext.create("h264", "r")
-            assert [*decoder.decode(av.Packet(packet.data)), *decoder.decode(None)], "headers are inside"  # type: ignore[attr-defined]
+            assert [*decoder.decode(av.Packet(packet.data)), *decoder.decode(None)], "headers are inside"
     assert keys == [0, 25, 40]
 
 

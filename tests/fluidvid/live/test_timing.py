@@ -46,7 +46,7 @@ def test_sound_keeps_in_step_with_pictures() -> None:
 
 def test_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(waits.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     patient = Backoff(0)
     assert [patient.failed() for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     limited = Backoff(2)
@@ -118,10 +118,8 @@ def test_latencies_are_bounded_and_right() -> None:
 
 
 def test_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fluidvid.live import figures
-
     now = 100.0
-    monkeypatch.setattr(figures.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     rate = Rate(5.0)
     assert rate.per_second() == 0
     for _ in range(100):

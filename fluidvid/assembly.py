@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fluidvid.config import Config
+from fluidvid.config import Config, TrackConfig
 from fluidvid.editing import FaceEditor
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
@@ -140,7 +140,7 @@ def _stages(
     workers: int | None = None,
 ) -> Stages:
     from fluidvid.embedding import OnnxEmbedder
-    from fluidvid.trackers import SceneCutDetector, Tracker, complete_tracks, face_pose, smooth_transforms
+    from fluidvid.trackers import SceneCutDetector, Tracker, face_pose, smooth_transforms
     from fluidvid.trackers.detectors.near import NearDetector
 
     models = ModelStore()
@@ -152,19 +152,13 @@ def _stages(
     # Landmarks serve edits alone: what is masked whatever they say keeps the detector's.
     refined_from = 0.8 * config.edit.min_face if config.mode == "fluid" else math.inf
 
-    def complete(faces: list[TrackedFace], frames: int, cuts: Collection[int]) -> Mapping[int, list[TrackedFace]]:
-        completed: Mapping[int, list[TrackedFace]] = complete_tracks(
-            faces, frames=frames, look_ahead=track.look_ahead, max_gap=track.max_gap, cuts=cuts
-        )
-        return completed
-
     return Stages(
         open_reader=open_reader,
         open_writer=open_writer,
         detector=detector,
         tracker=tracker,
         cuts=SceneCutDetector(threshold=track.cut_threshold),
-        complete=complete,
+        complete=completing(track),
         smooth=smooth_transforms,
         pose=face_pose,
         editor=editor,
@@ -177,6 +171,19 @@ def _stages(
         identify=getattr(editor, "identify", None) if track.link else None,
         memory=memory,
     )
+
+
+def completing(track: TrackConfig) -> Callable[..., Mapping[int, list[TrackedFace]]]:
+    """`Stages.complete`: gaps filled and ends extended as the configuration says."""
+    from fluidvid.trackers import complete_tracks
+
+    def complete(faces: list[TrackedFace], frames: int, cuts: Collection[int]) -> Mapping[int, list[TrackedFace]]:
+        completed: Mapping[int, list[TrackedFace]] = complete_tracks(
+            faces, frames=frames, look_ahead=track.look_ahead, max_gap=track.max_gap, cuts=cuts
+        )
+        return completed
+
+    return complete
 
 
 def _linker() -> Any:

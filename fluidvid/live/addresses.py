@@ -59,8 +59,8 @@ def redacted(text: str) -> str:
 
 
 def is_live(address: str) -> bool:
-    """True for URLs and devices: what `fluidvid anonymize` hands over to the live pipeline."""
-    return _SCHEME.match(address) is not None or _is_device(address)
+    """True for URLs, `@FILE`s that hold one, and devices: what `fluidvid anonymize` hands over to the live pipeline."""
+    return _SCHEME.match(address) is not None or address.startswith("@") or _is_device(address)
 
 
 def source_address(text: str) -> Address:

@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
 
 import av
 
 from fluidvid.assembly import frame_stages
 from fluidvid.config import Config
+from fluidvid.errors import ConfigError
 from fluidvid.live.addresses import sink_address, source_address
 from fluidvid.live.report import LiveReport
-from fluidvid.live.session import LiveSession, live_config
+from fluidvid.live.session import LiveSession, check_config
 
 
 def stream(
@@ -31,7 +33,8 @@ def stream(
     """Pseudonymise a live stream until it is stopped by SIGINT or SIGTERM, or a file has ended.
 
     Args:
-        source: a URL (rtsp, rtmp, http, udp, tcp), a video device, or a file, which is read at real-time pace.
+        source: a URL (rtsp, rtmp, http, udp, tcp), a video device, or a file, which is read at real-time pace;
+            `@FILE` takes the address from the first line of a file.
         targets: URLs (rtsp, rtmp, udp, tcp), HLS folders or playlists, or files.
         config: for instance `config.load("live")`.
         overwrite: replace existing files.
@@ -49,13 +52,13 @@ def stream(
         DetectionError: faces could not be looked for; the run stops, nothing of that picture is published.
     """
     av.logging.set_level(av.logging.PANIC)  # PyAV's log callback can deadlock threads, and FFmpeg's lines name URLs
-    read = source_address(source)
-    written = [sink_address(target, overwrite=overwrite) for target in targets]
-    chosen = live_config(config)
+    check_config(config)
+    read = source_address(from_file(source))
+    written = [sink_address(from_file(target), overwrite=overwrite) for target in targets]
     tell = say or _to_stderr
-    stages = frame_stages(chosen, workers=1)
+    stages = frame_stages(config, workers=1)
     with closing(stages.memory) if stages.memory is not None else nullcontext():
-        session = LiveSession(read, written, chosen, stages, look_ahead=config.track.look_ahead, say=tell)
+        session = LiveSession(read, written, config, stages, say=tell)
         try:
             with _stopped_by_signals(session, tell):
                 session.run()
@@ -64,6 +67,23 @@ def stream(
             if done is not None:
                 done(report)
     return report
+
+
+def from_file(address: str) -> str:
+    """The address itself, or the first line of FILE for `@FILE`: what is typed, others see in the list of processes.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty.
+    """
+    if not address.startswith("@"):
+        return address
+    try:
+        lines = Path(address[1:]).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the address in {address[1:]}: {error}") from None
+    if not lines:
+        raise ConfigError(f"{address[1:]} is empty: write an address into it")
+    return lines[0]
 
 
 def _to_stderr(line: str) -> None:

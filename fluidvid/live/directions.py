@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -151,8 +152,8 @@ class _LockedStore:
 
 def _lower_priority(threads: int) -> None:
     """Of the calling thread: on Linux each has a priority of its own, and torch counts its threads by caller."""
-    import torch
-
-    torch.set_num_threads(threads)
+    torch = sys.modules.get("torch")  # the engine has imported it
+    if torch is not None:
+        torch.set_num_threads(threads)
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

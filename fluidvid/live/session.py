@@ -10,6 +10,7 @@ from fractions import Fraction
 import numpy as np
 from av.audio.stream import AudioStream
 
+from fluidvid.assembly import completing
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, OutputError
@@ -31,26 +32,22 @@ WAIT_SHARE = 0.35
 """Share of the latency budget in which a picture may wait for those behind it: a track covers its first frames."""
 KEPT = 1000
 """Pictures after which a track that was not seen is folded into the account of all."""
+MAX_RATE, USUAL_RATE = Fraction(120), Fraction(25)
+"""Pictures per second; an announced rate outside is not believed."""
+MAX_HELD = 120
+"""Pictures that a track is held at most."""
 LOOK_SHARE = 0.2
 """Share in which it may wait for the next look at a whole picture."""
 
 
-def live_config(config: Config) -> Config:
-    """The configuration with which a live run's parts are made.
-
-    A track is held for `live.hold` after its last detection, counted at 25 pictures per second.
-
-    Raises:
-        ConfigError: an option that a live stream cannot honour.
-    """
+def check_config(config: Config) -> None:
+    """Raise ConfigError for an option that a live stream cannot honour."""
     if config.strict:
         raise ConfigError("--strict judges a whole video before it is written: a live stream cannot wait for that")
     if config.media.start is not None or config.media.end is not None:
         raise ConfigError("--start and --end cut files: stop a live stream with Ctrl-C or SIGTERM")
     if config.media.keep_metadata:
         raise ConfigError("--keep-metadata is for files: a live stream carries picture and sound only")
-    held = max(config.track.look_ahead, round(config.live.hold * 25))
-    return config.updated({"track.look_ahead": min(120, held)})
 
 
 class LiveSession:
@@ -59,13 +56,13 @@ class LiveSession:
     Args:
         source: where from.
         sinks: where to.
-        config: the whole tree, after `live_config`.
-        stages: tracker, detector, editor and so on, made from the same configuration.
-        look_ahead: pictures that a track reaches back from its first detection, as far as the latency allows.
+        config: the whole tree. A track reaches back `track.look_ahead` pictures from its first detection as far as the
+            latency allows, and is held for `live.hold` after its last.
+        stages: tracker, detector, editor and so on; `complete` is made here, when the picture rate is known.
         say: takes one line for the user; called from any thread.
 
     Raises:
-        ConfigError: the metrics' address cannot be listened on.
+        ConfigError: an option that a live stream cannot honour, or the metrics' address cannot be listened on.
     """
 
     def __init__(
@@ -75,22 +72,22 @@ class LiveSession:
         config: Config,
         stages: Stages,
         *,
-        look_ahead: int,
         say: Callable[[str], None],
     ) -> None:
+        check_config(config)
         self._config, self._live, self._say = config, config.live, say
         live = config.live
         self._reuse = None if stages.editor is None else ReusingEditor(stages.editor)
         self._directions = None if stages.editor is None else BackgroundDirections(stages.editor, cores=live.cores)
         self._levels = getattr(stages.editor, "use_levels", None)
         self._stages = replace(stages, editor=self._reuse, workers=1)
-        self._window = Window(self._stages, config, self._directions)
+        self._window: Window | None = None
         self._coverage = Coverage()
         edits = stages.editor is not None
         self._ladder = Ladder(
             rungs(edits=edits, levels=getattr(stages.editor, "levels", 1) if self._levels else 1), live.latency
         )
-        self._look_ahead, self._wait, self._every = look_ahead, look_ahead, 1
+        self._wait, self._every = 0, 1
         self._encoder: LiveEncoder | None = None
         self._dropped = 0
         self._stopped = ""
@@ -170,9 +167,9 @@ class LiveSession:
             self._metrics.close()
 
     def _begin(self, size: tuple[int, int], rate: Fraction, sound: AudioStream | None) -> None:
-        """The first picture is here, its size settled: make the encoder and start the outputs."""
-        config, live = self._config, self._live
-        media = config.media
+        """The first picture is here, its size settled: make what depends on it and start the outputs."""
+        config, live, media = self._config, self._live, self._config.media
+        rate = rate if 1 <= rate <= MAX_RATE else USUAL_RATE
         self._encoder = LiveEncoder(
             size,
             rate,
@@ -181,8 +178,12 @@ class LiveSession:
             crf=media.crf,
             preset=media.preset,
         )
-        self._wait = min(self._look_ahead, int(WAIT_SHARE * live.latency * rate))
+        self._wait = min(config.track.look_ahead, int(WAIT_SHARE * live.latency * rate))
         self._every = min(config.detect.every, 1 + int(LOOK_SHARE * live.latency * rate))
+        held = min(MAX_HELD, max(config.track.look_ahead, round(live.hold * rate)))
+        holding = config.updated({"track.look_ahead": held})
+        self._stages = replace(self._stages, complete=completing(holding.track))
+        self._window = Window(self._stages, holding, self._directions)
         description = self._encoder.description(sound)
         for publisher in self._publishers:
             publisher.start(description)
@@ -199,33 +200,35 @@ class LiveSession:
 
     def _treat(self, stretch: Iterator[LiveFrame]) -> None:
         """Inspect, treat and publish the pictures of one connection; no track runs on into the next."""
+        window = self._window
+        assert window is not None  # made before the first picture was given out
         first = True
         for seen in inspect(stretch, self._stages, every=self._every, sure_score=self._config.detect.score):
-            self._window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
+            window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
             first = False
             del seen
-            while len(self._window.waiting) > self._wait:
-                self._send_oldest()
-        while self._window.waiting:
-            self._send_oldest()
+            while len(window.waiting) > self._wait:
+                self._send_oldest(window)
+        while window.waiting:
+            self._send_oldest(window)
 
-    def _send_oldest(self) -> None:
-        treated, frame = self._window.pop(self._coverage)
+    def _send_oldest(self, window: Window) -> None:
+        treated, frame = window.pop(self._coverage)
         if treated.regions:
             frame.patch(treated.rgb, treated.regions)
         assert self._encoder is not None
         for packet in self._encoder.encode(frame.picture, arrived=frame.arrived):
             self._publish(packet)
-        self.monitor.sent(len(self._window.tracks))
+        self.monitor.sent(len(window.tracks))
         self._coverage.forget(self._coverage.frames - KEPT)
         self._check_outputs()
         dropped, self._dropped = self._source.dropped - self._dropped, self._source.dropped
         if self._ladder.observe(self.monitor.published - frame.arrived, dropped=dropped > 0):
-            self._obey(self._ladder.rung)
+            self._obey(self._ladder.rung, window)
 
-    def _obey(self, rung: Rung) -> None:
+    def _obey(self, rung: Rung, window: Window) -> None:
         self._say(f"latency budget of {1000 * self._live.latency:.0f} ms: {rung.name}")
-        self._window.editing = rung.editing
+        window.editing = rung.editing
         self._source.newest_only = rung.dropping
         if self._reuse is not None:
             self._reuse.every = rung.edit_every

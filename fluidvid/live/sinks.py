@@ -140,6 +140,8 @@ class FileSink:
 
     def __init__(self, path: Path, description: bytes) -> None:
         self._path, self._temporary = path, path.with_name(path.name + UNFINISHED)
+        if self._temporary.is_file() and self._temporary.stat().st_size:
+            self._temporary.replace(_unused(path))  # what a worker wrote that was killed: it can be played
         muxer = target_for(path).muxer
         options = {"max_interleave_delta": _INTERLEAVE, "flush_packets": "1"}
         if muxer in ("mp4", "mov"):
@@ -156,6 +158,14 @@ class FileSink:
     def close(self) -> None:
         self._sink.close()
         self._temporary.replace(self._path)
+
+
+def _unused(path: Path) -> Path:
+    """A name beside `path` that nothing has yet: `name.1.mp4` and so on."""
+    number = 1
+    while (other := path.with_stem(f"{path.stem}.{number}")).exists():
+        number += 1
+    return other
 
 
 class PartSink:

@@ -19,7 +19,7 @@ import pytest
 from fluidvid import config
 from fluidvid.assembly import frame_stages
 from fluidvid.live.addresses import sink_address, source_address
-from fluidvid.live.session import LiveSession, live_config
+from fluidvid.live.session import LiveSession
 
 HERE = Path(__file__).parent
 SYSTEM_PYTHON = Path("/usr/bin/python3")
@@ -183,9 +183,8 @@ def live() -> Iterator[Callable[..., Run]]:
         session = LiveSession(
             source_address(source),
             [sink_address(target, overwrite=False) for target in targets],
-            live_config(chosen),
-            frame_stages(live_config(chosen), workers=1),
-            look_ahead=4,
+            chosen,
+            frame_stages(chosen, workers=1),
             say=lines.append,
         )
         if alter is not None:

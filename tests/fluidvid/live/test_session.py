@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import av
@@ -18,13 +17,16 @@ from fluidvid.config import Config
 from fluidvid.errors import ConfigError
 from fluidvid.live.addresses import sink_address, source_address
 from fluidvid.live.report import LiveReport
-from fluidvid.live.session import LiveSession, live_config
-from fluidvid.trackers import Tracker, complete_tracks
+from fluidvid.live.session import LiveSession, check_config
+from fluidvid.trackers import Tracker
 from tests.fluidvid.fakes import FACE, FakeEdited, FakeEditor, Rig, box_at, picture
 from tests.fluidvid.live.seeing import pictures
 
 CONFIG = Config().updated(
-    {"edit.fade_frames": 3, "edit.key_frames": 2, "detect.every": 1, "live.latency": 20.0, "live.status": 0}
+    {
+        **{"edit.fade_frames": 3, "edit.key_frames": 2, "detect.every": 1, "track.look_ahead": 4},
+        **{"live.latency": 20.0, "live.status": 0},
+    }
 )
 COUNT = 50
 
@@ -56,9 +58,8 @@ def play(scene: Path, tmp_path: Path) -> Iterator[Start]:
         session = LiveSession(
             source_address(str(scene)),
             [sink_address(str(out), overwrite=True)],
-            live_config(config.updated({"media.crf": 1})),
+            config.updated({"media.crf": 1}),
             stages,
-            look_ahead=4,
             say=lines.append,
         )
         session.run()
@@ -99,14 +100,8 @@ def test_without_a_good_edit_there_is_a_mask(play: Start, rig: Rig, reason: str)
 
 def test_a_face_is_held_after_its_last_detection(play: Start) -> None:
     """The detector misses it for half a second: it is covered all the same."""
-    config = CONFIG.updated({"mode": "solid"})
-    complete = partial(complete_tracks, look_ahead=live_config(config).track.look_ahead, max_gap=10)
-    report, out, _ = play(
-        Rig(missing=range(20, 32), classic=True),
-        config,
-        tracker=Tracker(),
-        complete=lambda faces, frames, cuts: complete(faces, frames=frames, cuts=cuts),
-    )
+    config = CONFIG.updated({"mode": "solid", "track.max_gap": 10})
+    report, out, _ = play(Rig(missing=range(20, 32), classic=True), config, tracker=Tracker())
     assert report.held >= 10 and max(raw(image) for image in out) < 0.002
 
 
@@ -144,7 +139,7 @@ def test_a_slow_machine_goes_down_the_ladder(play: Start, monkeypatch: pytest.Mo
 )
 def test_options_that_a_stream_cannot_have(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match="live stream"):
-        live_config(Config().updated({key: value}))
+        check_config(Config().updated({key: value}))
 
 
 def test_times_are_seconds() -> None:

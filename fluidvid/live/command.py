@@ -15,7 +15,7 @@ import av
 
 from fluidvid.assembly import frame_stages
 from fluidvid.config import Config
-from fluidvid.errors import ConfigError
+from fluidvid.errors import ConfigError, InterruptedStreamError
 from fluidvid.live.addresses import sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
@@ -50,6 +50,7 @@ def stream(
         OutputError: all outputs were given up, or a file exists.
         ModelError: a model is missing or altered.
         DetectionError: faces could not be looked for; the run stops, nothing of that picture is published.
+        InterruptedStreamError: a second signal came before the outputs were finished.
     """
     av.logging.set_level(av.logging.PANIC)  # PyAV's log callback can deadlock threads, and FFmpeg's lines name URLs
     check_config(config)
@@ -62,6 +63,10 @@ def stream(
         try:
             with _stopped_by_signals(session, tell):
                 session.run()
+        except KeyboardInterrupt:
+            raise InterruptedStreamError(
+                "interrupted by a second signal: outputs may lack their end; one signal and some seconds suffice"
+            ) from None
         finally:
             report = session.report()
             if done is not None:

@@ -149,9 +149,9 @@ class LiveSession:
             self._stopped = self._stopped or "the input ended"
         except Exception as error:
             self._stopped = self._stopped or str(error)
-            raise
-        finally:
             self._close()
+            raise
+        self._close()
 
     def _close(self) -> None:
         self._ended.set()

@@ -325,23 +325,6 @@ def test_an_exception_in_the_detector_stops_the_run(live: Live, clip: Path, tmp_
     assert len(pictures(str(tmp_path / "out.mkv"))[0]) <= 30  # with its trailer, under its name
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Signals) -> None:
-    out = tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "fluidvid", "stream", str(clip), str(out), "--mode", "solid", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "publishing" in line:
-            break
-    time.sleep(1)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
-    assert process.returncode == 0, stderr
-    assert f"{number.name}: finishing" in stderr and "0 raw" in stderr and f'"stopped": "{number.name}"' in stdout
-    assert 0 < len(pictures(str(out))[0]) < 120 and not out.with_name("out.mp4.part").exists()
-
-
 def test_a_worker_does_not_outlive_its_parent(serve: Serve, clip: Path) -> None:
     """Not even one that hangs in a frozen server."""
     viewers = serve("out").start()

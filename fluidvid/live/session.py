@@ -16,6 +16,7 @@ from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.inspection import inspect
 from fluidvid.live.addresses import Address
+from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import Coded, LiveEncoder
 from fluidvid.live.ladder import Ladder, Rung, rungs
@@ -178,7 +179,8 @@ class LiveSession:
             crf=media.crf,
             preset=media.preset,
         )
-        self._wait = min(config.track.look_ahead, int(WAIT_SHARE * live.latency * rate))
+        # By the clock, not in pictures: when some are dropped, the others must not wait the longer for it.
+        self._wait = int(min(config.track.look_ahead / rate, WAIT_SHARE * live.latency) / TIME_BASE)
         self._every = min(config.detect.every, 1 + int(LOOK_SHARE * live.latency * rate))
         held = min(MAX_HELD, max(config.track.look_ahead, round(live.hold * rate)))
         holding = config.updated({"track.look_ahead": held})
@@ -206,9 +208,9 @@ class LiveSession:
         for seen in inspect(stretch, self._stages, every=self._every, sure_score=self._config.detect.score):
             window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
             first = False
-            del seen
-            while len(window.waiting) > self._wait:
+            while window.waiting and seen.frame.pts - window.waiting[0].tag.pts >= self._wait:
                 self._send_oldest(window)
+            del seen
         while window.waiting:
             self._send_oldest(window)
 

@@ -33,6 +33,8 @@ from fluidvid.unclaimed import FIRST_ID, duplicates, with_unclaimed
 _log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
+NEAR = 8
+"""Pictures on either side, as far as they are known, over which a face's transform is smoothed."""
 
 
 class Directions(Protocol):
@@ -215,27 +217,31 @@ class Window:
         index = self._left
         waiting = self.waiting.popleft()
         image = waiting.image
-        faces = [self._planned(face) for face in self._completed(index) if clip_region(face.box, image.shape)]
+        completed = self._completed(index)
+        faces = [self._planned(face, near) for face, near in completed if clip_region(face.box, image.shape)]
         treated = self._treatment.apply(image, faces)
         coverage.add(index, len(faces), treated.outcomes)
         self._left += 1
         self._forget()
         return treated, waiting.tag
 
-    def _completed(self, index: int) -> list[TrackedFace]:
+    def _completed(self, index: int) -> list[tuple[TrackedFace, list[TrackedFace]]]:
+        """The faces of a picture, each with its track's faces in the pictures around it, in order."""
         tracks: dict[int, list[TrackedFace]] = {}
         for frame in sorted(self._faces):
             for face in self._faces[frame]:
                 tracks.setdefault(face.track_id, []).append(face)
-        found: list[TrackedFace] = []
+        found: list[tuple[TrackedFace, list[TrackedFace]]] = []
         for members in tracks.values():
-            found += self.stages.complete(members, self._arrived, self._cuts).get(index, [])
-        found.sort(key=lambda face: face.track_id)
-        ids = np.array([face.track_id for face in found], dtype=np.int32)
-        dropped = duplicates(ids, np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4))
-        return [face for face, drop in zip(found, dropped, strict=True) if not drop]
+            whole = self.stages.complete(members, self._arrived, self._cuts)
+            near = [face for frame in range(index - NEAR, index + NEAR + 1) for face in whole.get(frame, [])]
+            found += [(face, near) for face in whole.get(index, [])]
+        found.sort(key=lambda entry: entry[0].track_id)
+        ids = np.array([face.track_id for face, _ in found], dtype=np.int32)
+        dropped = duplicates(ids, np.array([face.box for face, _ in found], dtype=np.float32).reshape(-1, 4))
+        return [entry for entry, drop in zip(found, dropped, strict=True) if not drop]
 
-    def _planned(self, face: TrackedFace) -> PlannedFace:
+    def _planned(self, face: TrackedFace, near: list[TrackedFace]) -> PlannedFace:
         editor, track = self.stages.editor, face.track_id
         plain = PlannedFace(track, track, face.box, face.landmarks, face.observed)
         if editor is None or self.directions is None:
@@ -248,8 +254,14 @@ class Window:
         try:
             yaw = self.stages.pose(face.landmarks, None, face.box).yaw
             side = float(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
-            matrix = similarity(face.landmarks, editor.template * editor.crop_size)
+            matrix = self.stages.smooth(
+                np.stack([other.landmarks for other in near]),
+                np.array([other.observed for other in near], dtype=bool),
+                editor.template * editor.crop_size,
+            )[next(i for i, other in enumerate(near) if other is face)]
         except ValueError:
+            return replace(plain, reason=Reason.NO_LANDMARKS)
+        if not np.isfinite(matrix).all():
             return replace(plain, reason=Reason.NO_LANDMARKS)
         weight, reason = self._gate.decide(track, side, yaw, face.observed)
         return replace(plain, matrix=matrix, weight=weight, reason=reason)

@@ -23,11 +23,11 @@ class Told:
     """What the worker says.
 
     Attributes:
-        what: `opened`, `written` (a packet), `closed`, or `failed`.
+        what: `started` (the process itself), `opened`, `written` (a packet), `closed`, or `failed`.
         text: notes, or why it failed, without secrets.
         permanent: trying again is of no use: wrong login, a format that cannot be.
     """
 
-    what: Literal["opened", "written", "closed", "failed"]
+    what: Literal["started", "opened", "written", "closed", "failed"]
     text: str = ""
     permanent: bool = False

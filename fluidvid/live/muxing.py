@@ -44,6 +44,7 @@ def main() -> int:
 
 
 def _serve(opening: Opening, inbox: BinaryIO, outbox: BinaryIO) -> None:
+    _tell(outbox, Told("started"))
     sink: Sink = open_sink(opening.address, opening.description, transport=opening.transport, segment=opening.segment)
     _tell(outbox, Told("opened", "; ".join(sink.notes)))
     while True:

@@ -23,6 +23,8 @@ from fluidvid.live.messages import Opening, Told
 
 MAX_WAITING = 32 * 2**20
 """Bytes of packets that may wait for a worker; beyond, everything up to the next key frame is dropped."""
+STARTING = 30.0
+"""Seconds that a process may take to start on a busy machine."""
 _TICK = 0.2
 
 
@@ -174,7 +176,7 @@ class _Worker:
         self._timeout = publisher._settings.timeout
         self._sent: deque[tuple[bool, float]] = deque()  # packets under way: picture?, arrived
         self._progress = time.monotonic()
-        self._closing = self._closed = False
+        self._started = self._closing = self._closed = False
         self.opened = False
         self._ended = threading.Event()
         self._reason, self._permanent = "", False
@@ -238,7 +240,9 @@ class _Worker:
                     self._reason = "" if self._closing and self._closed else "the worker process died"
                 break
             self._progress = time.monotonic()
-            if told.what == "opened":
+            if told.what == "started":
+                self._started = True
+            elif told.what == "opened":
                 self.opened = True
                 self._publisher._opened(told.text)
             elif told.what == "written":
@@ -258,7 +262,8 @@ class _Worker:
         """Kill a worker that makes no progress although something is to be done."""
         while not self._ended.wait(_TICK):
             idle = self.opened and not self._sent and not self._closing
-            if not idle and time.monotonic() - self._progress > self._timeout:
+            limit = self._timeout if self._started else max(STARTING, self._timeout)
+            if not idle and time.monotonic() - self._progress > limit:
                 self._reason = f"no progress for {self._timeout:g} s: the server is frozen or unreachable"
                 process.kill()
                 return

@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from fluidvid import config
@@ -21,6 +23,7 @@ from fluidvid.assembly import frame_stages
 from fluidvid.live.addresses import sink_address, source_address
 from fluidvid.live.session import LiveSession
 
+SHORT = 45
 HERE = Path(__file__).parent
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 PACKAGES = "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-{base,good,bad,ugly}"
@@ -39,6 +42,21 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def short(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first `SHORT` pictures of the clip, for runs that last until their file ends."""
+    path = tmp_path_factory.mktemp("short") / "short.mp4"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", 25, options={"preset": "ultrafast", "g": "12"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 176, 144, "yuv420p"
+        for index, frame in zip(range(SHORT), source.decode(video=0), strict=False):
+            frame.pts, frame.time_base, frame.pict_type = index, Fraction(1, 25), av.video.frame.PictureType.NONE
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
 
 
 @dataclass

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
+from fluidvid.cli import app, run
 from tests.fluidvid.live.seeing import pictures
-from tests.fluidvid.test_cli import ENVIRONMENT, assert_one_line_error, fluidvid
+from tests.fluidvid.test_cli import ENVIRONMENT, fluidvid
 
 SECRET = "rtsp://viewer:correcthorse@127.0.0.1:1/cam"
 
@@ -39,11 +41,21 @@ def test_help_names_the_live_flags() -> None:
         (["anonymize", "a.mp4", "b.mp4", "--latency", "1s"], 2, ["--latency is for live streams"]),
     ],
 )
-def test_wrong_use_in_one_line(arguments: list[str], code: int, words: list[str], tmp_path: Path) -> None:
-    (tmp_path / "there.mp4").write_bytes(b"mine")
-    done = fluidvid(*arguments, cwd=tmp_path)
-    assert_one_line_error(done, code, *words)
-    assert "correcthorse" not in done.stderr
+def test_wrong_use_in_one_line(
+    arguments: list[str],
+    code: int,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.mp4").write_bytes(b"mine")
+    command = typer.main.get_command(app)
+    assert run(lambda: command(arguments, standalone_mode=False)) == code
+    told = capsys.readouterr()
+    assert told.out == "" and len(told.err.strip().splitlines()) == 1 and told.err.startswith("fluidvid: ")
+    assert all(word in told.err for word in words) and "correcthorse" not in told.err
 
 
 def test_anonymize_hands_addresses_over(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ STARTING = 25
 """Pictures at the beginning that are not judged: connections begin with what a server had kept."""
 SETTLING = 10
 """Pictures after a change before the next judgement: those under way do not show its effect."""
-RELIEF = 0.6
-"""Share of the budget below which there is room to go back."""
+RELIEF = 0.75
+"""Share of the budget below which there is room to go back; half of it may be spent in waiting on purpose."""
 FIRST_REST = 75
 LONGEST_REST = 1500
 """Pictures in a row with room before a rung is given back; doubled each time that was too early."""

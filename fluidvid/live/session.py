@@ -29,7 +29,7 @@ from fluidvid.live.source import LiveFrame, LiveSource
 from fluidvid.stages import Stages
 from fluidvid.window import Window
 
-WAIT_SHARE = 0.35
+WAIT_SHARE = 0.3
 """Share of the latency budget in which a picture may wait for those behind it: a track covers its first frames."""
 KEPT = 1000
 """Pictures after which a track that was not seen is folded into the account of all."""
@@ -180,7 +180,8 @@ class LiveSession:
             preset=media.preset,
         )
         # By the clock, not in pictures: when some are dropped, the others must not wait the longer for it.
-        self._wait = int(min(config.track.look_ahead / rate, WAIT_SHARE * live.latency) / TIME_BASE)
+        wait = min(float(config.track.look_ahead / rate), WAIT_SHARE * live.latency)
+        self._wait = int(wait / float(TIME_BASE))
         self._every = min(config.detect.every, 1 + int(LOOK_SHARE * live.latency * rate))
         held = min(MAX_HELD, max(config.track.look_ahead, round(live.hold * rate)))
         holding = config.updated({"track.look_ahead": held})

@@ -1,6 +1,5 @@
-"""The command line: `anonymize`, `stream`, `audit`, `doctor`, `models`, `version`.
-
-Errors are one line on stderr, stdout is for results.
+"""The command line: `anonymize`, `audit`, `doctor`, `models`, `stream`, `version`. Errors are one line on stderr,
+stdout is for results.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 PATIENCE = 6
 """Pictures in a row over the budget before a rung is taken: one late picture is nothing."""
@@ -21,6 +22,20 @@ RELIEF = 0.75
 FIRST_REST = 75
 LONGEST_REST = 1500
 """Pictures in a row with room before a rung is given back; doubled each time that was too early."""
+
+
+@runtime_checkable
+class LevelledEditor(Protocol):
+    """An editor that can leave out edit levels at run time; others have no such rung."""
+
+    @property
+    def levels(self) -> int:
+        """Levels it edits at when it has time."""
+        ...
+
+    def use_levels(self, *, fewer: bool) -> None:
+        """Edit at fewer levels, or at all again; every edit is judged by the same limits."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fluidvid.live.addresses import Address
 from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import Coded, LiveEncoder
-from fluidvid.live.ladder import Ladder, Rung, rungs
+from fluidvid.live.ladder import Ladder, LevelledEditor, Rung, rungs
 from fluidvid.live.metrics import MetricsServer
 from fluidvid.live.monitor import Monitor
 from fluidvid.live.publisher import OutputSettings, Publisher
@@ -80,14 +80,12 @@ class LiveSession:
         live = config.live
         self._reuse = None if stages.editor is None else ReusingEditor(stages.editor)
         self._directions = None if stages.editor is None else BackgroundDirections(stages.editor, cores=live.cores)
-        self._levels = getattr(stages.editor, "use_levels", None)
+        self._levelled = stages.editor if isinstance(stages.editor, LevelledEditor) else None
         self._stages = replace(stages, editor=self._reuse, workers=1)
         self._window: Window | None = None
         self._coverage = Coverage()
-        edits = stages.editor is not None
-        self._ladder = Ladder(
-            rungs(edits=edits, levels=getattr(stages.editor, "levels", 1) if self._levels else 1), live.latency
-        )
+        levels = 1 if self._levelled is None else self._levelled.levels
+        self._ladder = Ladder(rungs(edits=stages.editor is not None, levels=levels), live.latency)
         self._wait, self._every = 0, 1
         self._encoder: LiveEncoder | None = None
         self._dropped = 0
@@ -235,8 +233,8 @@ class LiveSession:
         self._source.newest_only = rung.dropping
         if self._reuse is not None:
             self._reuse.every = rung.edit_every
-        if self._levels is not None:
-            self._levels(fewer=rung.fewer_levels)
+        if self._levelled is not None:
+            self._levelled.use_levels(fewer=rung.fewer_levels)
 
     def _publish(self, packet: Coded) -> None:
         for publisher in self._publishers:

@@ -95,6 +95,29 @@ class Server:
             self.process = None
 
 
+class Sender(threading.Thread):
+    """Serves chunks of bytes to one TCP client after another."""
+
+    def __init__(self, *services: bytes, rate: int) -> None:
+        super().__init__(daemon=True)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._socket.getsockname()[1])
+        self._services, self._rate = services, rate
+        self.start()
+
+    def run(self) -> None:
+        for service in self._services:
+            client, _ = self._socket.accept()
+            with client:
+                try:
+                    for begin in range(0, len(service), 1316):
+                        client.sendall(service[begin : begin + 1316])
+                        time.sleep(1316 / self._rate)
+                except OSError:
+                    continue
+        self._socket.close()
+
+
 @dataclass
 class Run:
     """A live run in a thread of this process."""

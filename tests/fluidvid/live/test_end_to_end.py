@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from urllib.request import urlopen
@@ -33,8 +37,14 @@ def test_what_is_filmed_raw_counts_as_exposed(clip: Path) -> None:
     assert seen == faces == 4
 
 
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_camera_to_reader(
-    serve: Callable[..., Server], film: Callable[..., object], live: Callable[..., Run], clip: Path, tmp_path: Path
+    serve: Callable[..., Server],
+    film: Callable[..., object],
+    live: Callable[..., Run],
+    clip: Path,
+    tmp_path: Path,
+    transport: str,
 ) -> None:
     server = serve("sound_in", "sound_out").start()
     film(server.url("sound_in/publish"), "--sound")
@@ -44,6 +54,7 @@ def test_camera_to_reader(
         server.url("sound_out/publish"),
         str(tmp_path / "copy.mov"),
         live__metrics=f"127.0.0.1:{port}",
+        live__transport=transport,
     )
     until(lambda: run.published > 10)
     sound = 0
@@ -107,8 +118,6 @@ def test_a_file_becomes_files(live: Callable[..., Run], short: Path, tmp_path: P
 def test_mpegts_over_tcp_and_udp(live: Callable[..., Run], short: Path) -> None:
     """An independent receiver listens; the same run sends to both."""
     tcp, udp = free_port(), free_port()
-    import threading
-
     got: dict[str, int] = {}
 
     def receive(name: str, url: str) -> None:
@@ -129,3 +138,40 @@ def test_mpegts_over_tcp_and_udp(live: Callable[..., Run], short: Path) -> None:
         thread.join(20)
     run.finish()
     assert got == {"tcp": 20, "udp": 20}
+
+
+def test_hls_folder_to_http_to_rtmp(live: Callable[..., Run], short: Path, tmp_path: Path) -> None:
+    """One run writes an HLS folder, a web server shows it, another run reads it there and publishes to RTMP."""
+    written = live(str(short), f"{tmp_path}/hls/", live__segment=1.0, live__key_interval=0.5)
+    written.wait()
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "hls")))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    port = free_port()
+    got: list[tuple[int, int]] = []
+
+    def receive() -> None:
+        url = f"rtmp://127.0.0.1:{port}/live/streamkey"
+        # RTMP ends without a word: an error tells that it did.
+        with suppress(av.FFmpegError), av.open(url, options={"listen": "1"}, timeout=(15, 10)) as reader:
+            for frame in reader.decode(video=0):
+                got.append((frame.width, frame.height))
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    run = live(
+        f"http://127.0.0.1:{web.server_port}/index.m3u8?token=s3cret",
+        f"rtmp://127.0.0.1:{port}/live/streamkey",
+        live__key_interval=0.2,
+        live__retries=1,
+    )
+    run.wait(30)
+    receiver.join(20)
+    web.shutdown()
+    web.server_close()
+    assert len(got) > 20 and set(got) == {(176, 144)}
+    assert not run.said("streamkey") and not run.said("s3cret") and run.said("/live/***: publishing")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+        pass

@@ -22,7 +22,7 @@ from fluidvid.errors import ConfigError, DetectionError, ExitCode, InputError, O
 from fluidvid.live.session import LiveSession
 from fluidvid.stages import NearDetector
 from fluidvid.trackers.types import Detection
-from tests.fluidvid.live.conftest import SHORT, Run, Server, free_port, until, workers
+from tests.fluidvid.live.conftest import SHORT, Run, Sender, Server, free_port, until, workers
 from tests.fluidvid.live.seeing import exposed, pictures
 
 SIZE = (264, 224)
@@ -213,29 +213,6 @@ def test_full_disk_beside_a_working_output(live: Live, short: Path, tmp_path: Pa
     run.wait()
     assert run.error is None and len(pictures(str(tmp_path / "out.mkv"))[0]) == SHORT
     assert run.session.report().outputs[0]["gave_up"] == "the disk is full: free some space"
-
-
-class Sender(threading.Thread):
-    """Serves chunks of bytes to one TCP client after another."""
-
-    def __init__(self, *services: bytes, rate: int) -> None:
-        super().__init__(daemon=True)
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._socket.getsockname()[1])
-        self._services, self._rate = services, rate
-        self.start()
-
-    def run(self) -> None:
-        for service in self._services:
-            client, _ = self._socket.accept()
-            with client:
-                try:
-                    for begin in range(0, len(service), 1316):
-                        client.sendall(service[begin : begin + 1316])
-                        time.sleep(1316 / self._rate)
-                except OSError:
-                    continue
-        self._socket.close()
 
 
 def transport_stream(clip: Path, path: Path, size: tuple[int, int]) -> bytes:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -14,12 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 from fluidvid.config import Config
-from fluidvid.errors import ConfigError
+from fluidvid.errors import ConfigError, InputError
 from fluidvid.live.addresses import sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 from fluidvid.trackers import Tracker
-from tests.fluidvid.fakes import FACE, FakeEdited, FakeEditor, Rig, box_at, picture
+from tests.fluidvid.fakes import FACE, FakeEdited, FakeEditor, FakePreparation, Rig, box_at, picture
+from tests.fluidvid.live.conftest import Sender
 from tests.fluidvid.live.seeing import pictures
 
 CONFIG = Config().updated(
@@ -105,8 +107,57 @@ def test_a_face_is_held_after_its_last_detection(play: Start) -> None:
     assert report.held >= 10 and max(raw(image) for image in out) < 0.002
 
 
+def test_a_person_is_let_go_and_known_anew_after_a_reconnect(scene: Path, tmp_path: Path) -> None:
+    """The editor is told in this order, by which its memory gives the same pseudonym to whoever returns."""
+    told: list[tuple[str, int]] = []
+
+    class Telling(FakeEditor):
+        def prepare(
+            self,
+            person_id: int,
+            crops: NDArray[np.uint8],
+            landmarks: NDArray[np.float32],
+            *,
+            frames: Sequence[int] = (),
+        ) -> FakePreparation:
+            told.append(("prepare", person_id))
+            return super().prepare(person_id, crops, landmarks, frames=frames)
+
+        def release(self, person_id: int) -> None:
+            told.append(("release", person_id))
+
+    with av.open(str(scene)) as source, av.open(str(tmp_path / "scene.ts"), "w") as out:
+        copied = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = copied
+                out.mux(packet)
+    data = (tmp_path / "scene.ts").read_bytes()
+    sender = Sender(data, data, rate=len(data) // 2)
+    rig = Rig()
+    session = LiveSession(
+        source_address(f"tcp://127.0.0.1:{sender.port}"),
+        [sink_address(str(tmp_path / "out.mkv"), overwrite=False)],
+        CONFIG.updated({"live.retries": 2, "live.timeout": 2.0}),
+        replace(rig.stages(), tracker=Tracker(), editor=Telling(rig.boom, gain=90)),
+        say=lambda _: None,
+    )
+    with pytest.raises(InputError, match="given up"):
+        session.run()
+    first, second = (person for what, person in told if what == "prepare")
+    assert told.index(("release", first)) < told.index(("prepare", second)) and first != second
+    out_pictures, times = pictures(str(tmp_path / "out.mkv"))
+    assert len(out_pictures) > 90 and max(raw(image) for image in out_pictures) < 0.002
+    assert all(a < b for a, b in pairwise(times))
+
+
 class Sluggish(FakeEditor):
-    """Takes longer than a picture lasts."""
+    """Takes longer than a picture lasts, and could leave out levels."""
+
+    levels = 3
+
+    def use_levels(self, *, fewer: bool) -> None:
+        self.fewer: list[bool] = [*getattr(self, "fewer", []), fewer]
 
     def edit(
         self,
@@ -126,9 +177,13 @@ def test_a_slow_machine_goes_down_the_ladder(play: Start, monkeypatch: pytest.Mo
     monkeypatch.setattr(ladder, "SETTLING", 1)
     monkeypatch.setattr(ladder, "PATIENCE", 2)
     rig = Rig()
-    report, out, lines = play(rig, CONFIG.updated({"live.latency": 0.4}), editor=Sluggish(rig.boom, gain=90))
+    editor = Sluggish(rig.boom, gain=90)
+    report, out, lines = play(rig, CONFIG.updated({"live.latency": 0.4}), editor=editor)
     said = [line.partition(": ")[2] for line in lines if line.startswith("latency budget")]
-    assert said[:3] == ["editing every 2nd picture", "editing every 4th picture", "masking"]
+    assert said[:4] == [
+        *("editing every 2nd picture", "editing every 4th picture", "editing with fewer levels", "masking"),
+    ]
+    assert editor.fewer[:4] == [False, False, True, True]
     assert report.masked_reasons["no time to edit"] > 0
     assert report.pictures_out + report.dropped == COUNT and len(out) == report.pictures_out
     assert max(raw(image) for image in out) < 0.002

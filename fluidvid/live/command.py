@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ import av
 from fluidvid.assembly import frame_stages
 from fluidvid.config import Config
 from fluidvid.errors import ConfigError, InterruptedStreamError
-from fluidvid.live.addresses import sink_address, source_address
+from fluidvid.live.addresses import Address, sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 
@@ -56,6 +57,7 @@ def stream(
     check_config(config)
     read = source_address(from_file(source))
     written = [sink_address(from_file(target), overwrite=overwrite) for target in targets]
+    _check_apart(read, written)
     tell = say or _to_stderr
     stages = frame_stages(config, workers=1)
     with closing(stages.memory) if stages.memory is not None else nullcontext():
@@ -72,6 +74,18 @@ def stream(
             if done is not None:
                 done(report)
     return report
+
+
+def _check_apart(source: Address, targets: Sequence[Address]) -> None:
+    """Raise ConfigError if there is no target, or one is the source itself or named twice."""
+    if not targets:
+        raise ConfigError("a stream needs at least one OUT")
+    places = [os.path.realpath(a.url) if a.kind in ("file", "segments", "hls") else a.url for a in (source, *targets)]
+    for number, address in enumerate(targets, 1):
+        if places[number] == places[0]:
+            raise ConfigError(f"{address.shown} is the source itself: choose another OUT")
+        if places[number] in places[1:number]:
+            raise ConfigError(f"{address.shown} is named twice: choose another OUT")
 
 
 def from_file(address: str) -> str:

@@ -141,4 +141,4 @@ class Connection:
         if isinstance(error, av.EOFError):
             return Lost("the stream ended")
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]
-        return Lost(self._address.clean(reason))
+        return Lost(self._address.clean(reason), permanent=self._address.kind == "file")

@@ -14,6 +14,7 @@ from fluidvid.live.metrics import Health, Sample
 from fluidvid.live.publisher import Publisher
 from fluidvid.live.report import LiveReport
 from fluidvid.live.source import LiveSource
+from fluidvid.stages import Memory
 
 
 @dataclass(eq=False)
@@ -101,8 +102,8 @@ class Monitor:
             yield "counter", "directions_found", "directions verified in the background", {}, self.directions.found
             yield "counter", "directions_failed", "searches without success", {}, self.directions.failed
 
-    def report(self, stopped: str, warnings: Sequence[str] = ()) -> LiveReport:
-        """The account of the run so far."""
+    def report(self, stopped: str, memory: Memory | None) -> LiveReport:
+        """The account of the run so far: why it ended, and the memory of people, if there is one."""
         c, source, took = self.coverage, self.source, self.latencies.overall()
         found = self.directions
         return LiveReport(
@@ -137,5 +138,6 @@ class Monitor:
             directions={} if found is None else {"found": found.found, "failed": found.failed},
             coverage=c.summary(),
             stopped=stopped,
-            warnings=tuple(warnings),
+            memory={} if memory is None else dict(memory.account()),
+            warnings=() if memory is None else tuple(memory.warnings()),
         )

@@ -42,6 +42,7 @@ class LiveReport:
         coverage: shares by frame and by track.
         raw: always 0.
         stopped: why it ended.
+        memory: how many people returned, were doubtful, came from the cache or went into it, and their entries.
         warnings: what else is worth knowing.
     """
 
@@ -68,6 +69,7 @@ class LiveReport:
     coverage: Mapping[str, Any] = field(default_factory=dict)
     raw: int = 0
     stopped: str = ""
+    memory: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

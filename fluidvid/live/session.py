@@ -125,7 +125,7 @@ class LiveSession:
 
     def report(self) -> LiveReport:
         """The account so far; complete after `run`."""
-        return self.monitor.report(self._stopped)
+        return self.monitor.report(self._stopped, self._stages.memory)
 
     def run(self) -> None:
         """Run until the input ends, `stop` is called, or there is no hope.

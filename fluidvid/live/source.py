@@ -174,7 +174,8 @@ class LiveSource:
                 self._put(None)
                 if lost is None or self._stopping.is_set() or lost.finished:
                     return
-                wait = None if lost.permanent and not worked else self._backoff.failed()
+                hopeless = self._address.kind == "file" or (lost.permanent and not worked)
+                wait = None if hopeless else self._backoff.failed()
                 if wait is None:
                     self._error = InputError(f"{self._address.shown}: {lost}: given up")
                     return

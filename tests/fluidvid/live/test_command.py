@@ -38,6 +38,9 @@ def test_help_names_the_live_flags() -> None:
         (["stream", "no.mp4", "rtsp://h/a"], 3, ["no.mp4"]),
         (["stream", SECRET, "there.mp4"], 4, ["there.mp4", "--overwrite"]),
         (["stream", SECRET], 2, ["OUT"]),
+        (["stream", SECRET, SECRET], 2, ["source itself"]),
+        (["stream", SECRET, "rtsp://h/a", "rtsp://h/a"], 2, ["named twice"]),
+        (["stream", "there.mp4", "./there.mp4", "--overwrite"], 2, ["source itself"]),
         (["anonymize", "a.mp4", "b.mp4", "--latency", "1s"], 2, ["--latency is for live streams"]),
     ],
 )

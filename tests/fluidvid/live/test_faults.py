@@ -172,6 +172,13 @@ def test_frozen_output_server_at_the_end(serve: Serve, live: Live, short: Path) 
     assert time.monotonic() - began < 10 and run.error is None
 
 
+def test_a_file_that_is_no_video_is_not_tried_again(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "in.mp4").write_bytes(b"this is no video" * 1000)
+    run = live(str(tmp_path / "in.mp4"), str(tmp_path / "out.mkv"))
+    run.wait()
+    assert isinstance(run.error, InputError) and "given up" in str(run.error) and not run.said("trying again")
+
+
 def test_missing_path(serve: Serve, live: Live, tmp_path: Path) -> None:
     server = serve("cam").start()
     run = live(server.url("nothing"), str(tmp_path / "out.mkv"), live__retries=1)

@@ -231,32 +231,35 @@ class _Worker:
 
     def _listen(self, pipe: IO[bytes]) -> None:
         """Take in what the worker says until it ends."""
+        try:
+            while True:
+                self._take_in(pickle.load(pipe))
+        except (EOFError, pickle.UnpicklingError, OSError):
+            if not self._reason and not (self._closing and self._closed):
+                self._reason = "the worker process died"
+        finally:
+            self._ended.set()
+            with self._publisher._change:  # `_feed` may wait for a packet that does not come
+                self._publisher._change.notify_all()
+
+    def _take_in(self, told: Told) -> None:
         account = self._publisher.account
-        while True:
-            try:
-                told: Told = pickle.load(pipe)
-            except (EOFError, pickle.UnpicklingError, OSError):
-                if not self._reason:
-                    self._reason = "" if self._closing and self._closed else "the worker process died"
-                break
-            self._progress = time.monotonic()
-            if told.what == "started":
-                self._started = True
-            elif told.what == "opened":
-                self.opened = True
-                self._publisher._opened(told.text)
-            elif told.what == "written":
-                picture, arrived = self._sent.popleft()
-                self._backoff.succeeded()
-                if picture:
-                    account.written += 1
-                    self._publisher._took(time.monotonic() - arrived)
-            elif told.what == "closed":
-                self._closed = True
-            else:
-                self._reason, self._permanent = told.text, told.permanent
-        self._ended.set()
-        self._wake()
+        self._progress = time.monotonic()
+        if told.what == "started":
+            self._started = True
+        elif told.what == "opened":
+            self.opened = True
+            self._publisher._opened(told.text)
+        elif told.what == "written":
+            picture, arrived = self._sent.popleft()
+            self._backoff.succeeded()
+            if picture:
+                account.written += 1
+                self._publisher._took(time.monotonic() - arrived)
+        elif told.what == "closed":
+            self._closed = True
+        else:
+            self._reason, self._permanent = told.text, told.permanent
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Kill a worker that makes no progress although something is to be done."""
@@ -267,11 +270,6 @@ class _Worker:
                 self._reason = f"no progress for {self._timeout:g} s: the server is frozen or unreachable"
                 process.kill()
                 return
-
-    def _wake(self) -> None:
-        """Let `_feed` see that the worker ended, even if no packet comes."""
-        with self._publisher._change:
-            self._publisher._change.notify_all()
 
 
 def _send(pipe: IO[bytes], message: object) -> None:

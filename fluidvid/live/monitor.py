@@ -25,6 +25,7 @@ class Monitor:
         shown: the input's address, redacted.
         mode: of the run.
         timeout: seconds without a published picture from which the run is not healthy.
+        notes: for the report.
         published: `time.monotonic()` of the latest published picture, or of the start.
     """
 
@@ -38,6 +39,7 @@ class Monitor:
     directions: BackgroundDirections | None
     latencies: Latencies = field(default_factory=Latencies)
     rate_out: Rate = field(default_factory=Rate)
+    notes: list[str] = field(default_factory=list)
     tracks: int = 0
     began: float = field(default_factory=time.monotonic)
     published: float = field(default_factory=time.monotonic)
@@ -139,5 +141,5 @@ class Monitor:
             coverage=c.summary(),
             stopped=stopped,
             memory={} if memory is None else dict(memory.account()),
-            warnings=() if memory is None else tuple(memory.warnings()),
+            warnings=(*self.notes, *(() if memory is None else memory.warnings())),
         )

@@ -185,6 +185,8 @@ class LiveSession:
         holding = config.updated({"track.look_ahead": held})
         self._stages = replace(self._stages, complete=completing(holding.track))
         self._window = Window(self._stages, holding, self._directions)
+        if sound is not None:
+            self.monitor.notes.append("the sound is kept unchanged: voices identify people too")
         description = self._encoder.description(sound)
         for publisher in self._publishers:
             publisher.start(description)

@@ -86,6 +86,7 @@ def test_camera_to_reader(
     with av.open(str(tmp_path / "copy.mov")) as copy:
         assert copy.streams.audio[0].codec_context.name == "pcm_alaw"
         assert sum(packet.size for packet in copy.demux(copy.streams.audio[0])) > 8000
+    assert any("voices" in warning for warning in report.warnings)
     assert report.latency_median is not None  # how large it is, benchmarks/live.py measures
 
 

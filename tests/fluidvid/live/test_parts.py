@@ -87,6 +87,25 @@ def test_shaper() -> None:
     assert odd.shape(grey(65, 49, "yuv444p")).width == 64 and odd.size == (64, 48)
 
 
+def test_interlaced_pictures_are_shown_by_one_field() -> None:
+    combed = np.zeros((48, 64, 3), np.uint8)
+    combed[::2, 20:40], combed[1::2, 30:50] = 220, 220  # something that moved between the fields
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, "yuv420p", Fraction(1, 25)
+    encoder.options = {"crf": "1", "tune": "zerolatency", "x264-params": "interlaced=1"}
+    decoder = av.CodecContext.create("h264", "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    packets = [*encoder.encode(av.VideoFrame.from_ndarray(combed, format="rgb24")), *encoder.encode(None)]
+    (picture,) = [*(frame for packet in packets for frame in decoder.decode(packet)), *decoder.decode(None)]
+    assert picture.interlaced_frame
+    picture.time_base = Fraction(1, 25)
+    shaped = Shaper().shape(picture)
+    assert (shaped.width, shaped.height) == (64, 48)
+    lines = shaped.to_ndarray(format="rgb24")[12:36, :, 0].astype(int)
+    assert np.abs(np.diff(lines, axis=0)).mean() < 5 < np.abs(np.diff(combed[12:36, :, 0].astype(int), axis=0)).mean()
+
+
 class CountingEditor(FakeEditor):
     """Edits with a residual that tells which call it was."""
 

@@ -20,6 +20,7 @@ from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import Coded, LiveEncoder
 from fluidvid.live.ladder import Ladder, LevelledEditor, Rung, rungs
+from fluidvid.live.memory import give_back
 from fluidvid.live.metrics import MetricsServer
 from fluidvid.live.monitor import Monitor
 from fluidvid.live.publisher import OutputSettings, Publisher
@@ -214,6 +215,7 @@ class LiveSession:
             del seen
         while window.waiting:
             self._send_oldest(window)
+        give_back()
 
     def _send_oldest(self, window: Window) -> None:
         treated, frame = window.pop(self._coverage)

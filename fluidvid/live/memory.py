@@ -1,4 +1,4 @@
-"""Gives freed memory back to the system, so that a run of weeks stays as large as it is, not as large as it ever was."""
+"""Gives freed memory back to the system: a run of weeks stays as large as it is, not as large as it ever was."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ class Calibration:
     centred: bool = False
 
 
-# Thresholds: pairs of different people, real ones for the first three (the student: a little below what the labelled clips
-# of benchmarks/identity.py give), synthetic faces for the centred ones.
+# Thresholds: pairs of different people, real ones for the first three (the student's a little below what the clips of
+# benchmarks/identity.py give), synthetic faces for the centred ones.
 RECOGNISERS = {
     "identity_student": Calibration(0.45),
     "edgeface_xs": Calibration(0.20),

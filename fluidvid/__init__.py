@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from fluidvid.api import anonymize
     from fluidvid.config import Config
     from fluidvid.frames import anonymize_frames
+    from fluidvid.live.command import stream
     from fluidvid.report import RunReport
 
 __version__ = "0.1.0"
-__all__ = ["Config", "RunReport", "__version__", "anonymize", "anonymize_frames"]
+__all__ = ["Config", "RunReport", "__version__", "anonymize", "anonymize_frames", "stream"]
 
 _HOMES = {
     "anonymize": "fluidvid.api",
     "anonymize_frames": "fluidvid.frames",
     "Config": "fluidvid.config",
     "RunReport": "fluidvid.report",
+    "stream": "fluidvid.live.command",
 }
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fluidvid.config import Config
+from fluidvid.config import Config, TrackConfig
 from fluidvid.editing import FaceEditor
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
@@ -119,13 +119,18 @@ def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) 
     return _stages(config, open_reader, open_writer, source)
 
 
-def frame_stages(config: Config) -> Stages:
-    """All parts of a run over pictures; there is no reader and no writer."""
+def frame_stages(config: Config, *, workers: int | None = None) -> Stages:
+    """All parts of a run over pictures; there is no reader and no writer.
+
+    Args:
+        config: the whole tree.
+        workers: pictures looked at at once; None: as suits the machine. With 1 none waits for its successors.
+    """
 
     def nothing(*_: Any) -> AbstractContextManager[Any]:
         raise RuntimeError("pictures come from the caller")
 
-    return _stages(config, nothing, nothing)
+    return _stages(config, nothing, nothing, workers=workers)
 
 
 def _stages(
@@ -133,25 +138,20 @@ def _stages(
     open_reader: Callable[[], AbstractContextManager[Any]],
     open_writer: Callable[[Any], AbstractContextManager[Any]],
     source: Path | None = None,
+    workers: int | None = None,
 ) -> Stages:
     from fluidvid.embedding import OnnxEmbedder
-    from fluidvid.trackers import SceneCutDetector, Tracker, complete_tracks, face_pose, smooth_transforms
+    from fluidvid.trackers import SceneCutDetector, Tracker, face_pose, smooth_transforms
     from fluidvid.trackers.detectors.near import NearDetector
 
     models = ModelStore()
     editor, memory = _editor_with_memory(config, models, source)
-    workers, threads = look_workers(config.device)
+    workers, threads = look_workers(config.device, workers)
     detector = make_detector(config, models, threads=threads)
     track = config.track
     tracker = Tracker(high_score=config.detect.score, low_score=config.detect.low_score)
     # Landmarks serve edits alone: what is masked whatever they say keeps the detector's.
     refined_from = 0.8 * config.edit.min_face if config.mode == "fluid" else math.inf
-
-    def complete(faces: list[TrackedFace], frames: int, cuts: Collection[int]) -> Mapping[int, list[TrackedFace]]:
-        completed: Mapping[int, list[TrackedFace]] = complete_tracks(
-            faces, frames=frames, look_ahead=track.look_ahead, max_gap=track.max_gap, cuts=cuts
-        )
-        return completed
 
     return Stages(
         open_reader=open_reader,
@@ -159,7 +159,7 @@ def _stages(
         detector=detector,
         tracker=tracker,
         cuts=SceneCutDetector(threshold=track.cut_threshold),
-        complete=complete,
+        complete=completing(track),
         smooth=smooth_transforms,
         pose=face_pose,
         editor=editor,
@@ -172,6 +172,19 @@ def _stages(
         identify=getattr(editor, "identify", None) if track.link else None,
         memory=memory,
     )
+
+
+def completing(track: TrackConfig) -> Callable[..., Mapping[int, list[TrackedFace]]]:
+    """`Stages.complete`: gaps filled and ends extended as the configuration says."""
+    from fluidvid.trackers import complete_tracks
+
+    def complete(faces: list[TrackedFace], frames: int, cuts: Collection[int]) -> Mapping[int, list[TrackedFace]]:
+        completed: Mapping[int, list[TrackedFace]] = complete_tracks(
+            faces, frames=frames, look_ahead=track.look_ahead, max_gap=track.max_gap, cuts=cuts
+        )
+        return completed
+
+    return complete
 
 
 def _linker() -> Any:
@@ -198,15 +211,15 @@ def _editor_with_memory(config: Config, models: ModelStore, source: Path | None)
     return editor, opened[0] if opened else None
 
 
-def look_workers(device: str) -> tuple[int, int]:
-    """How many threads look at pictures, and how many CPU threads each of them uses.
+def look_workers(device: str, wanted: int | None = None) -> tuple[int, int]:
+    """How many threads look at pictures (`wanted`, if given), and how many CPU threads each of them uses.
 
     Pictures apart scale better than the layers of one network; a GPU has one queue.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if execution_providers(device)[0] != "CPUExecutionProvider":
         return 1, 0
-    workers = min(MAX_WORKERS, cores)
+    workers = min(MAX_WORKERS, cores) if wanted is None else wanted
     return workers, max(1, cores // workers)
 
 

@@ -1,5 +1,5 @@
-"""The command line: `anonymize`, `audit`, `cache`, `doctor`, `models`, `prior`, `version`. Errors are one line on
-stderr, stdout is for results.
+"""The command line: `anonymize`, `audit`, `cache`, `doctor`, `models`, `prior`, `stream`, `version`. Errors are one line
+on stderr, stdout is for results.
 """
 
 from __future__ import annotations
@@ -34,6 +34,14 @@ _EPILOG = (
     "identify people."
 )
 
+_LIVE_EPILOG = (
+    "Exit codes: 0 stopped by SIGINT or SIGTERM (trailers written), or a file ended; 2 wrong use; 3 the input was "
+    "given up; 4 all outputs were given up; 5 model missing; 7 face detection failed (stopped: a picture that was not "
+    "looked at never leaves); 130 a second signal. Faces are masked until their direction is ready, and whenever the "
+    "machine is too slow to edit. Logins in addresses are never shown. Hair, clothes, gait, voice and context still "
+    "identify people."
+)
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -59,28 +67,70 @@ def _out(text: str) -> None:
 
 def _anonymize(
     *,
-    source: Path,
-    target: Path,
-    preset: str,
+    source: str,
+    target: str,
+    preset: str | None,
     assignments: list[str] | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
     **flags: Any,
 ) -> None:
-    """Give every face in IN a pseudonym (or a mask) and write OUT."""
-    chosen = config.load(preset).updated(_changes(flags, assignments or []))
+    """Give every face in IN a pseudonym (or a mask) and write OUT. With a URL as IN or OUT the same as `stream`."""
+    from fluidvid.live.addresses import is_live
+
+    changes = _changes(flags, assignments or [])
+    if is_live(source) or is_live(target):
+        _run_stream(source, [target], config.load(preset or "live").updated(changes), overwrite, as_json, quiet)
+        return
+    given = [option.flag for key, option in config.options().items() if key in changes and key.startswith("live.")]
+    if given:
+        raise ConfigError(f"{given[0] or 'live.*'} is for live streams: IN and OUT are files, leave it out")
+    chosen = config.load(preset or "default").updated(changes)
     from fluidvid.api import anonymize, check_paths
     from fluidvid.progress import progress_bar, silent
 
-    check_paths(source, target, overwrite=overwrite)
+    where_from, where_to = Path(source), Path(target)
+    check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)
     with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
-        report = anonymize(source, target, config=chosen, overwrite=overwrite, progress=progress)
+        report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
     if not quiet:
         report.print_summary(console)
     if as_json:
         _out(report.to_json())
+
+
+def _stream(
+    *,
+    source: str,
+    targets: list[str],
+    preset: str | None,
+    assignments: list[str] | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Give every face in the live stream IN a pseudonym (or a mask) and publish it to every OUT, until stopped."""
+    chosen = config.load(preset or "live").updated(_changes(flags, assignments or []))
+    _run_stream(source, targets, chosen, overwrite, as_json, quiet)
+
+
+def _run_stream(
+    source: str, targets: list[str], chosen: config.Config, overwrite: bool, as_json: bool, quiet: bool
+) -> None:
+    from fluidvid.live.command import stream
+    from fluidvid.live.report import LiveReport
+
+    def done(report: LiveReport) -> None:
+        if not quiet:
+            report.print_summary(_console())
+        if as_json:
+            _out(report.to_json())
+
+    say = (lambda _: None) if quiet else None
+    stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
 
 
 def _changes(flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -102,25 +152,51 @@ def _parameter(key: str) -> str:
     return key.replace(".", "__")
 
 
-def _signature() -> inspect.Signature:
+def _signature(*, live: bool = False) -> inspect.Signature:
     """The command's parameters: paths and switches of the run, then one option per flag of the configuration table."""
 
     def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
 
     fixed = [
-        parameter("source", Annotated[Path, typer.Argument(metavar="IN", help="video file")]),
         parameter(
+            "source",
+            Annotated[
+                str,
+                typer.Argument(
+                    metavar="IN",
+                    help="rtsp, rtmp, http (HLS), udp or tcp URL, a video device, or a file at real-time pace"
+                    if live
+                    else "video file (or a URL: see `stream`)",
+                ),
+            ],
+        ),
+        parameter(
+            "targets",
+            Annotated[
+                list[str],
+                typer.Argument(
+                    metavar="OUT...",
+                    help="rtsp, rtmp, udp or tcp URL, HLS folder (ending in /), file, or file in parts (part-%05d.mp4)",
+                ),
+            ],
+        )
+        if live
+        else parameter(
             "target",
-            Annotated[Path, typer.Argument(metavar="OUT", help="result; written whole or not at all")],
+            Annotated[str, typer.Argument(metavar="OUT", help="result; written whole or not at all (or a URL)")],
         ),
         parameter(
             "preset",
             Annotated[
-                str,
-                typer.Option("--config", metavar="PRESET|FILE", help=f"{', '.join(config.PRESETS)}, or a TOML file"),
+                str | None,
+                typer.Option(
+                    "--config",
+                    metavar="PRESET|FILE",
+                    help=f"{', '.join(config.PRESETS)}, or a TOML file; default: {'live' if live else 'default'}",
+                ),
             ],
-            "default",
+            None,
         ),
         parameter(
             "assignments",
@@ -152,7 +228,7 @@ def _flag_type(option: config.Option) -> Any:
     annotation = option.field.annotation
     choices = ", " in option.allowed and not option.allowed.startswith("seconds")
     shown = option.allowed.replace(", ", "|") if choices else _kind(option.allowed)
-    if shown in ("INTEGER", "NUMBER") and " from " in option.allowed:
+    if shown in ("INTEGER", "NUMBER", "TIME") and " from " in option.allowed:
         words += ", " + option.allowed.partition(" from ")[2].removesuffix(" or none")
     if type(None) not in get_args(annotation):
         words += f", default {option.field.default}"
@@ -171,6 +247,10 @@ def _kind(allowed: str) -> str:
 _anonymize.__signature__ = _signature()  # type: ignore[attr-defined]
 _anonymize.__annotations__ = {name: p.annotation for name, p in _signature().parameters.items()}
 app.command("anonymize", epilog=_EPILOG)(_anonymize)
+
+_stream.__signature__ = _signature(live=True)  # type: ignore[attr-defined]
+_stream.__annotations__ = {name: p.annotation for name, p in _signature(live=True).parameters.items()}
+app.command("stream", epilog=_LIVE_EPILOG)(_stream)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from fluidvid.errors import ConfigError
@@ -49,6 +49,18 @@ def _checked_time(text: str) -> str:
 
 
 Time = Annotated[str, AfterValidator(_checked_time)]
+
+
+def parse_duration(value: Any) -> float:
+    """Seconds from a number, `500ms`, `2s`, `5m` or `1h`; raises ValueError otherwise."""
+    text = str(value).strip().lower()
+    for unit, seconds in (("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)):
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * seconds
+    return float(text)
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 
 class _Section(BaseModel):
@@ -189,6 +201,36 @@ class CacheConfig(_Section):
     max_mb: float = _option(64.0, "largest size of the cache, the longest unused go first", gt=0, le=1e6)
 
 
+class LiveConfig(_Section):
+    """How live streams are read, kept going and published (`fluidvid stream`)."""
+
+    latency: Duration = _option(
+        0.5,
+        "longest way of a picture from arriving to leaving; when the machine is too slow for it, faces are edited less "
+        "often, then masked, then pictures are dropped",
+        flag="--latency",
+        ge=0.05,
+        le=60,
+    )
+    retries: int = _option(
+        0, "attempts to get a lost input or output back before giving up; 0: for ever", flag="--retries", ge=0, le=10**6
+    )
+    timeout: Duration = _option(
+        10.0, "silence after which an input or output counts as lost", flag="--timeout", ge=0.5, le=600
+    )
+    transport: Literal["tcp", "udp"] = _option("tcp", "how RTSP carries its media", flag="--transport")
+    metrics: str | None = _option(
+        None, "serve /metrics (Prometheus) and /health on this HOST:PORT", flag="--metrics", pattern=r"^[^\s/]*:\d+$"
+    )
+    segment: Duration = _option(60.0, "length of the parts of a segmented file", flag="--segment", ge=1, le=86400)
+    key_interval: Duration = _option(2.0, "time between key frames of what is published", ge=0.1, le=60)
+    hold: Duration = _option(1.0, "a face is still covered for this long after its last detection", ge=0, le=4)
+    cores: float = _option(
+        1.0, "share of CPU cores that the search for directions may take in the background", gt=0, le=64
+    )
+    status: Duration = _option(5.0, "time between status lines; 0: none", ge=0, le=3600)
+
+
 class Config(_Section):
     """The whole configuration. Immutable; `updated` makes a changed copy."""
 
@@ -214,6 +256,7 @@ class Config(_Section):
     mask: MaskConfig = MaskConfig()
     media: MediaConfig = MediaConfig()
     cache: CacheConfig = CacheConfig()
+    live: LiveConfig = LiveConfig()
 
     @property
     def mask_kind(self) -> MaskKind:
@@ -286,6 +329,8 @@ def _allowed(annotation: Any, metadata: list[Any]) -> str:
         if pattern := getattr(item, "pattern", None):
             return str(pattern).strip("^$") + optional
     kind = {int: "a whole number", float: "a number", str: "text"}.get(annotation, str(annotation))
+    if any(isinstance(item, BeforeValidator) for item in metadata):
+        kind = "seconds, 500ms or 5m,"
     low = high = None
     for item in metadata:
         low = getattr(item, "ge", getattr(item, "gt", low))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -26,6 +27,7 @@ class Reason(StrEnum):
     BAD_EDIT = "unusable edit"
     COMPOSITE_ERROR = "composite error"
     COOL_DOWN = "after a failed edit"
+    TOO_SLOW = "no time to edit"
 
 
 class CoverageError(FluidvidError):
@@ -61,10 +63,29 @@ class _TrackLine:
 
 
 @dataclass
+class _Ended:
+    """Tracks that are over, folded."""
+
+    tracks: int = 0
+    shares: float = 0.0
+    least: float = 1.0
+    fully_masked: int = 0
+    longest_held: int = 0
+
+    def fold(self, line: _TrackLine) -> None:
+        share = line.edited / line.frames
+        self.tracks += 1
+        self.shares += share
+        self.least = min(self.least, share)
+        self.fully_masked += line.edited == 0
+        self.longest_held = max(self.longest_held, line.longest_held)
+
+
+@dataclass
 class Coverage:
     """Running account; `edited + held + masked == faces` holds after every `add`.
 
-    Memory grows with the number of tracks only.
+    Memory grows with the number of tracks only, or not at all if ended ones are folded by `forget`.
     """
 
     frames: int = 0
@@ -78,6 +99,7 @@ class Coverage:
     held_reasons: Counter[str] = field(default_factory=Counter)
     frames_fully_edited: int = 0
     _tracks: dict[int, _TrackLine] = field(default_factory=lambda: defaultdict(_TrackLine))
+    _ended: _Ended = field(default_factory=lambda: _Ended())
 
     def add(self, frame: int, expected: int, outcomes: Iterable[FaceOutcome]) -> None:
         """Account for one frame.
@@ -126,10 +148,15 @@ class Coverage:
                 self.held_reasons[outcome.reason or "unknown"] += 1
         line.last_frame = frame
 
+    def forget(self, frame: int) -> None:
+        """Fold the tracks that were last seen before `frame`; they may not come again."""
+        for track in [k for k, line in self._tracks.items() if line.last_frame < frame]:
+            self._ended.fold(self._tracks.pop(track))
+
     @property
     def tracks(self) -> int:
         """Number of tracks seen."""
-        return len(self._tracks)
+        return self._ended.tracks + len(self._tracks)
 
     def summary(self) -> dict[str, Any]:
         """Shares by frame and by track, as printed beside privacy figures; None where there is nothing to share.
@@ -137,18 +164,20 @@ class Coverage:
         `treated` is 1 by construction for tracked faces. It says nothing about faces that no detector found:
         that is for `fluidvid audit`.
         """
-        by_track = [line.edited / line.frames for line in self._tracks.values()]
+        whole = copy(self._ended)
+        for line in self._tracks.values():
+            whole.fold(line)
         treated = self.edited + self.held + self.masked
         return {
             "treated": treated / self.faces if self.faces else None,
             "edited_by_face": (self.edited + self.held_edited) / self.faces if self.faces else None,
             "frames_with_faces": self.frames_with_faces,
             "frames_fully_edited": self.frames_fully_edited,
-            "tracks_fully_masked": sum(line.edited == 0 for line in self._tracks.values()),
-            "edited_by_track_mean": sum(by_track) / len(by_track) if by_track else None,
-            "edited_by_track_min": min(by_track) if by_track else None,
+            "tracks_fully_masked": whole.fully_masked,
+            "edited_by_track_mean": whole.shares / whole.tracks if whole.tracks else None,
+            "edited_by_track_min": whole.least if whole.tracks else None,
             "held_edited": self.held_edited,
             "held_masked": self.held - self.held_edited,
             "held_masked_reasons": dict(self.held_reasons.most_common()),
-            "longest_held_frames": max((line.longest_held for line in self._tracks.values()), default=0),
+            "longest_held_frames": whole.longest_held,
         }

@@ -77,3 +77,9 @@ class CacheError(FluidvidError):
     """The direction cache cannot be used. In a run this becomes a warning and the run goes on without it."""
 
     exit_code = ExitCode.CACHE
+
+
+class InterruptedStreamError(FluidvidError):
+    """A second signal ended a live stream before its outputs were finished."""
+
+    exit_code = ExitCode.INTERRUPTED

@@ -129,6 +129,10 @@ class CausalGate:
         self._weights[track_id] = weight
         return weight, reason or (Reason.FADING if weight < 1.0 else None)
 
+    def close(self, track_id: int) -> None:
+        """The face is masked for reasons of its own: it will fade in from the mask again."""
+        self._weights[track_id] = 0.0
+
     def forget(self, alive: set[int]) -> None:
         """Drop the state of tracks that are not in `alive`."""
         self._weights = {k: v for k, v in self._weights.items() if k in alive}

@@ -59,7 +59,10 @@ class SqliteStore:
         self.loose = False
         with self._errors():
             self._prepare_file(create)
-            self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            # Opened by one thread, used by another: live streams look for directions in the background.
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._open()
             except BaseException:

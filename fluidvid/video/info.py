@@ -101,7 +101,7 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
     with open_source(path) as container:
         stream = main_video(container, path)
         first = _first_picture(container, stream, path, max_bad_packets)
-        orientation = _orientation(first)
+        orientation = picture_orientation(first)
         width, height = orientation.size(first.width, first.height)
         rate = stream.average_rate or stream.guessed_rate
         duration = _duration(container, stream)
@@ -158,7 +158,8 @@ def _first_picture(container: InputContainer, stream: VideoStream, path: Path, l
     )
 
 
-def _orientation(picture: av.VideoFrame) -> Orientation:
+def picture_orientation(picture: av.VideoFrame) -> Orientation:
+    """From stored to upright, by the picture's display matrix."""
     matrices = _side_data(picture, SideDataType.DISPLAYMATRIX)
     return Orientation.from_matrix(np.frombuffer(matrices[0], np.int32).tolist()) if matrices else Orientation()
 

@@ -57,6 +57,12 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
         "cache.path": "people.cache",
         "cache.key_file": "secret.key",
         "cache.passphrase": "true",
+        "live.latency": "250ms",
+        "live.retries": "3",
+        "live.timeout": "4s",
+        "live.transport": "udp",
+        "live.metrics": "127.0.0.1:9187",
+        "live.segment": "5m",
     }
     text = examples[key]
     from_flag = Config().updated({key: config.parse_value(key, text)})

@@ -83,12 +83,13 @@ def test_a_change_of_size_is_refused() -> None:
 
 
 def test_state_does_not_grow() -> None:
-    from fluidvid.frames import _Window
+    from fluidvid.window import Window
 
-    window = _Window(Rig().stages(), CONFIG)
+    stages = Rig().stages()
+    window = Window(stages, CONFIG, None)
     coverage = Coverage()
     for image in pictures(60):
-        window.push(image)
+        window.push(image, stages.detector.detect(image), cut=False)
         if len(window.waiting) > 4:
             window.pop(coverage)
         assert len(window._faces) <= 4 + 5 + 2

@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,12 @@ def store(path: Path) -> Iterator[SqliteStore]:
     store = SqliteStore(path, create=True, clock=lambda: 100.0)
     yield store
     store.close()
+
+
+def test_another_thread_may_use_it(store: SqliteStore) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(keep, store, record(1)).result()
+    assert store.records() == [record(1)]
 
 
 def test_records_come_back(store: SqliteStore, path: Path) -> None:

@@ -1,0 +1,166 @@
+"""Where a stream comes from and where it goes: what kind of address it is, and how to show it without its secrets."""
+
+from __future__ import annotations
+
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from fluidvid.errors import ConfigError, InputError, OutputError
+from fluidvid.video.containers import target_for
+
+SourceKind = Literal["rtsp", "rtmp", "http", "mpegts", "device", "file"]
+SinkKind = Literal["rtsp", "rtmp", "hls", "mpegts", "file", "segments"]
+
+_SOURCES: dict[str, SourceKind] = {
+    **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "rtmp", "rtmps": "rtmp", "http": "http", "https": "http"},
+    **{"udp": "mpegts", "tcp": "mpegts"},
+}
+_SINKS: dict[str, SinkKind] = {
+    **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "rtmp", "rtmps": "rtmp", "udp": "mpegts", "tcp": "mpegts"}
+}
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_LOGIN = re.compile(r"(?<=://)[^\s/]*@")
+_VALUES = re.compile(r"([?&][^=&\s]+=)[^&\s'\"]*")
+_PART = re.compile(r"%0?\d*d")
+_PREVIEWS = frozenset({"preview", "display", "window"})
+
+
+@dataclass(frozen=True)
+class Address:
+    """A source or target as named by the user.
+
+    Attributes:
+        url: with its secrets; never shown, not even by `repr`.
+        kind: what it is.
+        shown: without login, values of the query, and RTMP's stream key.
+        secrets: texts that must not be shown.
+    """
+
+    url: str = field(repr=False)
+    kind: SourceKind | SinkKind
+    shown: str
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    def clean(self, text: str) -> str:
+        """One line of `text`, an error's for instance, without this address's secrets."""
+        text = " ".join(text.split()).replace(self.url, self.shown)
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return redacted(text)
+
+
+def redacted(text: str) -> str:
+    """The text with the login and the query's values of every URL in it struck out."""
+    return _VALUES.sub(r"\1***", _LOGIN.sub("***@", text))
+
+
+def is_live(address: str) -> bool:
+    """True for URLs, `@FILE`s that hold one, and devices: what `fluidvid anonymize` hands over to the live pipeline."""
+    return _SCHEME.match(address) is not None or address.startswith("@") or _is_device(address)
+
+
+def source_address(text: str) -> Address:
+    """What IN names.
+
+    Raises:
+        ConfigError: an unknown scheme.
+        InputError: no such file.
+    """
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        kind = _SOURCES.get(scheme.group()[:-3].lower())
+        if kind is None:
+            raise ConfigError(f"cannot read {redacted(text)}: give one of {', '.join(_SOURCES)}://, a device or a file")
+        return _address(text, kind)
+    if _is_device(text):
+        return Address(text, "device", text)
+    if not Path(text).is_file():
+        raise InputError(f"no such file or device: {text}")
+    return Address(text, "file", text)
+
+
+def sink_address(text: str, *, overwrite: bool) -> Address:
+    """What an OUT names.
+
+    Args:
+        text: a URL; a folder (ending in `/`) or a playlist `.m3u8` for HLS; a file name, with `%05d` in it for one
+            that is cut into parts.
+        overwrite: existing files may be replaced.
+
+    Raises:
+        ConfigError: an unknown scheme, or a preview, for which this build has no display library.
+        OutputError: unknown ending, no such folder, or existing files.
+    """
+    if text in _PREVIEWS:
+        raise ConfigError(
+            "a local preview needs a display library (SDL), which the bundled FFmpeg has not: publish to an address "
+            "and open it in a player, e.g. `ffplay rtsp://...`"
+        )
+    scheme = _SCHEME.match(text)
+    if scheme is not None:
+        kind = _SINKS.get(scheme.group()[:-3].lower())
+        if kind is None:
+            raise ConfigError(f"cannot publish to {redacted(text)}: give one of {', '.join(_SINKS)}://, or a file")
+        return _address(text, kind)
+    path = Path(text)
+    if text.endswith("/") or path.suffix == ".m3u8" or path.is_dir():
+        folder = path if path.suffix != ".m3u8" else path.parent
+        if not folder.parent.is_dir():
+            raise OutputError(f"folder {folder.parent} does not exist: create it first")
+        playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
+        return _free(Address(str(playlist), "hls", str(playlist)), [playlist], overwrite)
+    target_for(path)
+    if not path.parent.is_dir():
+        raise OutputError(f"folder {path.parent} does not exist: create it first")
+    if _PART.search(path.name):
+        parts = [p for p in path.parent.iterdir() if re.fullmatch(_parts_of(path.name), p.name)]
+        return _free(Address(text, "segments", text), parts, overwrite)
+    return _free(Address(text, "file", text), [path], overwrite)
+
+
+def part_name(pattern: str, number: int) -> str:
+    """File name of a part: the number in the place of `%05d`."""
+    return _PART.sub(lambda found: found.group() % number, pattern)
+
+
+def _parts_of(name: str) -> str:
+    return r"\d+".join(re.escape(piece) for piece in _PART.split(name))
+
+
+def _free(address: Address, existing: list[Path], overwrite: bool) -> Address:
+    there = [path for path in existing if path.exists()]
+    if there and not overwrite:
+        raise OutputError(f"{there[0]} exists: add --overwrite to replace it")
+    return address
+
+
+def _is_device(text: str) -> bool:
+    try:
+        return stat.S_ISCHR(Path(text).stat().st_mode)
+    except OSError:
+        return False
+
+
+def _address(url: str, kind: SourceKind | SinkKind) -> Address:
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    path = parts.path
+    if login and "@" in path:  # a slash in the password should have been written %2F; nothing of it may be shown
+        more, _, rest = path.rpartition("@")
+        login, (host, slash, path) = f"{parts.netloc}{more}", rest.partition("/")
+        path = slash + path
+    secrets = [login, *login.split(":", 1)[1:]] if login else []
+    shown = f"{parts.scheme}://{'***@' if login else ''}{host}{path}"
+    if kind == "rtmp" and path.count("/") > 1:  # rtmp://host/application/KEY
+        place, _, key = path.rpartition("/")
+        secrets.append(key)
+        shown = f"{parts.scheme}://{'***@' if login else ''}{host}{place}/***"
+    if parts.query:
+        secrets += [value for item in parts.query.split("&") if (value := item.partition("=")[2])]
+        shown += "?***"
+    known = {form for secret in secrets for form in (secret, unquote(secret)) if len(form) > 2}
+    return Address(url, kind, shown, tuple(sorted(known, key=len, reverse=True)))

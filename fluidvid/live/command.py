@@ -1,0 +1,135 @@
+"""`fluidvid stream`: sets a live run up, prints what happens, stops it on a signal, and sums it up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+
+import av
+
+from fluidvid.assembly import frame_stages
+from fluidvid.config import Config
+from fluidvid.errors import ConfigError, InterruptedStreamError
+from fluidvid.live.addresses import Address, sink_address, source_address
+from fluidvid.live.report import LiveReport
+from fluidvid.live.session import LiveSession, check_config
+
+
+def stream(
+    source: str,
+    targets: Sequence[str],
+    *,
+    config: Config,
+    overwrite: bool = False,
+    say: Callable[[str], None] | None = None,
+    done: Callable[[LiveReport], None] | None = None,
+) -> LiveReport:
+    """Pseudonymise a live stream until it is stopped by SIGINT or SIGTERM, or a file has ended.
+
+    Args:
+        source: a URL (rtsp, rtmp, http, udp, tcp), a video device, or a file, which is read at real-time pace;
+            `@FILE` takes the address from the first line of a file.
+        targets: URLs (rtsp, rtmp, udp, tcp), HLS folders or playlists, or files.
+        config: for instance `config.load("live")`.
+        overwrite: replace existing files.
+        say: takes one line at a time for the user; default: stderr. Called from any thread.
+        done: takes the report before any error is raised, too.
+
+    Returns:
+        The account. `edited + held + masked == faces`, `raw == 0`.
+
+    Raises:
+        ConfigError: an option or address that a live stream cannot have.
+        InputError: the input was given up.
+        OutputError: all outputs were given up, or a file exists.
+        ModelError: a model is missing or altered.
+        DetectionError: faces could not be looked for; the run stops, nothing of that picture is published.
+        InterruptedStreamError: a second signal came before the outputs were finished.
+    """
+    av.logging.set_level(av.logging.PANIC)  # PyAV's log callback can deadlock threads, and FFmpeg's lines name URLs
+    check_config(config)
+    read = source_address(from_file(source))
+    written = [sink_address(from_file(target), overwrite=overwrite) for target in targets]
+    _check_apart(read, written)
+    tell = say or _to_stderr
+    stages = frame_stages(config, workers=1)
+    with closing(stages.memory) if stages.memory is not None else nullcontext():
+        session = LiveSession(read, written, config, stages, say=tell)
+        try:
+            with _stopped_by_signals(session, tell):
+                session.run()
+        except KeyboardInterrupt:
+            raise InterruptedStreamError(
+                "interrupted by a second signal: outputs may lack their end; one signal and some seconds suffice"
+            ) from None
+        finally:
+            report = session.report()
+            if done is not None:
+                done(report)
+    return report
+
+
+def _check_apart(source: Address, targets: Sequence[Address]) -> None:
+    """Raise ConfigError if there is no target, or one is the source itself or named twice."""
+    if not targets:
+        raise ConfigError("a stream needs at least one OUT")
+    places = [os.path.realpath(a.url) if a.kind in ("file", "segments", "hls") else a.url for a in (source, *targets)]
+    for number, address in enumerate(targets, 1):
+        if places[number] == places[0]:
+            raise ConfigError(f"{address.shown} is the source itself: choose another OUT")
+        if places[number] in places[1:number]:
+            raise ConfigError(f"{address.shown} is named twice: choose another OUT")
+
+
+def from_file(address: str) -> str:
+    """The address itself, or the first line of FILE for `@FILE`: what is typed, others see in the list of processes.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty.
+    """
+    if not address.startswith("@"):
+        return address
+    try:
+        lines = Path(address[1:]).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the address in {address[1:]}: {error}") from None
+    if not lines:
+        raise ConfigError(f"{address[1:]} is empty: write an address into it")
+    return lines[0]
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _stopped_by_signals(session: LiveSession, say: Callable[[str], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the run in an orderly way, the second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to whoever runs the main thread
+        return
+    seen = 0
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal seen
+        seen += 1
+        if seen > 1:
+            raise KeyboardInterrupt
+        name = signal.Signals(number).name
+        say(f"{name}: finishing")
+        session.stop(name)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,144 @@
+"""One connection to a live input: opened with time limits, demuxed, decoded without delay, until it is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.audio.stream import AudioStream
+from av.codec.context import Flags
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from fluidvid.live.addresses import Address
+from fluidvid.video.opening import is_picture
+
+MAX_BAD = 50
+"""Packets in a row that cannot be decoded: then the connection is given up and made anew."""
+# Without FFmpeg's `nobuffer`: it throws the packets of the analysis away, and with them a file's only key frame.
+_ANALYSE = {"flags": "low_delay", "analyzeduration": "1000000"}
+_FORMATS = {"device": "v4l2", "mpegts": "mpegts"}
+
+
+class Lost(Exception):  # noqa: N818 - no failure of the run: a state that reconnecting ends
+    """The input is not to be had at the moment.
+
+    Args:
+        reason: in words for the user, without secrets.
+        permanent: trying again is of no use, unless it has worked before.
+        finished: a file was read to its end.
+    """
+
+    def __init__(self, reason: str, *, permanent: bool = False, finished: bool = False) -> None:
+        super().__init__(reason)
+        self.permanent, self.finished = permanent, finished
+
+
+class Connection:
+    """An open input. A context manager.
+
+    Attributes:
+        sound: its first audio stream, or None.
+        rate: frames per second as announced, or 25.
+        corrupt: pictures and packets that were damaged and left out.
+
+    Args:
+        address: where from.
+        transport: tcp or udp, for RTSP.
+        timeout: seconds of silence after which the connection is lost.
+
+    Raises:
+        Lost: it cannot be opened, or has no video.
+    """
+
+    def __init__(self, address: Address, *, transport: str, timeout: float) -> None:
+        self._address, self._timeout = address, timeout
+        options = dict(_ANALYSE)
+        if address.kind == "rtsp":
+            options["rtsp_transport"] = transport
+        try:
+            container = av.open(
+                address.url,
+                format=_FORMATS.get(address.kind),
+                options=options,
+                timeout=(timeout, timeout),
+                metadata_errors="replace",
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._lost(error) from error
+        self._container: InputContainer = container
+        videos = [s for s in container.streams.video if not is_picture(s) and s.codec_context is not None]
+        if not videos:
+            container.close()
+            raise Lost("it has no video that can be decoded")
+        self._video: VideoStream = videos[0]
+        self._video.thread_type = "SLICE"  # frame threads would add a picture of delay each
+        self._video.codec_context.flags |= Flags.low_delay
+        self.sound: AudioStream | None = next(iter(container.streams.audio), None)
+        self.rate = Fraction(self._video.average_rate or self._video.guessed_rate or 25)
+        self.corrupt = 0
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._container.close()
+
+    def items(self) -> Iterator[av.VideoFrame | Packet[AudioStream]]:
+        """Pictures and packets of sound as they come, with times.
+
+        Raises:
+            Lost: the input ended, fell silent, or sends nothing but garbage. Iteration always ends so.
+        """
+        wanted = [self._video] if self.sound is None else [self._video, self.sound]
+        bad, seen = 0, time.monotonic()
+        try:
+            for packet in self._container.demux(wanted):
+                if time.monotonic() - seen > self._timeout:
+                    raise Lost(f"no picture for {self._timeout:g} s")
+                if packet.stream_index != self._video.index:
+                    if (
+                        packet.size
+                    ):  # empty ones end a stream; `dts is None` would not tell: some first packets have none
+                        yield packet  # type: ignore[misc]
+                    continue
+                pictures = self._decoded(packet)
+                bad = 0 if pictures else bad + 1
+                if bad > MAX_BAD:
+                    raise Lost(f"{MAX_BAD} packets in a row could not be decoded")
+                for picture in pictures:
+                    seen = time.monotonic()
+                    if picture.pts is not None:  # None before the server has told the time
+                        yield picture
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._lost(error) from error
+        if self._address.kind == "file":
+            raise Lost("the file ended", finished=True)
+        raise Lost("the stream ended")
+
+    def _decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
+        """The undamaged pictures of a packet."""
+        try:
+            pictures = [p for p in packet.decode() if isinstance(p, av.VideoFrame)]
+        except (av.FFmpegError, ValueError):
+            self.corrupt += 1
+            return []
+        good = [p for p in pictures if not p.is_corrupt]
+        self.corrupt += len(pictures) - len(good)
+        return good
+
+    def _lost(self, error: Exception) -> Lost:
+        if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):
+            return Lost("the login was refused: check user and password", permanent=True)
+        if isinstance(error, av.HTTPNotFoundError):
+            return Lost("there is no such path on the server (404)")
+        if isinstance(error, av.ExitError):
+            return Lost(f"no picture for {self._timeout:g} s")
+        if isinstance(error, av.EOFError):
+            return Lost("the stream ended")
+        reason = str(getattr(error, "strerror", None) or error).split(";")[0]
+        return Lost(self._address.clean(reason), permanent=self._address.kind == "file")

@@ -1,0 +1,125 @@
+"""The report of a live run: the account of every published face, and what went wrong on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fluidvid.report import HONEST_WORDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class LiveReport:
+    """What one run of `fluidvid stream` did. Contains no embedding, direction, seed, salt or credential.
+
+    Attributes:
+        input: the source, redacted.
+        outputs: one record per target: address (redacted), pictures written and dropped, reconnects, why given up.
+        mode: fluid, blur, pixelate or solid.
+        seconds: length of the run.
+        pictures_in: decoded pictures.
+        pictures_out: inspected, treated and published ones.
+        dropped: decoded pictures that were not published because the machine was too slow.
+        corrupt: damaged pictures and packets, never published.
+        faces: face instances over all published pictures; `edited + held + masked == faces`.
+        tracks: faces followed.
+        edited: turned into another face, supported by a detection.
+        held: without a detection in that picture, edited or masked all the same.
+        masked: covered, supported by a detection.
+        masked_reasons: why; adds up to `masked`.
+        reconnects: of the input.
+        moved: jumps of the input's times.
+        latency_median: seconds from arriving to leaving for the output's muxer.
+        latency_p95: the same, 95th percentile.
+        ladder: pictures published on each rung.
+        directions: found, and failed, in the background.
+        coverage: shares by frame and by track.
+        raw: always 0.
+        stopped: why it ended.
+        memory: how many people returned, were doubtful, came from the cache or went into it, and their entries.
+        warnings: what else is worth knowing.
+    """
+
+    input: str
+    outputs: tuple[Mapping[str, Any], ...]
+    mode: str
+    seconds: float
+    pictures_in: int
+    pictures_out: int
+    dropped: int
+    corrupt: int
+    faces: int
+    tracks: int
+    edited: int
+    held: int
+    masked: int
+    masked_reasons: Mapping[str, int]
+    reconnects: int
+    moved: int
+    latency_median: float | None
+    latency_p95: float | None
+    ladder: Mapping[str, int]
+    directions: Mapping[str, int]
+    coverage: Mapping[str, Any] = field(default_factory=dict)
+    raw: int = 0
+    stopped: str = ""
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse an account that does not add up.
+
+        Raises:
+            ValueError: `edited + held + masked != faces`, `raw` is not 0, or the reasons do not add up.
+        """
+        if self.edited + self.held + self.masked != self.faces or self.raw != 0:
+            raise ValueError(
+                f"account does not add up: {self.edited} edited + {self.held} held + {self.masked} masked, "
+                f"{self.faces} faces, {self.raw} raw"
+            )
+        if sum(self.masked_reasons.values()) != self.masked:
+            raise ValueError(f"reasons {dict(self.masked_reasons)} do not add up to {self.masked} masked")
+
+    def to_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+
+    def print_summary(self, console: Console) -> None:
+        """Write the human summary to `console` (stderr in the command line)."""
+        from rich.table import Table
+
+        table = Table(show_header=False, box=None, pad_edge=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        table.add_row("stopped", self.stopped)
+        table.add_row(
+            "input", f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects"
+        )
+        for out in self.outputs:
+            end = f", given up: {out['gave_up']}" if out["gave_up"] else ""
+            table.add_row(
+                "output",
+                f"{out['address']}: {out['written']} pictures, {out['dropped']} dropped, "
+                f"{out['reconnects']} reconnects{end}",
+            )
+        table.add_row("published", f"{self.pictures_out} pictures in {self.seconds:.0f} s, {self.dropped} dropped")
+        table.add_row("faces", f"{self.faces} in {self.tracks} tracks")
+        table.add_row("treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw")
+        if self.masked_reasons:
+            table.add_row("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
+        if self.latency_median is not None and self.latency_p95 is not None:
+            table.add_row(
+                "latency", f"{1000 * self.latency_median:.0f} ms median, {1000 * self.latency_p95:.0f} ms 95 %"
+            )
+        if len(self.ladder) > 1:
+            table.add_row("ladder", ", ".join(f"{n} {name}" for name, n in self.ladder.items()))
+        for warning in self.warnings:
+            table.add_row("[yellow]note[/]", warning)
+        console.print(table)
+        console.print(HONEST_WORDS, style="dim")

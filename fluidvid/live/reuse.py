@@ -1,0 +1,84 @@
+"""Edits each person in every k-th picture and carries the residual over in between: the first rungs of the ladder.
+
+A residual lives in the coordinates of the aligned crop, so that composing it with the next picture's own transform
+warps it along with the face. It is used again only while the crop still looks the same; a fresh one is made otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.editing import Crops, EditedCrop, FaceEditor, Preparation
+
+MAX_CHANGE = 12.0
+"""Mean difference of two crops, in grey levels, from which a residual of the one does not fit the other."""
+
+
+@dataclass(eq=False)
+class _Last:
+    edited: EditedCrop
+    crop: NDArray[np.uint8]
+    age: int = 0
+
+
+class ReusingEditor:
+    """A `FaceEditor` in front of another one.
+
+    Attributes:
+        every: edit each person in every n-th picture; 1: in every one.
+        reused: residuals that were used again.
+    """
+
+    def __init__(self, editor: FaceEditor) -> None:
+        self._editor = editor
+        self.crop_size, self.template = editor.crop_size, editor.template
+        self.every = 1
+        self.reused = 0
+        self._last: dict[int, _Last] = {}
+
+    def prepare(
+        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> Preparation:
+        return self._editor.prepare(person_id, crops, landmarks, frames=frames)
+
+    def release(self, person_id: int) -> None:
+        self._editor.release(person_id)
+
+    def forget(self, alive: Collection[int]) -> None:
+        """Drop the residuals of everybody else."""
+        self._last = {k: v for k, v in self._last.items() if k in alive}
+
+    def edit(
+        self,
+        person_ids: Sequence[int],
+        crops: Crops,
+        landmarks: NDArray[np.float32],
+        strengths: NDArray[np.float32],
+    ) -> Sequence[EditedCrop]:
+        again = {i: last for i, person in enumerate(person_ids) if (last := self._fitting(person, crops[i]))}
+        fresh = [i for i in range(len(person_ids)) if i not in again]
+        made: Sequence[EditedCrop] = ()
+        if fresh:
+            made = self._editor.edit([person_ids[i] for i in fresh], crops[fresh], landmarks[fresh], strengths[fresh])
+        results: dict[int, EditedCrop] = {i: last.edited for i, last in again.items()}
+        for i, edited in zip(fresh, made, strict=True):
+            results[i] = edited
+            if edited.ok and self.every > 1:
+                self._last[person_ids[i]] = _Last(edited, crops[i])
+            else:
+                self._last.pop(person_ids[i], None)
+        for last in again.values():
+            last.age += 1
+        self.reused += len(again)
+        return [results[i] for i in range(len(person_ids))]
+
+    def _fitting(self, person: int, crop: NDArray[np.uint8]) -> _Last | None:
+        last = self._last.get(person)
+        if last is None or last.age + 1 >= self.every:
+            return None
+        change = float(np.abs(crop.astype(np.int16) - last.crop).mean())
+        return last if change <= MAX_CHANGE else None

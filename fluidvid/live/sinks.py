@@ -1,0 +1,209 @@
+"""What a muxing worker writes to: a publishing URL, an HLS folder, one file, or a file in parts.
+
+Files are written under a temporary name and get their own when they are complete.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.stream import Stream
+
+from fluidvid.live.addresses import Address, part_name
+from fluidvid.live.encoding import VIDEO, Coded
+from fluidvid.video.containers import TARGETS, target_for
+
+UNFINISHED = ".part"
+_INTERLEAVE = "500000"
+"""Microseconds that a picture may wait for sound: sound that ended must not hold up the picture."""
+_KEEP = 6
+"""Parts in an HLS playlist; older ones are deleted."""
+
+
+class Sink(Protocol):
+    """Takes packets that begin with a key frame."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What differs from what was asked for."""
+        ...
+
+    def write(self, packet: Coded) -> None:
+        """Write one packet; may block for ever when a server is frozen."""
+        ...
+
+    def close(self) -> None:
+        """Write the trailer and put files in their place."""
+        ...
+
+
+def open_sink(address: Address, description: bytes, *, transport: str, segment: float) -> Sink:
+    """Open a target; a frozen server blocks here.
+
+    Raises:
+        av.FFmpegError: refused, unauthorised, full and so on.
+        OSError: a file cannot be written.
+    """
+    if address.kind == "segments":
+        return PartSink(address, description, segment)
+    if address.kind == "file":
+        return FileSink(Path(address.url), description)
+    options = {"max_interleave_delta": _INTERLEAVE, "flush_packets": "1"}
+    if address.kind == "hls":
+        Path(address.url).parent.mkdir(exist_ok=True)
+        options |= {
+            "hls_time": f"{segment:g}",
+            "hls_list_size": str(_KEEP),
+            "hls_flags": "delete_segments+temp_file+independent_segments",
+        }
+        return ContainerSink(address.url, "hls", description, options)
+    if address.kind == "rtsp":
+        return ContainerSink(address.url, "rtsp", description, options | {"rtsp_transport": transport})
+    if address.kind == "rtmp":
+        return ContainerSink(address.url, "flv", description, options | {"flvflags": "no_duration_filesize"})
+    return ContainerSink(address.url, "mpegts", description, options)
+
+
+class ContainerSink:
+    """One output container.
+
+    Args:
+        where: URL or path.
+        muxer: FFmpeg's name of the format.
+        description: `LiveEncoder.description`.
+        options: for muxer and protocol.
+    """
+
+    def __init__(self, where: str, muxer: str, description: bytes, options: dict[str, str]) -> None:
+        self._notes: list[str] = []
+        with av.open(
+            io.BytesIO(description), format="nut", options={"analyzeduration": "0", "probesize": "32"}
+        ) as told:
+            assert isinstance(told, InputContainer)
+            self._out: OutputContainer = av.open(where, "w", format=muxer, options=options)
+            try:
+                self._streams = [self._added(stream, muxer) for stream in told.streams]
+                self._out.start_encoding()  # writes the header, so that refusals show here
+            except BaseException:
+                self._out.close()
+                raise
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
+    def _added(self, stream: Stream, muxer: str) -> Stream | None:
+        name = stream.codec_context.codec.canonical_name
+        holds = _holds(muxer, self._out)
+        if stream.index != VIDEO and holds and name not in holds:
+            self._notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
+            return None
+        try:
+            return self._out.add_stream_from_template(stream)
+        except (av.FFmpegError, ValueError) as error:
+            if stream.index == VIDEO:
+                raise
+            self._notes.append(f"the sound ({name}) cannot be copied ({error}): published without sound")
+            return None
+
+    def write(self, packet: Coded) -> None:
+        stream = self._streams[packet.stream] if packet.stream < len(self._streams) else None
+        if stream is None:
+            return
+        out = Packet(packet.data)
+        out.pts, out.dts, out.duration, out.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+        out.is_keyframe = packet.key
+        out.stream = stream
+        self._out.mux_one(out)
+
+    def close(self) -> None:
+        self._out.close()
+
+
+def _holds(muxer: str, out: OutputContainer) -> frozenset[str] | set[str]:
+    """Codecs that a muxer really takes; empty: it says when asked (RTSP lists nothing it can)."""
+    if muxer == "rtsp":
+        return frozenset()
+    name = "mpegts" if muxer == "hls" else muxer
+    only = next((target.only for target in TARGETS if target.muxer == name), frozenset[str]())
+    return only or out.supported_codecs
+
+
+class FileSink:
+    """A file that can be read up to where it was written, and gets its name when it is complete."""
+
+    def __init__(self, path: Path, description: bytes) -> None:
+        self._path, self._temporary = path, path.with_name(path.name + UNFINISHED)
+        if self._temporary.is_file() and self._temporary.stat().st_size:
+            self._temporary.replace(_unused(path))  # what a worker wrote that was killed: it can be played
+        muxer = target_for(path).muxer
+        options = {"max_interleave_delta": _INTERLEAVE, "flush_packets": "1"}
+        if muxer in ("mp4", "mov"):
+            options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
+        self._sink = ContainerSink(str(self._temporary), muxer, description, options)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._sink.notes
+
+    def write(self, packet: Coded) -> None:
+        self._sink.write(packet)
+
+    def close(self) -> None:
+        self._sink.close()
+        self._temporary.replace(self._path)
+
+
+def _unused(path: Path) -> Path:
+    """A name beside `path` that nothing has yet: `name.1.mp4` and so on."""
+    number = 1
+    while (other := path.with_stem(f"{path.stem}.{number}")).exists():
+        number += 1
+    return other
+
+
+class PartSink:
+    """A file in parts of about `segment` seconds; each begins with a key frame and is complete by itself."""
+
+    def __init__(self, address: Address, description: bytes, segment: float) -> None:
+        self._pattern, self._description, self._segment = Path(address.url), description, segment
+        self._number = self._first_free()
+        self._began: float | None = None
+        self._part = self._opened()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._part.notes
+
+    def _first_free(self) -> int:
+        """Behind what an earlier worker of this run has written."""
+        number = 0
+        while self._name(number).exists():
+            number += 1
+        return number
+
+    def _name(self, number: int) -> Path:
+        return self._pattern.with_name(part_name(self._pattern.name, number))
+
+    def _opened(self) -> FileSink:
+        return FileSink(self._name(self._number), self._description)
+
+    def write(self, packet: Coded) -> None:
+        time = float(packet.pts * packet.time_base)
+        if self._began is None:
+            self._began = time
+        if packet.stream == VIDEO and packet.key and time - self._began >= self._segment:
+            self._part.close()
+            self._number += 1
+            self._began = time
+            self._part = self._opened()
+        self._part.write(packet)
+
+    def close(self) -> None:
+        self._part.close()

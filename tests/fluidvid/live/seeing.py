@@ -1,0 +1,96 @@
+"""Is a face of what was filmed still to be seen in what was published? Judged by pixels at the faces' places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.assembly import make_detector
+from fluidvid.config import Config
+from fluidvid.models import ModelStore
+from tests.fluidvid.live.camera import read_code
+
+Image = NDArray[np.uint8]
+EXPOSED = 0.5
+"""Correlation of detail from which a face counts as raw; coding twice leaves .8 and more, a mask nothing."""
+
+
+@cache
+def filmed(clip: Path, width: int, height: int) -> list[Image]:
+    """The camera's pictures before its time code is drawn."""
+    with av.open(str(clip)) as container:
+        return [
+            np.asarray(
+                cv2.resize(frame.to_ndarray(format="rgb24"), (width, height), interpolation=cv2.INTER_CUBIC), np.uint8
+            )
+            for frame in container.decode(video=0)
+        ]
+
+
+@cache
+def places(clip: Path, width: int, height: int, number: int) -> list[tuple[int, int, int, int]]:
+    """Middles of the faces of one of the camera's pictures, by the full detector."""
+    detector = _detector()
+    found = []
+    for face in detector.detect(filmed(clip, width, height)[number]):
+        if face.score >= 0.5:
+            x1, y1, x2, y2 = (float(v) for v in face.box)
+            dx, dy = (x2 - x1) / 5, (y2 - y1) / 5
+            found.append((int(x1 + dx), int(y1 + dy), int(x2 - dx), int(y2 - dy)))
+    return found
+
+
+@cache
+def _detector() -> Any:
+    return make_detector(Config(), ModelStore())
+
+
+def exposed(clip: Path, published: Iterable[Image], *, size: tuple[int, int], every: int = 5) -> tuple[int, int]:
+    """How many faces of how many were published as they were filmed.
+
+    A picture is found in the film by the number in its code. What a mask takes away is detail: a face is exposed where
+    its detail still goes with that of what was filmed.
+
+    Args:
+        clip: what was filmed.
+        published: `(H, W, 3)` pictures of the camera's size with its time code.
+        size: `(width, height)`.
+        every: look at every n-th picture only.
+    """
+    seen = faces = 0
+    source = filmed(clip, *size)
+    for index, image in enumerate(published):
+        if index % every:
+            continue
+        number = read_code(image) % len(source)
+        for x1, y1, x2, y2 in places(clip, *size, number):
+            faces += 1
+            ours, theirs = (_detail(picture[y1:y2, x1:x2]) for picture in (image, source[number]))
+            seen += bool(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > EXPOSED)
+    return seen, faces
+
+
+def _detail(face: Image) -> NDArray[np.float32]:
+    """What is finer than an eighth of the face."""
+    grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return np.asarray(grey - cv2.GaussianBlur(grey, (0, 0), face.shape[1] / 16), np.float32)
+
+
+def pictures(path: str, *, limit: int = 10**9, **options: str) -> tuple[list[Image], list[float]]:
+    """Pictures and times in seconds of a file or stream, read by PyAV."""
+    images, times = [], []
+    with av.open(path, options=options, timeout=(10, 10)) as container:
+        for frame in container.decode(video=0):
+            images.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
+            assert frame.time is not None
+            times.append(frame.time)
+            if len(images) >= limit:
+                break
+    return images, times

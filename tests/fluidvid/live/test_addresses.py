@@ -1,0 +1,83 @@
+"""What an address is, and that nothing secret of it is ever shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fluidvid.errors import ConfigError, InputError, OutputError
+from fluidvid.live.addresses import is_live, part_name, redacted, sink_address, source_address
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "shown"),
+    [
+        ("rtsp://host:554/a/b", "rtsp", "rtsp://host:554/a/b"),
+        ("rtsp://user:pa55word@host/a", "rtsp", "rtsp://***@host/a"),
+        ("rtsp://user:p@ss/w0rd@host/a", "rtsp", "rtsp://***@host/a"),
+        ("rtsps://u%40x:p%2Fq@host/a?token=abc123&x=1", "rtsp", "rtsps://***@host/a?***"),
+        ("rtmp://host/live/streamkey", "rtmp", "rtmp://host/live/***"),
+        ("https://host/live.m3u8?sig=s3cret", "http", "https://host/live.m3u8?***"),
+    ],
+)
+def test_sources_are_shown_without_secrets(url: str, kind: str, shown: str) -> None:
+    address = source_address(url)
+    assert (address.kind, address.shown) == (kind, shown)
+    told = repr(address) + address.clean(f"failed: {url} (401) pa55word p@ss/w0rd p/q p%2Fq abc123 streamkey s3cret")
+    for secret in address.secrets:
+        assert secret not in told
+    assert address.url == url
+
+
+def test_free_text_is_redacted() -> None:
+    assert redacted("open rtsp://a:b@c/d?k=v failed") == "open rtsp://***@c/d?k=*** failed"
+
+
+@pytest.mark.parametrize("url", ["ftp://host/a", "srt://host:1"])
+def test_unknown_schemes(url: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        source_address(url)
+    with pytest.raises(ConfigError, match="cannot publish"):
+        sink_address(url, overwrite=False)
+
+
+def test_targets(tmp_path: Path) -> None:
+    kinds = {
+        "rtsp://h/a": "rtsp",
+        "rtmp://h/a/k": "rtmp",
+        "udp://1.2.3.4:5": "mpegts",
+        "tcp://1.2.3.4:5": "mpegts",
+        f"{tmp_path}/hls/": "hls",
+        f"{tmp_path}/list.m3u8": "hls",
+        f"{tmp_path}/a.mp4": "file",
+        f"{tmp_path}/a-%04d.ts": "segments",
+    }
+    assert {text: sink_address(text, overwrite=False).kind for text in kinds} == kinds
+
+
+def test_existing_files_are_kept(tmp_path: Path) -> None:
+    for name, target in (("a.mp4", "a.mp4"), ("b-0007.ts", "b-%04d.ts"), ("index.m3u8", "")):
+        (tmp_path / name).write_bytes(b"mine")
+        with pytest.raises(OutputError, match="--overwrite"):
+            sink_address(f"{tmp_path}/{target}", overwrite=False)
+        sink_address(f"{tmp_path}/{target}", overwrite=True)
+    (tmp_path / "c-x.ts").write_bytes(b"no part")
+    assert sink_address(f"{tmp_path}/c-%d.ts", overwrite=False).kind == "segments"
+    assert part_name("b-%04d.ts", 12) == "b-0012.ts"
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="does not exist"):
+        sink_address(f"{tmp_path}/no/a.mp4", overwrite=False)
+    with pytest.raises(OutputError, match="file name ending"):
+        sink_address(f"{tmp_path}/a.xyz", overwrite=False)
+    with pytest.raises(ConfigError, match="preview needs a display library"):
+        sink_address("preview", overwrite=False)
+    with pytest.raises(InputError, match="no such file or device"):
+        source_address(f"{tmp_path}/nothing.mp4")
+
+
+def test_what_anonymize_hands_over(tmp_path: Path) -> None:
+    assert is_live("rtsp://h/a") and is_live("/dev/null") and not is_live(str(tmp_path / "a.mp4"))
+    assert source_address("/dev/null").kind == "device"

@@ -1,0 +1,178 @@
+"""A camera, a server, fluidvid, a server, an independent reader: picture, sound, times, and no raw face."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from urllib.request import urlopen
+
+import av
+import numpy as np
+import pytest
+
+from tests.fluidvid.live.conftest import SHORT, Run, Server, free_port, until
+from tests.fluidvid.live.seeing import exposed, filmed, pictures
+
+SIZE = (264, 224)
+
+
+def test_what_is_filmed_raw_counts_as_exposed(clip: Path) -> None:
+    """The judge of all other tests can say no."""
+    from tests.fluidvid.live.camera import write_code
+
+    raw = []
+    for number, image in enumerate(filmed(clip, *SIZE)[:20]):
+        coded = image.copy()
+        coded[:, :, 1] = np.clip(
+            coded[:, :, 1].astype(int) + np.where(np.indices(SIZE[::-1]).sum(0) % 2, 2, -2), 0, 255
+        )
+        write_code(coded, number)
+        raw.append(coded)
+    seen, faces = exposed(clip, raw, size=SIZE)
+    assert seen == faces == 4
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_camera_to_reader(
+    serve: Callable[..., Server],
+    film: Callable[..., object],
+    live: Callable[..., Run],
+    clip: Path,
+    tmp_path: Path,
+    transport: str,
+) -> None:
+    server = serve("sound_in", "sound_out").start()
+    film(server.url("sound_in/publish"), "--sound")
+    port = free_port()
+    run = live(
+        server.url("sound_in"),
+        server.url("sound_out/publish"),
+        str(tmp_path / "copy.mov"),
+        live__metrics=f"127.0.0.1:{port}",
+        live__transport=transport,
+    )
+    until(lambda: run.published > 10)
+    sound = 0
+    images, times = [], []
+    with av.open(server.url("sound_out"), options={"rtsp_transport": "tcp"}, timeout=(10, 10)) as reader:
+        for packet in reader.demux(reader.streams.video[0], reader.streams.audio[0]):
+            sound += packet.stream.type == "audio"
+            if packet.stream.type == "video":
+                for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame)
+                    images.append(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
+                    times += [frame.time] if frame.time is not None else []  # RTP's first packets may have none
+            if len(images) >= 40:
+                break
+    text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    assert urlopen(f"http://127.0.0.1:{port}/health").status == 200
+    run.finish()
+    assert sound > 10 and len(times) > 30 and all(a < b for a, b in pairwise(times))
+    seen, faces = exposed(clip, images, size=SIZE)
+    assert faces >= 6 and seen == 0
+    assert 'fluidvid_faces_total{treatment="raw"} 0.0' in text and "fluidvid_latency_seconds" in text
+    # The copy in a file: every published picture, all with faces treated, sound beside it, its name only at the end.
+    copied, copied_times = pictures(str(tmp_path / "copy.mov"))
+    report = run.session.report()
+    assert report.pictures_out == len(copied) and all(a < b for a, b in pairwise(copied_times))
+    assert report.faces >= report.pictures_out and report.raw == 0 and report.edited == 0
+    seen, faces = exposed(clip, copied, size=SIZE)
+    assert faces >= len(copied) // 5 - 1 and seen == 0
+    with av.open(str(tmp_path / "copy.mov")) as copy:
+        assert copy.streams.audio[0].codec_context.name == "pcm_alaw"
+        assert sum(packet.size for packet in copy.demux(copy.streams.audio[0])) > 8000
+    assert any("voices" in warning for warning in report.warnings)
+    assert report.latency_median is not None  # how large it is, benchmarks/live.py measures
+
+
+@pytest.mark.parametrize("target", ["part-%03d.mp4", "hls/", "whole.ts"])
+def test_a_file_becomes_files(live: Callable[..., Run], short: Path, tmp_path: Path, target: str) -> None:
+    """A file at real-time pace: it ends by itself, after as long as it lasts."""
+    run = live(
+        str(short),
+        str(tmp_path / target) + ("/" if target.endswith("/") else ""),
+        live__segment=1.0,
+        live__key_interval=0.5,
+    )
+    run.wait()
+    assert run.error is None
+    report = run.session.report()
+    assert report.stopped == "the input ended" and report.pictures_out == SHORT
+    assert report.seconds > (SHORT - 1) / 25, "at its own pace"
+    names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert not any(name.endswith(".part") for name in names)
+    if target == "whole.ts":
+        assert len(pictures(str(tmp_path / "whole.ts"))[0]) == SHORT
+    elif target == "hls/":
+        assert "index.m3u8" in names and sum(name.endswith(".ts") for name in names) >= 2
+        assert len(pictures(str(tmp_path / "hls" / "index.m3u8"))[0]) == SHORT
+    else:
+        assert len(names) >= 2 and names[0] == "part-000.mp4"
+        assert sum(len(pictures(str(tmp_path / name))[0]) for name in names) == SHORT
+
+
+def test_mpegts_over_tcp_and_udp(live: Callable[..., Run], short: Path) -> None:
+    """An independent receiver listens; the same run sends to both."""
+    tcp, udp = free_port(), free_port()
+    got: dict[str, int] = {}
+
+    def receive(name: str, url: str) -> None:
+        with av.open(url, format="mpegts", timeout=(15, 10)) as reader:
+            for _ in reader.decode(video=0):
+                got[name] = got.get(name, 0) + 1
+                if got[name] >= 20:
+                    return
+
+    threads = [
+        threading.Thread(target=receive, args=("tcp", f"tcp://127.0.0.1:{tcp}?listen=1")),
+        threading.Thread(target=receive, args=("udp", f"udp://127.0.0.1:{udp}")),
+    ]
+    for thread in threads:
+        thread.start()
+    run = live(str(short), f"tcp://127.0.0.1:{tcp}", f"udp://127.0.0.1:{udp}?pkt_size=1316", live__key_interval=0.5)
+    for thread in threads:
+        thread.join(20)
+    run.finish()
+    assert got == {"tcp": 20, "udp": 20}
+
+
+def test_hls_folder_to_http_to_rtmp(live: Callable[..., Run], short: Path, tmp_path: Path) -> None:
+    """One run writes an HLS folder, a web server shows it, another run reads it there and publishes to RTMP."""
+    written = live(str(short), f"{tmp_path}/hls/", live__segment=1.0, live__key_interval=0.5)
+    written.wait()
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "hls")))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    port = free_port()
+    got: list[tuple[int, int]] = []
+
+    def receive() -> None:
+        url = f"rtmp://127.0.0.1:{port}/live/streamkey"
+        # RTMP ends without a word: an error tells that it did.
+        with suppress(av.FFmpegError), av.open(url, options={"listen": "1"}, timeout=(15, 10)) as reader:
+            for frame in reader.decode(video=0):
+                got.append((frame.width, frame.height))
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    run = live(
+        f"http://127.0.0.1:{web.server_port}/index.m3u8?token=s3cret",
+        f"rtmp://127.0.0.1:{port}/live/streamkey",
+        live__key_interval=0.2,
+        live__retries=1,
+    )
+    run.wait(30)
+    receiver.join(20)
+    web.shutdown()
+    web.server_close()
+    assert len(got) > 20 and set(got) == {(176, 144)}
+    assert not run.said("streamkey") and not run.said("s3cret") and run.said("/live/***: publishing")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
+        pass

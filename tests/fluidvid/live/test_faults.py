@@ -1,0 +1,343 @@
+"""Everything that goes wrong with live streams: what the user is told, recovery or a clean end, never a raw face."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fluidvid.errors import ConfigError, DetectionError, ExitCode, InputError, OutputError
+from fluidvid.live.session import LiveSession
+from fluidvid.stages import NearDetector
+from fluidvid.trackers.types import Detection
+from tests.fluidvid.live.conftest import SHORT, Run, Sender, Server, free_port, until, workers
+from tests.fluidvid.live.seeing import exposed, pictures
+
+SIZE = (264, 224)
+Serve = Callable[..., Server]
+Film = Callable[..., "subprocess.Popen[bytes]"]
+Live = Callable[..., Run]
+
+
+def covered(clip: Path, path: Path, *, at_least: int) -> list[float]:
+    """Assert that a published file shows no raw face, at rising times; gives the times."""
+    images, times = pictures(str(path))
+    assert len(images) >= at_least and all(a < b for a, b in pairwise(times))
+    seen, faces = exposed(clip, images, size=SIZE)
+    assert faces >= at_least // 5 - 1 and seen == 0, f"{seen} of {faces} faces are raw"
+    return times
+
+
+def test_server_absent_at_the_start(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+    server = serve("cam")
+    run = live(server.url("cam"), str(tmp_path / "out.mkv"))
+    until(lambda: run.said("Connection refused; trying again in"))
+    server.start()
+    film(server.url("cam/publish"))
+    until(lambda: run.published > 20)
+    run.finish()
+    assert run.error is None and run.session.report().reconnects >= 1
+    covered(clip, tmp_path / "out.mkv", at_least=20)
+
+
+def test_server_killed_and_restarted(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+    server = serve("cam").start()
+    film(server.url("cam/publish"))
+    run = live(server.url("cam"), str(tmp_path / "out.mkv"))
+    until(lambda: run.published > 15)
+    server.kill()
+    until(lambda: run.said("the stream ended; trying again") or run.said("trying again in 1 s"))
+    before = run.published
+    server.start()
+    film(server.url("cam/publish"))
+    until(lambda: run.published > before + 20)
+    run.finish()
+    assert run.error is None
+    times = covered(clip, tmp_path / "out.mkv", at_least=before + 20)
+    assert max(b - a for a, b in pairwise(times)) > 0.5, "the gap is a gap in the output, too"
+
+
+def test_stalled_server_and_lost_publisher(serve: Serve, film: Film, live: Live, clip: Path, tmp_path: Path) -> None:
+    server = serve("cam").start()
+    camera = film(server.url("cam/publish"))
+    run = live(server.url("cam"), str(tmp_path / "out.mkv"))
+    until(lambda: run.published > 15)
+    server.signal(signal.SIGSTOP)
+    until(lambda: run.said("no picture for 1.5 s; trying again"))
+    before = run.published
+    server.signal(signal.SIGCONT)
+    until(lambda: run.published > before + 15)
+    lines = len(run.lines)
+    camera.kill()  # the server lives on, and has nothing to send
+    until(lambda: any("trying again" in line for line in run.lines[lines:]))
+    before = run.published
+    film(server.url("cam/publish"))
+    until(lambda: run.published > before + 15)
+    run.finish()
+    assert run.error is None and run.session.report().reconnects >= 2
+    covered(clip, tmp_path / "out.mkv", at_least=before + 15)
+
+
+class FrozenServer(threading.Thread):
+    """Takes an RTSP publisher's requests, then reads nothing any more, with hardly any room in its socket."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen()
+        self.port = int(self._socket.getsockname()[1])
+        self.clients: list[socket.socket] = []
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            self.clients.append(client)
+            reading = client.makefile("rb")
+            recording = False
+            while not recording:
+                method, fields = reading.readline().split()[0], {}
+                while line := reading.readline().decode().strip():
+                    name, _, value = line.partition(":")
+                    fields[name] = value.strip()
+                reading.read(int(fields.get("Content-Length", 0)))
+                answer = ["RTSP/1.0 200 OK", f"CSeq: {fields['CSeq']}", "Session: 1"]
+                answer += [f"Transport: {fields['Transport']}"] if "Transport" in fields else []
+                client.sendall("".join(f"{line}\r\n" for line in [*answer, ""]).encode())
+                recording = method == b"RECORD"
+
+    def close(self) -> None:
+        self._socket.close()
+        for client in self.clients:
+            client.close()
+
+
+def test_frozen_output_server(serve: Serve, film: Film, live: Live, tmp_path: Path) -> None:
+    """Its worker is killed and replaced; the other output does not notice."""
+    cameras, frozen = serve("cam").start(), FrozenServer()
+    film(cameras.url("cam/publish"), "--noise")
+    target = f"rtsp://127.0.0.1:{frozen.port}/out"
+    run = live(cameras.url("cam"), target, str(tmp_path / "out.mkv"), media__crf=1)
+    until(lambda: run.said(f"{target}: publishing") and run.published > 10)
+    first = set(workers())
+    assert len(first) == 2
+    until(lambda: run.said(f"{target}: no progress for 1.5 s: the server is frozen or unreachable"))
+    until(lambda: len(frozen.clients) > 1)
+    assert len(set(workers()) & first) == 1, "the file's worker lives on, the frozen one is gone"
+    run.finish()
+    frozen.close()
+    account = {out["address"]: out for out in run.session.report().outputs}
+    assert account[str(tmp_path / "out.mkv")]["reconnects"] == account[str(tmp_path / "out.mkv")]["dropped"] == 0
+
+
+@pytest.mark.slow
+def test_stopped_output_server_comes_back(serve: Serve, film: Film, live: Live) -> None:
+    """A real server under SIGSTOP: its socket takes megabytes before the worker is stuck."""
+    cameras, viewers = serve("cam").start(), serve("out").start()
+    film(cameras.url("cam/publish"), "--noise")
+    run = live(cameras.url("cam"), viewers.url("out/publish"), media__crf=1)
+    until(lambda: run.said("out/publish: publishing"))
+    viewers.signal(signal.SIGSTOP)
+    until(lambda: run.said("no progress for 1.5 s: the server is frozen or unreachable"), 120)
+    viewers.signal(signal.SIGCONT)
+    said = len(run.lines)
+    until(lambda: any("out/publish: publishing" in line for line in run.lines[said:]))
+
+
+def test_frozen_output_server_at_the_end(serve: Serve, live: Live, short: Path) -> None:
+    """A server that freezes while the trailer is written does not keep the process."""
+    viewers = serve("out").start()
+    run = live(str(short), viewers.url("out/publish"))
+    until(lambda: run.said("out/publish: publishing"))
+    viewers.signal(signal.SIGSTOP)
+    began = time.monotonic()
+    run.finish()
+    assert time.monotonic() - began < 10 and run.error is None
+
+
+def test_a_file_that_is_no_video_is_not_tried_again(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "in.mp4").write_bytes(b"this is no video" * 1000)
+    run = live(str(tmp_path / "in.mp4"), str(tmp_path / "out.mkv"))
+    run.wait()
+    assert isinstance(run.error, InputError) and "given up" in str(run.error) and not run.said("trying again")
+
+
+def test_missing_path(serve: Serve, live: Live, tmp_path: Path) -> None:
+    server = serve("cam").start()
+    run = live(server.url("nothing"), str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert isinstance(run.error, InputError) and "no such path on the server (404): given up" in str(run.error)
+    assert sum("trying again" in line for line in run.lines) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_login(serve: Serve, film: Film, live: Live, tmp_path: Path) -> None:
+    """Ends at once, on the input and on the output side, and says no secret; the right one works."""
+    server = serve("cam", login=("viewer", "correcthorse")).start()
+    run = live(server.url("cam", "viewer:batterystaple"), str(tmp_path / "out.mkv"))
+    run.wait()
+    assert isinstance(run.error, InputError) and "the login was refused" in str(run.error)
+    film(server.url("cam/publish", "viewer:correcthorse"))
+    publishing = live(
+        server.url("cam", "viewer:correcthorse"), server.url("cam/publish", "viewer:batterystaple"), live__retries=0
+    )
+    publishing.wait()
+    assert isinstance(publishing.error, OutputError) and "the login was refused" in str(publishing.error)
+    told = " ".join([*run.lines, *publishing.lines, str(run.error), str(publishing.error)])
+    told += run.session.report().to_json() + publishing.session.report().to_json() + publishing.session.monitor.status()
+    assert "batterystaple" not in told and "correcthorse" not in told and "***@127.0.0.1" in told
+
+
+def test_full_disk(live: Live, short: Path, tmp_path: Path) -> None:
+    """/dev/full takes the place of the file: every write fails as on a full disk."""
+    (tmp_path / "out.mkv.part").symlink_to("/dev/full")
+    run = live(str(short), str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert isinstance(run.error, OutputError) and "the disk is full: free some space: given up" in str(run.error)
+    assert run.error.exit_code == ExitCode.OUTPUT and not (tmp_path / "out.mkv").exists()
+
+
+def test_full_disk_beside_a_working_output(live: Live, short: Path, tmp_path: Path) -> None:
+    (tmp_path / "full.mkv.part").symlink_to("/dev/full")
+    run = live(str(short), str(tmp_path / "full.mkv"), str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert run.error is None and len(pictures(str(tmp_path / "out.mkv"))[0]) == SHORT
+    assert run.session.report().outputs[0]["gave_up"] == "the disk is full: free some space"
+
+
+def transport_stream(clip: Path, path: Path, size: tuple[int, int]) -> bytes:
+    """The clip as MPEG-TS, numbered like a camera's pictures."""
+    from tests.fluidvid.live.camera import write_code
+    from tests.fluidvid.live.seeing import filmed
+
+    with av.open(str(path), "w", format="mpegts") as out:
+        stream = out.add_stream("libx264", 25, options={"preset": "ultrafast", "tune": "zerolatency", "g": "10"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number, image in enumerate(filmed(clip, *size)[:60]):
+            coded = image.copy()
+            write_code(coded, number)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(coded, format="rgb24")))
+        out.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_garbage_packets(live: Live, clip: Path, tmp_path: Path) -> None:
+    """Damage inside a stream: pictures that cannot be decoded are left out, the others are treated."""
+    sound = bytearray(transport_stream(clip, tmp_path / "in.ts", SIZE))
+    dice = np.random.default_rng(4)
+    for begin in dice.integers(30_000, len(sound), 30).tolist():
+        sound[begin : begin + 40] = dice.integers(0, 256, 40, np.uint8).tobytes()
+    sender = Sender(bytes(sound), rate=len(sound) // 2)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=2)
+    run.wait(30)
+    assert isinstance(run.error, InputError)  # the sender has gone
+    report = run.session.report()
+    assert report.corrupt > 0 and report.pictures_out > 20 and report.raw == 0
+    covered(clip, tmp_path / "out.mkv", at_least=20)
+
+
+def test_nothing_but_garbage(live: Live, tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, 400_000, np.uint8).tobytes()
+    sender = Sender(noise, noise, noise, rate=10**6)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait()
+    assert isinstance(run.error, InputError) and "given up" in str(run.error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_change_of_resolution(live: Live, clip: Path, tmp_path: Path) -> None:
+    """In the middle of a stream, times starting again as well: readers see one size and rising times."""
+    large = transport_stream(clip, tmp_path / "large.ts", SIZE)
+    small = transport_stream(clip, tmp_path / "small.ts", (256, 160))
+    sender = Sender(large + small, rate=len(large + small) // 3)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=1)
+    run.wait(40)
+    assert run.said("now 256x160, fitted into (264, 224)")
+    images, times = pictures(str(tmp_path / "out.mkv"))
+    assert len(images) > 80 and {image.shape for image in images} == {(224, 264, 3)}
+    assert all(a < b for a, b in pairwise(times))
+    assert exposed(clip, images[:55], size=SIZE)[0] == 0
+    # What came smaller stands between black bars.
+    bars = images[-10][:26].mean(), images[-10][-26:].mean()
+    assert max(bars) < 20 < images[-10][60:-60].mean()
+    assert run.session.report().faces >= len(images)
+    assert run.session.report().moved >= 1
+
+
+def test_an_exception_in_the_detector_stops_the_run(live: Live, short: Path, tmp_path: Path) -> None:
+    def alter(session: LiveSession) -> None:
+        near = session._stages.near
+        assert near is not None
+        session._stages = replace(session._stages, near=Broken(near))
+
+    class Broken:
+        def __init__(self, near: NearDetector) -> None:
+            self._near, self._calls = near, 0
+
+        def whole(self, image: NDArray[np.uint8]) -> tuple[list[Detection], NDArray[np.float32]]:
+            self._calls += 1
+            if self._calls > 11:  # one to warm up
+                raise RuntimeError("boom")
+            return self._near.whole(image)
+
+        def detect(
+            self, images: Sequence[NDArray[np.uint8]], places: Sequence[NDArray[np.float32]]
+        ) -> list[list[Detection]]:
+            return self._near.detect(images, places)
+
+    run = live(str(short), str(tmp_path / "out.mkv"), alter=alter)
+    run.wait()
+    assert isinstance(run.error, DetectionError) and "boom" in str(run.error)
+    assert len(pictures(str(tmp_path / "out.mkv"))[0]) <= 30  # with its trailer, under its name
+
+
+def test_a_worker_does_not_outlive_its_parent(serve: Serve, clip: Path) -> None:
+    """Not even one that hangs in a frozen server."""
+    viewers = serve("out").start()
+    command = [sys.executable, "-m", "fluidvid", "stream", str(clip), viewers.url("out/publish"), "--mode", "solid"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "publishing" in line:
+            break
+    mine = [
+        int(folder.name)
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdigit() and _parent(folder) == process.pid
+    ]
+    assert mine
+    viewers.signal(signal.SIGSTOP)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine))
+
+
+def _parent(folder: Path) -> int:
+    try:
+        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+
+
+def test_port_of_metrics_taken(live: Live, short: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="cannot serve metrics"):
+        live(str(short), str(tmp_path / "out.mkv"), live__metrics=f"127.0.0.1:{taken.getsockname()[1]}")
+    assert free_port()

@@ -1,0 +1,247 @@
+"""Encoder, shaper, reuse of residuals, background directions and metrics, each by itself."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fluidvid.coverage import Coverage, FaceOutcome
+from fluidvid.errors import ConfigError
+from fluidvid.keyframes import KeyCrop
+from fluidvid.live import directions as background
+from fluidvid.live.directions import BackgroundDirections
+from fluidvid.live.encoding import LiveEncoder
+from fluidvid.live.metrics import Health, MetricsServer
+from fluidvid.live.reuse import ReusingEditor
+from fluidvid.live.shaping import Shaper
+from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
+from tests.fluidvid.live.conftest import until
+
+
+def grey(width: int, height: int, form: str = "yuv420p") -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 128, np.uint8), format="rgb24").reformat(format=form)
+    frame.pts, frame.time_base = 0, Fraction(1, 90_000)
+    return frame
+
+
+def test_encoder_has_no_delay_and_key_frames_on_demand() -> None:
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    keys = []
+    for index in range(60):
+        if index == 40:
+            encoder.key_frame_due()
+        picture = grey(64, 48)
+        picture.pts = index * 3600
+        (packet,) = encoder.encode(picture, arrived=1.0)
+        assert packet.pts == packet.dts == index * 3600
+        if packet.key:
+            keys.append(index)
+            decoder = av.CodecContext.create("h264", "r")
+            assert [*decoder.decode(av.Packet(packet.data)), *decoder.decode(None)], "headers are inside"
+    assert keys == [0, 25, 40]
+
+
+def test_description_tells_both_streams() -> None:
+    with av.open(io.BytesIO(), "w", format="matroska") as container:
+        sound = container.add_stream("aac", rate=48000, layout="stereo")
+        assert isinstance(sound, av.AudioStream)
+        container.start_encoding()
+        described = LiveEncoder((64, 48), Fraction(25), key_interval=1.0).description(sound)
+    with av.open(io.BytesIO(described), format="nut", options={"analyzeduration": "0", "probesize": "32"}) as told:
+        assert [s.codec_context.name for s in told.streams] == ["h264", "aac"]
+        assert all(s.codec_context.extradata for s in told.streams)
+
+
+@pytest.mark.parametrize("bad", [{"codec": "vp9"}, {"preset": "sluggish"}])
+def test_encoder_refusals(bad: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"--codec|--preset"):
+        LiveEncoder((64, 48), Fraction(25), key_interval=1.0, **bad)  # type: ignore[arg-type]
+
+
+def test_shaper() -> None:
+    shaper = Shaper()
+    plain = grey(64, 48)
+    assert shaper.shape(plain) is plain and shaper.size == (64, 48)
+    for other, form in (
+        (grey(63, 47, "yuv444p"), "yuv444p"),
+        (grey(20, 48), "yuv420p"),
+        (grey(64, 48, "nv12"), "nv12"),
+    ):
+        assert other.format.name == form
+        shaped = shaper.shape(other)
+        assert (shaped.width, shaped.height, shaped.format.name) == (64, 48, "yuv420p")
+        assert shaped.pts == 0
+    narrow = shaper.shape(grey(20, 48)).to_ndarray(format="rgb24")
+    assert narrow[:, :18].max() < 30 and narrow[:, 26:38].min() > 100
+    odd = Shaper()
+    assert odd.shape(grey(65, 49, "yuv444p")).width == 64 and odd.size == (64, 48)
+
+
+def test_interlaced_pictures_are_shown_by_one_field() -> None:
+    combed = np.zeros((48, 64, 3), np.uint8)
+    combed[::2, 20:40], combed[1::2, 30:50] = 220, 220  # something that moved between the fields
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 64, 48, "yuv420p", Fraction(1, 25)
+    encoder.options = {"crf": "1", "tune": "zerolatency", "x264-params": "interlaced=1"}
+    decoder = av.CodecContext.create("h264", "r")
+    assert isinstance(decoder, av.VideoCodecContext)
+    packets = [*encoder.encode(av.VideoFrame.from_ndarray(combed, format="rgb24")), *encoder.encode(None)]
+    (picture,) = [*(frame for packet in packets for frame in decoder.decode(packet)), *decoder.decode(None)]
+    assert picture.interlaced_frame
+    picture.time_base = Fraction(1, 25)
+    shaped = Shaper().shape(picture)
+    assert (shaped.width, shaped.height) == (64, 48)
+    lines = shaped.to_ndarray(format="rgb24")[12:36, :, 0].astype(int)
+    assert np.abs(np.diff(lines, axis=0)).mean() < 5 < np.abs(np.diff(combed[12:36, :, 0].astype(int), axis=0)).mean()
+
+
+class CountingEditor(FakeEditor):
+    """Edits with a residual that tells which call it was."""
+
+    calls = 0
+
+    def edit(
+        self,
+        person_ids: Sequence[int],
+        crops: NDArray[np.uint8],
+        landmarks: NDArray[np.float32],
+        strengths: NDArray[np.float32],
+    ) -> list[FakeEdited]:
+        self.calls += 1
+        mask = np.ones((64, 64), np.float32)
+        return [FakeEdited(np.full((64, 64, 3), self.calls, np.float32), mask)] * len(crops)
+
+
+def edits(editor: ReusingEditor, grey_levels: Sequence[int], person: int = 1) -> list[float]:
+    return [
+        float(
+            editor.edit(
+                [person], np.full((1, 64, 64, 3), g, np.uint8), np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32)
+            )[0].residual.max()
+        )
+        for g in grey_levels
+    ]
+
+
+def test_residuals_are_reused_only_while_they_fit() -> None:
+    editor = ReusingEditor(CountingEditor(Boom()))
+    assert edits(editor, [50] * 4) == [1, 2, 3, 4]
+    editor.every = 4
+    assert edits(editor, [50] * 9) == [5, 5, 5, 5, 6, 6, 6, 6, 7]
+    assert editor.reused == 6
+    assert edits(editor, [52, 90, 90]) == [7, 8, 8], "another picture is edited anew"
+    assert edits(editor, [90], person=2) == [9], "another person has a residual of their own"
+    editor.forget({2})
+    assert edits(editor, [90]) == [10]
+
+
+def keys(count: int = 2) -> list[KeyCrop]:
+    crop = np.zeros((64, 64, 3), np.uint8)
+    return [KeyCrop(crop, np.zeros((5, 2), np.float32), i, 1.0, 0.0) for i in range(count)]
+
+
+class SlowEditor(FakeEditor):
+    """Waits in `prepare` until it is let go."""
+
+    def __init__(self, *, prepared: bool = True) -> None:
+        super().__init__(Boom(), prepared=prepared)
+        self.go = threading.Event()
+        self.order: list[tuple[str, int]] = []
+
+    def prepare(
+        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> FakePreparation:
+        assert self.go.wait(10)
+        self.order.append(("prepare", person_id))
+        return super().prepare(person_id, crops, landmarks, frames=frames)
+
+    def release(self, person_id: int) -> None:
+        self.order.append(("release", person_id))
+
+
+def test_directions_come_from_the_background() -> None:
+    editor = SlowEditor()
+    directions = BackgroundDirections(editor, cores=1.0)
+    began = time.monotonic()
+    directions.find(1, keys())
+    directions.find(2, keys())
+    directions.left([2])  # before its search has begun: it is not worth one
+    assert time.monotonic() - began < 0.5 and not directions.ready(1) and not directions.wanted(1)
+    editor.go.set()
+    until(lambda: directions.ready(1))
+    until(lambda: ("release", 2) in editor.order)
+    assert ("prepare", 2) not in editor.order and not directions.ready(2)
+    directions.left([1])
+    until(lambda: ("release", 1) in editor.order)
+    directions.forget([])
+    assert not directions.ready(1) and directions.wanted(1)
+    directions.close()
+
+
+def test_a_direction_that_failed_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "FIRST_RETRY", 0.3)
+    editor = SlowEditor(prepared=False)
+    editor.go.set()
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.find(1, keys())
+    until(lambda: directions.failed == 1)
+    assert not directions.ready(1) and not directions.wanted(1)
+    until(lambda: directions.wanted(1))
+    directions.close()
+
+
+def test_an_exception_in_a_search_masks_that_track_only() -> None:
+    editor = FakeEditor(Boom("prepare", 1))
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.find(1, keys())
+    until(lambda: directions.ready(1))
+    directions.find(2, keys())
+    until(lambda: directions.failed == 1)
+    assert not directions.ready(2) and directions.ready(1)
+    directions.close()
+
+
+def test_metrics_and_health() -> None:
+    health = [Health(True, "ok")]
+    samples = [
+        ("counter", "faces", "faces", {"treatment": "edited"}, 3.0),
+        ("counter", "faces", "faces", {"treatment": "raw"}, 0.0),
+        ("gauge", "output_connected", "up", {"output": 'rtsp://***@h/a"b'}, 1.0),
+    ]
+    server = MetricsServer("127.0.0.1:0", lambda: samples, lambda: health[0])
+    base = f"http://127.0.0.1:{server.port}"
+    text = urlopen(f"{base}/metrics").read().decode()
+    assert 'fluidvid_faces_total{treatment="edited"} 3.0' in text and 'output="rtsp://***@h/a\\"b"' in text
+    assert urlopen(f"{base}/health").read() == b"ok\n"
+    health[0] = Health(False, "no picture for 9 s")
+    with pytest.raises(HTTPError) as caught:
+        urlopen(f"{base}/health")
+    assert caught.value.code == 503 and caught.value.read() == b"no picture for 9 s\n"
+    server.close()
+
+
+def test_the_account_of_ended_tracks_is_folded() -> None:
+    whole, folded = Coverage(), Coverage()
+    for coverage in (whole, folded):
+        for frame in range(300):
+            track = frame // 10
+            treatment = "edited" if track % 3 else "masked"
+            coverage.add(
+                frame, 1, [FaceOutcome(track, frame % 7 > 0, treatment, "mode" if treatment == "masked" else None)]
+            )
+            if coverage is folded:
+                coverage.forget(frame - 5)
+    plain = [{k: v for k, v in c.summary().items() if not isinstance(v, dict)} for c in (whole, folded)]
+    assert plain[0] == pytest.approx(plain[1]) and whole.tracks == folded.tracks == 30
+    assert len(folded._tracks) <= 2

@@ -1,5 +1,5 @@
-"""The command line: `anonymize`, `audit`, `cache`, `doctor`, `models`, `prior`, `stream`, `version`. Errors are one line
-on stderr, stdout is for results.
+"""The command line: `anonymize`, `audit`, `cache`, `doctor`, `models`, `prior`, `stream`, `version`. Errors are one
+line on stderr, stdout is for results.
 """
 
 from __future__ import annotations

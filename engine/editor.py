@@ -23,6 +23,7 @@ from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.run import RunEditor
 from fluidvid.engine.search import AppliedEdit, DirectionSearch, EditorOptions
+from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
 
 
@@ -104,7 +105,9 @@ class FluidEditor:
         self.search = DirectionSearch(
             self.apply, difference, space, self.guides, self.verifiers, attributes, bank, options, generator, basis
         )
-        self._run = RunEditor(self.apply, self.guides[0], options, self.template, self.crop_size)
+        self._run = RunEditor(
+            self.apply, self.guides[0], options, self.template, self.crop_size, Shares(backbone.device)
+        )
         self.store: DirectionStore = MemoryStore() if store is None else store
         self.memory, self.basis = memory, basis
 

@@ -11,6 +11,7 @@ from fluidvid.engine.between import Sample, choose, windows
 from fluidvid.engine.cache import PersonState
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.search import WEAK, AppliedEdit, EditorOptions
+from fluidvid.engine.shares import Shares
 
 SHRINK = 0.01
 """Per frame by which a direction that a weak frame had lengthened returns to its length."""
@@ -25,14 +26,26 @@ class RunEditor:
         options: see `EditorOptions`.
         template: `(5, 2)` landmarks of an aligned crop in fractions of its side.
         size: side of the crops in pixels.
+        shares: how batches are shared out.
     """
 
     def __init__(
-        self, apply: AppliedEdit, guide: Recogniser, options: EditorOptions, template: NDArray[np.float64], size: int
+        self,
+        apply: AppliedEdit,
+        guide: Recogniser,
+        options: EditorOptions,
+        template: NDArray[np.float64],
+        size: int,
+        shares: Shares,
     ) -> None:
         self.apply, self.guide, self.options = apply, guide, options
         self.limit = options.frame_limit * guide.threshold
         self._windows = windows(template, size)
+        self._shares = shares
+
+    def _see(self, x: Tensor) -> Tensor:
+        """The guide's embeddings."""
+        return self._shares(lambda part: (self.guide(part),), x)[0]
 
     def __call__(self, states: list[PersonState], x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edit crops of several people, each person's in the order of the frames.
@@ -47,7 +60,7 @@ class RunEditor:
         """
         between = self._between(states, x, strength)
         edited = [k for k in range(len(x)) if k not in between]
-        source = self.guide(x)
+        source = self._see(x)
         change, mask, cosine = torch.zeros_like(x), torch.zeros_like(x[:, :1]), source.new_ones(len(x))
         change[edited], mask[edited], cosine[edited] = self._direct(
             [states[k] for k in edited], x[edited], strength[edited], source[edited]
@@ -59,7 +72,7 @@ class RunEditor:
             mask[k] = (before.mask + mask[later]) / 2
         if between:
             chosen = list(between)
-            seen = (self.guide((x[chosen] + change[chosen]).clamp(-1, 1)) * source[chosen]).sum(1)
+            seen = (self._see((x[chosen] + change[chosen]).clamp(-1, 1)) * source[chosen]).sum(1)
             cosine[chosen] = seen
             # What was not good enough at a neighbour's, or is not here, is edited after all.
             poor = [k for k, c in zip(chosen, seen.tolist(), strict=True) if not c <= WEAK * self.limit]
@@ -100,8 +113,8 @@ class RunEditor:
         ]
         noise = torch.stack([state.direction.noise for state in states])
         scale = torch.tensor(lengths, device=x.device).reshape(-1, 1, 1, 1, 1)
-        edited, mask = self.apply(x, scale * values, noise, strength)
-        cosine = (self.guide(edited) * source).sum(1)
+        edited, mask = self._shares(self.apply, x, scale * values, noise, strength)
+        cosine = (self._see(edited) * source).sum(1)
         for length in self.options.lengths:
             weak: list[int] = []
             for k, state in enumerate(states):
@@ -110,8 +123,8 @@ class RunEditor:
                 if still and (float(cosine[k]) > self.limit or any(states[j] is state for j in weak)):
                     weak.append(k)
             if weak:
-                edited[weak], _ = self.apply(x[weak], length * values[weak], noise[weak], strength[weak])
-                cosine[weak] = (self.guide(edited[weak]) * source[weak]).sum(1)
+                edited[weak], _ = self._shares(self.apply, x[weak], length * values[weak], noise[weak], strength[weak])
+                cosine[weak] = (self._see(edited[weak]) * source[weak]).sum(1)
                 for k in weak:
                     lengths[k] = length
         for k, state in enumerate(states):

@@ -10,6 +10,7 @@ from fluidvid.engine.cache import Known, PersonState, Provenance
 from fluidvid.engine.plan import Direction
 from fluidvid.engine.run import RunEditor
 from fluidvid.engine.search import EditorOptions
+from fluidvid.engine.shares import Shares
 
 TEMPLATE = np.array([(0.36, 0.42), (0.64, 0.42), (0.5, 0.58), (0.38, 0.71), (0.62, 0.71)])
 SIZE = 64
@@ -76,7 +77,7 @@ class Dim:
 def _run(guide: Dim, between: float = 4.0) -> tuple[RunEditor, Brighter, PersonState]:
     apply = Brighter()
     options = EditorOptions(between=between, frame_limit=0.8)
-    run = RunEditor(apply, guide, options, TEMPLATE, SIZE)  # type: ignore[arg-type]
+    run = RunEditor(apply, guide, options, TEMPLATE, SIZE, Shares(torch.device("cpu"), 1))  # type: ignore[arg-type]
     noise = torch.zeros(1)
     known = Known(torch.zeros(1), noise, None, Provenance())
     return run, apply, PersonState(Direction(torch.ones(1, 1, 1, 1), noise), known)

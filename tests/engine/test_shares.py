@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluidvid.engine.shares import Shares
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_shares_make_the_whole(rows: int, threads: int) -> None:
+    seen: list[tuple[int, str, int]] = []
+
+    def work(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((len(x), threading.current_thread().name, torch.get_num_threads()))
+        return x + y, x.sum(1)
+
+    before = torch.get_num_threads()
+    x, y = torch.randn(rows, 4), torch.randn(rows, 4)
+    total, sums = Shares(torch.device("cpu"), threads)(work, x, y)
+    torch.testing.assert_close(total, x + y)
+    torch.testing.assert_close(sums, x.sum(1))
+    shared = min(threads, rows) > 1
+    assert len(seen) == (min(threads, rows) if shared else 1)
+    assert not shared or all(name.startswith("share") and own == 1 for _, name, own in seen)
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_a_share_is_the_callers() -> None:
+    def work(x: Tensor) -> tuple[Tensor]:
+        if float(x[0]) > 1:
+            raise ValueError("the second share")
+        return (x,)
+
+    with pytest.raises(ValueError, match="the second share"):
+        Shares(torch.device("cpu"), 2)(work, torch.arange(4.0))

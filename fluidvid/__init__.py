@@ -5,6 +5,7 @@ The public functions are loaded on first use, so that `import fluidvid` is quick
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from fluidvid.frames import anonymize_frames
     from fluidvid.live.command import stream
     from fluidvid.report import RunReport
+
+# Read once, when torch loads its OpenMP: threads that wait for each other spin for a moment only, then sleep. With the
+# default, runs that share a machine starve each other; alone this costs nothing (benchmarks/NOTES.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 __version__ = "0.1.0"
 __all__ = ["Config", "RunReport", "__version__", "anonymize", "anonymize_frames", "stream"]

@@ -18,6 +18,7 @@ from fluidvid.assembly import frame_stages
 from fluidvid.config import Config
 from fluidvid.errors import ConfigError, InterruptedStreamError
 from fluidvid.live.addresses import Address, sink_address, source_address
+from fluidvid.live.memory import share_heaps
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 
@@ -53,6 +54,7 @@ def stream(
         DetectionError: faces could not be looked for; the run stops, nothing of that picture is published.
         InterruptedStreamError: a second signal came before the outputs were finished.
     """
+    share_heaps()
     av.logging.set_level(av.logging.PANIC)  # PyAV's log callback can deadlock threads, and FFmpeg's lines name URLs
     check_config(config)
     read = source_address(from_file(source))

@@ -7,6 +7,19 @@ from functools import cache
 from typing import Any
 
 
+M_ARENA_MAX = -8
+"""glibc's number of that option, `malloc.h`."""
+ARENAS = 2
+
+
+def share_heaps() -> None:
+    """Keep threads that come and go on few heaps; call before there are any. Nothing happens without such a call."""
+    try:
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
+    except (OSError, AttributeError, TypeError):
+        return
+
+
 @cache
 def _trim() -> Any:
     """The C library's `malloc_trim`, or None where it has none (only glibc has)."""

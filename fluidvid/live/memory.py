@@ -6,7 +6,6 @@ import ctypes
 from functools import cache
 from typing import Any
 
-
 M_ARENA_MAX = -8
 """glibc's number of that option, `malloc.h`."""
 ARENAS = 2

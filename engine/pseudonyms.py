@@ -62,7 +62,7 @@ class PseudonymBank:
         free = len(fit) - len(self.used)
         if free > 0:  # else the bank is empty, and somebody has to share
             fit[list(self.used)] = torch.inf
-        suited = fit.argsort()[: min(max(4 * count, len(fit) // 32), free or len(fit))]
+        suited = fit.argsort()[: min(max(4 * count, len(fit) // 4), free or len(fit))]
         return [int(row) for row in suited[torch.randperm(len(suited), generator=generator)[:count]]]
 
     def take(self, row: int) -> None:

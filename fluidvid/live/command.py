@@ -55,7 +55,8 @@ def stream(
         InterruptedStreamError: a second signal came before the outputs were finished.
     """
     share_heaps()
-    av.logging.set_level(av.logging.PANIC)  # PyAV's log callback can deadlock threads, and FFmpeg's lines name URLs
+    # FFmpeg's lines name URLs. Not set_level: that installs PyAV's log callback, which can deadlock threads.
+    av.logging.set_libav_level(av.logging.PANIC)
     check_config(config)
     read = source_address(from_file(source))
     written = [sink_address(from_file(target), overwrite=overwrite) for target in targets]

@@ -30,7 +30,7 @@ def main() -> int:
     """Serve one output until stdin ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    av.logging.set_level(av.logging.PANIC)
+    av.logging.set_libav_level(av.logging.PANIC)
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     inbox, outbox = sys.stdin.buffer, sys.stdout.buffer
     opening: Opening = pickle.load(inbox)

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--clock", action="store_true", help="tell the time instead")
     parser.add_argument("--noise", action="store_true", help="no face: noise, which takes many bytes")
     args = parser.parse_args()
-    av.logging.set_level(av.logging.PANIC)
+    av.logging.set_libav_level(av.logging.PANIC)
     width, height = (int(v) for v in args.size.split("x"))
     with av.open(args.clip) as clip:
         pictures = [

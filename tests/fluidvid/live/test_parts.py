@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fluidvid.config import load
 from fluidvid.coverage import Coverage, FaceOutcome
 from fluidvid.errors import ConfigError
 from fluidvid.keyframes import KeyCrop
 from fluidvid.live import directions as background
+from fluidvid.live.command import stream
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import LiveEncoder
 from fluidvid.live.metrics import Health, MetricsServer
@@ -245,3 +247,10 @@ def test_the_account_of_ended_tracks_is_folded() -> None:
     plain = [{k: v for k, v in c.summary().items() if not isinstance(v, dict)} for c in (whole, folded)]
     assert plain[0] == pytest.approx(plain[1]) and whole.tracks == folded.tracks == 30
     assert len(folded._tracks) <= 2
+
+
+def test_a_live_run_installs_no_log_callback() -> None:
+    """PyAV's callback takes the interpreter's lock in decoder threads: the next file in the process waited for ever."""
+    with pytest.raises(ConfigError):
+        stream("rtsp://127.0.0.1:9/none", [], config=load("live"))
+    assert av.logging.get_level() is None

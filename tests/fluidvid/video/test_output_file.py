@@ -170,6 +170,7 @@ def test_memory_does_not_grow_with_length(clip: Path, root: Path, tmp_path: Path
 
 def test_ffmpegs_messages_are_not_sent_to_python() -> None:
     """PyAV's log callback takes the interpreter's lock in decoder threads: closing a decoder then waits for ever."""
-    code = "import av, fluidvid.doctor, fluidvid.api, fluidvid.video; print(av.logging.get_level())"
+    modules = "fluidvid.doctor, fluidvid.api, fluidvid.video, fluidvid.live.muxing"
+    code = f"import av, {modules}; print(av.logging.get_level())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None"

@@ -110,7 +110,7 @@ def test_classic_run_with_json(clip: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fluidvid", "anonymize", str(clip), "b.mp4", "--mode", "blur", "-q"]
-    command += ["--preset", "placebo"]  # the second pass must last until the signal is there
+    command += ["--codec", "libx265", "--preset", "placebo"]  # the second pass must last until the signal is there
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     deadline = time.monotonic() + 60
     while process.poll() is None and not list(tmp_path.iterdir()) and time.monotonic() < deadline:

@@ -72,7 +72,8 @@ def test_camera_to_reader(
     text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     assert urlopen(f"http://127.0.0.1:{port}/health").status == 200
     run.finish()
-    assert sound > 10 and len(times) > 30 and all(a < b for a, b in pairwise(times))
+    # This server stamps by arrival: pictures that come in a burst may share a tick. Ours are in the file below.
+    assert sound > 10 and len(times) > 30 and all(a <= b for a, b in pairwise(times))
     seen, faces = exposed(clip, images, size=SIZE)
     assert faces >= 6 and seen == 0
     assert 'fluidvid_faces_total{treatment="raw"} 0.0' in text and "fluidvid_latency_seconds" in text

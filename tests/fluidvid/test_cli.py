@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,10 @@ def test_classic_run_with_json(clip: Path, tmp_path: Path) -> None:
 def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fluidvid", "anonymize", str(clip), "b.mp4", "--mode", "blur", "-q"]
     command += ["--codec", "libx265", "--preset", "placebo"]  # the second pass must last until the signal is there
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in a shell's background ignore it otherwise
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, preexec_fn=heard
+    )
     deadline = time.monotonic() + 60
     while process.poll() is None and not list(tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -228,7 +228,9 @@ def transport_stream(clip: Path, path: Path, size: tuple[int, int]) -> bytes:
     from tests.fluidvid.live.seeing import filmed
 
     with av.open(str(path), "w", format="mpegts") as out:
-        stream = out.add_stream("libx264", 25, options={"preset": "ultrafast", "tune": "zerolatency", "g": "10", "threads": "1"})
+        stream = out.add_stream(
+            "libx264", 25, options={"preset": "ultrafast", "tune": "zerolatency", "g": "10", "threads": "1"}
+        )
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number, image in enumerate(filmed(clip, *size)[:60]):

@@ -147,6 +147,16 @@ class Attributes:
     age: Tensor
     male: Tensor
 
+    def repeat(self, times: int) -> Attributes:
+        """The same for the crops repeated `times` one after another."""
+        return Attributes(
+            self.landmarks.repeat(times, 1, 1),
+            None if self.mesh is None else self.mesh.repeat(times, 1, 1),
+            self.expression.repeat(times, 1),
+            self.age.repeat(times),
+            self.male.repeat(times),
+        )
+
 
 class AttributeNetworks(nn.Module):
     """The landmarkers and the expression, age and gender networks, all from the same crops."""

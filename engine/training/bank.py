@@ -45,7 +45,7 @@ class BankTraining:
 
     Attributes:
         hours: length of the run.
-        batch: faces per step.
+        batch: edits per step, an even number: each person becomes two others.
         learning_rate: of the decoding half.
         direction_rate: of basis and read-out.
         margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
@@ -66,6 +66,7 @@ class BankTraining:
     margin: float = 0.3
     displace: float = 6.0
     suppress: float = 4.0
+    apart: float = 4.0
     landmarks: float = 800.0
     mesh: float = 800.0
     expression: float = 0.7
@@ -189,20 +190,23 @@ def train_bank(
         pace = min(1.0, (step + 1) / 100) * (1.0 if progress < 0.6 else (1 - progress) / 0.4 + 0.02)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = pace * rate
-        n = options.batch
-        x = augment(to_crops(pictures[rng.choice(len(pictures), n, p=chances)]), generator)
-        strength = torch.ones(n)
-        strength[: round(options.partial * n)] = 0.4 + 0.6 * torch.rand(round(options.partial * n), generator=generator)
+        people = options.batch // 2
+        n = 2 * people
+        x = augment(to_crops(pictures[rng.choice(len(pictures), people, p=chances)]), generator)
+        strength = torch.ones(people)
+        faded = round(options.partial * people)
+        strength[:faded] = 0.4 + 0.6 * torch.rand(faded, generator=generator)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             z = backbone.encode(x).float()
             with_mesh = step % 2 == 0
-            kept = attributes(x, mesh=with_mesh)
-            source = {r.name: r(x) for r in recognisers}
-            before = backbone.decode(z)
-            rows = targets.alike(kept.age.float(), kept.male.float(), generator)
+            kept = attributes(x, mesh=with_mesh).repeat(2)
+            source = {r.name: r(x).repeat(2, 1) for r in recognisers}
+            before = backbone.decode(z).repeat(2, 1, 1, 1)
+        rows = targets.alike(kept.age.float(), kept.male.float(), generator)
+        x, z, strength = x.repeat(2, 1, 1, 1), z.repeat(2, 1, 1, 1), strength.repeat(2)
         region = face_region(kept.landmarks, backbone.crop_size)
         windows = part_windows(kept.landmarks)
-        noise = torch.randn(z.shape, generator=generator)
+        noise = torch.randn((people, *z.shape[1:]), generator=generator).repeat(2, 1, 1, 1)
         directions = torch.einsum("nlk,lkd->nld", read_out(targets.codes[rows]), basis)
         terms: dict[str, Tensor] = {}
         after, denoise = z, z.new_zeros(())
@@ -226,7 +230,7 @@ def train_bank(
         looked_landmarks, looked_expression = attributes.landmarks(edited), attributes.expression(edited)
         if kept.mesh is not None:
             terms["mesh"] = (attributes.mesh(edited) - kept.mesh.float()).pow(2).mean()
-        for name in ("displace", "suppress"):
+        for name in ("displace", "suppress", "apart"):
             terms[name] = z.new_zeros(())
         for net in recognisers:
             new = net(edited)
@@ -236,7 +240,11 @@ def train_bank(
             terms["suppress"] = terms["suppress"] + suppress(
                 new[full], source[net.name][full].float(), options.margin * net.threshold
             )
-        for name in ("displace", "suppress"):
+            # Two pseudonyms of one person are no more alike than the two people they are drawn from.
+            one, other = new[:people][full[:people]], new[people:][full[people:]]
+            like = (goal[:people] * goal[people:]).sum(1)[full[:people]]
+            terms["apart"] = terms["apart"] + ((one * other).sum(1) - like).relu().mean()
+        for name in ("displace", "suppress", "apart"):
             terms[name] = terms[name] / len(recognisers)
         terms["landmarks"] = (looked_landmarks - kept.landmarks.float()).pow(2).mean()
         terms["expression"] = (looked_expression - kept.expression.float()).pow(2).sum(1).mean()
@@ -244,7 +252,7 @@ def train_bank(
         terms["colour"] = colour_shift(change, region)
         terms["skin"] = skin_change(change, region * skin_region(kept.landmarks, backbone.crop_size))
         # Ordinary denoising at any level, with and without skips.
-        clean = z[: n // 2]
+        clean = z[:people]
         ts = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():

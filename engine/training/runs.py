@@ -24,10 +24,12 @@ def load_state(out: Path) -> dict[str, Any] | None:
 
 
 def append_row(out: Path, row: Mapping[str, float]) -> None:
-    """Add a row to `out/log.csv`, under the names of the first."""
-    new = not (out / "log.csv").exists()
-    with (out / "log.csv").open("a", newline="") as file:
+    """Add a row to `out/log.csv`; one with other names than the last begins under a header of its own."""
+    path = out / "log.csv"
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = next((line for line in reversed(lines) if not line[:1].isdigit()), "")
+    with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, list(row))
-        if new:
+        if names != ",".join(row):
             writer.writeheader()
         writer.writerow(row)

@@ -250,6 +250,21 @@ class FluidEditor:
                 states[position].recent = sample
         return results
 
+    @torch.inference_mode()
+    def recognised(self, crops: NDArray[np.uint8], edited: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Whether the guide that watches every frame still sees the people of `crops` in what was made of them.
+
+        Args:
+            crops: `(N, S, S, 3)` uint8 RGB.
+            edited: `(N, S, S, 3)` uint8 RGB, the same crops with a residual.
+
+        Returns:
+            `(N,)` bool; True also where that cannot be told.
+        """
+        guide = self.guides[0]
+        cosine = (guide(self._crops(edited)) * guide(self._crops(crops))).sum(1)
+        return ~(cosine <= self._run.limit).cpu().numpy()
+
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""
         self.store.forget(person_id)

@@ -1,7 +1,8 @@
 """Edits each person in every k-th picture and carries the residual over in between: the first rungs of the ladder.
 
 A residual lives in the coordinates of the aligned crop, so that composing it with the next picture's own transform
-warps it along with the face. It is used again only while the crop still looks the same; a fresh one is made otherwise.
+warps it along with the face. It is used again only while the crop still looks the same and the editor's recogniser does
+not see the person in the result; a fresh one is made otherwise.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ class ReusingEditor:
     def release(self, person_id: int) -> None:
         self._editor.release(person_id)
 
+    def recognised(self, crops: Crops, edited: Crops) -> NDArray[np.bool_]:
+        return self._editor.recognised(crops, edited)
+
     def forget(self, alive: Collection[int]) -> None:
         """Drop the residuals of everybody else."""
         self._last = {k: v for k, v in self._last.items() if k in alive}
@@ -59,7 +63,9 @@ class ReusingEditor:
         landmarks: NDArray[np.float32],
         strengths: NDArray[np.float32],
     ) -> Sequence[EditedCrop]:
-        again = {i: last for i, person in enumerate(person_ids) if (last := self._fitting(person, crops[i]))}
+        again = self._unrecognised(
+            {i: last for i, person in enumerate(person_ids) if (last := self._fitting(person, crops[i]))}, crops
+        )
         fresh = [i for i in range(len(person_ids)) if i not in again]
         made: Sequence[EditedCrop] = ()
         if fresh:
@@ -82,3 +88,13 @@ class ReusingEditor:
             return None
         change = float(np.abs(crop.astype(np.int16) - last.crop).mean())
         return last if change <= MAX_CHANGE else None
+
+    def _unrecognised(self, again: dict[int, _Last], crops: Crops) -> dict[int, _Last]:
+        """Those of the residuals with which nobody is recognised."""
+        if not again:
+            return again
+        sources = crops[list(again)]
+        residuals = np.stack([last.edited.residual for last in again.values()])
+        results = np.clip(np.rint(sources + residuals), 0, 255).astype(np.uint8)
+        seen = self._editor.recognised(sources, results)
+        return {i: last for (i, last), still in zip(again.items(), seen, strict=True) if not still}

@@ -96,6 +96,17 @@ def test_unknown_person_and_weak_frame_are_not_ok(parts: dict[str, Any]) -> None
     assert (weak.ok, weak.reason) == (False, "weak edit")
 
 
+def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops, _ = faces(3)
+    embedding = editor.guides[0](editor._crops(crops))
+    editor._run.limit = (1 + float((embedding[0] * embedding[2]).sum())) / 2
+    assert editor.recognised(crops, crops).tolist() == [True, True, True]
+    assert editor.recognised(crops, crops[::-1]).tolist() == [False, True, False]
+    editor._run.limit = float("nan")  # cannot be told
+    assert editor.recognised(crops, crops).all()
+
+
 def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops, points = faces(2)

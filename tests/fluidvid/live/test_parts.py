@@ -148,6 +148,21 @@ def test_residuals_are_reused_only_while_they_fit() -> None:
     assert edits(editor, [90]) == [10]
 
 
+class WatchingEditor(CountingEditor):
+    """Recognises people in crops that are dark."""
+
+    def recognised(self, crops: NDArray[np.uint8], edited: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        assert (edited == crops + self.calls).all(), "what is watched is what would be shown"
+        return np.asarray(crops.max((1, 2, 3)) < 50)
+
+
+def test_a_residual_in_which_somebody_is_recognised_is_not_used_again() -> None:
+    editor = ReusingEditor(WatchingEditor(Boom()))
+    editor.every = 4
+    assert edits(editor, [52, 51, 49, 51, 48]) == [1, 1, 2, 2, 3]
+    assert editor.reused == 2
+
+
 def keys(count: int = 2) -> list[KeyCrop]:
     crop = np.zeros((64, 64, 3), np.uint8)
     return [KeyCrop(crop, np.zeros((5, 2), np.float32), i, 1.0, 0.0) for i in range(count)]

@@ -197,8 +197,8 @@ class LiveSource:
                     self._read(connection)
                 finally:
                     self.corrupt += connection.corrupt
-        except Lost as lost:
-            return lost
+        except Lost as lost:  # its traceback would keep the connection's decoder until the next one is lost
+            return Lost(str(lost), permanent=lost.permanent, finished=lost.finished)
         return None
 
     def _read(self, connection: Connection) -> None:

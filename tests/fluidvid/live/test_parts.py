@@ -20,12 +20,14 @@ from fluidvid.coverage import Coverage, FaceOutcome
 from fluidvid.errors import ConfigError
 from fluidvid.keyframes import KeyCrop
 from fluidvid.live import directions as background
+from fluidvid.live.addresses import source_address
 from fluidvid.live.command import stream
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import LiveEncoder
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
+from fluidvid.live.source import LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until
 
@@ -161,6 +163,21 @@ def test_a_residual_in_which_somebody_is_recognised_is_not_used_again() -> None:
     editor.every = 4
     assert edits(editor, [52, 51, 49, 51, 48]) == [1, 1, 2, 2, 3]
     assert editor.reused == 2
+
+
+def test_a_lost_connection_is_not_kept() -> None:
+    source = LiveSource(
+        source_address("rtsp://127.0.0.1:9/nobody"),
+        transport="tcp",
+        timeout=2,
+        retries=1,
+        say=lambda _: None,
+        began=lambda *_: None,
+        heard=lambda _: None,
+    )
+    lost = source._connect()
+    assert lost is not None and str(lost)
+    assert lost.__traceback__ is None and lost.__cause__ is None and lost.__context__ is None
 
 
 def keys(count: int = 2) -> list[KeyCrop]:

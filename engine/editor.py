@@ -263,7 +263,8 @@ class FluidEditor:
         """
         guide = self.guides[0]
         cosine = (guide(self._crops(edited)) * guide(self._crops(crops))).sum(1)
-        return ~(cosine <= self._run.limit).cpu().numpy()
+        safe: NDArray[np.bool_] = (cosine <= self._run.limit).cpu().numpy()
+        return ~safe
 
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""

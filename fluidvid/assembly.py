@@ -171,6 +171,7 @@ def _stages(
         workers=workers,
         identify=getattr(editor, "identify", None) if track.link else None,
         memory=memory,
+        looked=detector.close,
     )
 
 

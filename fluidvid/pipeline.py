@@ -93,6 +93,8 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
         FluidvidError: whatever the stages raise; the writer leaves nothing behind.
     """
     analysis = analyse(stages, config, progress)
+    if stages.looked is not None:
+        stages.looked()
     if config.strict:
         check_strict(analysis, config)
     preparations = prepare(stages, analysis, config, progress)

@@ -140,6 +140,7 @@ class Stages:
             and `near` are called from several threads at once.
         identify: surer of a person than `embedder`, and slower: for linking only. None: `embedder` does it.
         memory: the editor's memory of people, or None.
+        looked: called when no picture will be looked at any more; `detector` and `near` are not used afterwards.
     """
 
     open_reader: Callable[[], AbstractContextManager[Any]]
@@ -159,3 +160,4 @@ class Stages:
     workers: int = 1
     identify: Identify | None = None
     memory: Memory | None = None
+    looked: Callable[[], None] | None = None

@@ -333,3 +333,12 @@ def test_peak_memory_does_not_grow_with_length(root: Path) -> None:
         assert faces == 4 * count
         peaks.append(peak)
     assert peaks[1] < 1.1 * peaks[0], peaks
+
+
+def test_what_only_the_looking_needs_is_given_back_before_the_editing() -> None:
+    order: list[str] = []
+    rig = Rig()
+    stages = dataclasses.replace(rig.stages(), looked=lambda: order.append("looked"))
+    run(stages, Config(), lambda event: order.append(event.stage))
+    assert order.count("looked") == 1
+    assert set(order[: order.index("looked")]) == {"detect"} and "detect" not in order[order.index("looked") :]

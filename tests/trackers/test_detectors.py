@@ -655,3 +655,17 @@ def test_an_unsure_face_beside_a_sure_one_stays(
     away = np.array([width * 0.9, 0], np.float32)
     beside = Detection(face.box + np.tile(away, 2), 0.35, face.landmarks + away, "second")
     assert len(RefinedDetector(Fixed(sure, beside), mesh).detect(pictures[0])) == 2
+
+
+def test_closing_gives_back_every_network_behind_it(assets: Path, pictures: list[Image], mesh: Path) -> None:
+    both = EnsembleDetector(
+        build_detector("centerface", assets / "centerface.onnx"),
+        build_detector("tiny_face", assets / "tiny_face.onnx", landmarks=assets / "landmark68.onnx"),
+    )
+    detector = RefinedDetector(both, mesh)
+    parts = [detector, both, both._first, both._second]
+    assert any("_session" in vars(part) for part in parts)
+    detector.close()
+    assert not [name for part in parts for name in vars(part) if name in ("_session", "_points")]
+    with pytest.raises(AttributeError):
+        both.detect(pictures[0])

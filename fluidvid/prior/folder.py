@@ -71,6 +71,7 @@ def write_folder(
         if unet is not None and scheduler is not None:
             diffusers_logging.set_verbosity_error()
             unet.to(dtype).save_pretrained(out / "unet")
+            _forget_origin(out / "unet" / "config.json")
             scheduler.save_pretrained(out / "scheduler")
         for name, path in beside.items():
             if path is not None:
@@ -81,6 +82,13 @@ def write_folder(
         (out / "fluidvid.tmp").replace(out / "fluidvid.json")
     except OSError as error:
         raise OutputError(f"{out} cannot be written ({error.strerror}): free some space and use --resume") from error
+
+
+def _forget_origin(config: Path) -> None:
+    """Drop where diffusers read a network from: a path of the maker's machine is no part of a model."""
+    kept = json.loads(config.read_text())
+    kept.pop("_name_or_path", None)
+    config.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n")
 
 
 def model_card(card: Mapping[str, Any]) -> str:

@@ -109,6 +109,7 @@ def test_train_save_load_edit_changes_nothing_but_the_weights(
     unets = [UNet2DModel.from_pretrained(f / "unet", low_cpu_mem_usage=False) for f in (seed_prior, out)]
     ours = [{k: v for k, v in unet.config.items() if not k.startswith("_")} for unet in unets]
     assert ours[0] == ours[1]
+    assert "_name_or_path" not in json.loads((out / "unet" / "config.json").read_text())
     states = [unet.state_dict() for unet in unets]
     assert states[0].keys() == states[1].keys()
     assert any(not torch.equal(states[0][k].half(), states[1][k].half()) for k in states[0])

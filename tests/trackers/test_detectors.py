@@ -657,6 +657,17 @@ def test_an_unsure_face_beside_a_sure_one_stays(
     assert len(RefinedDetector(Fixed(sure, beside), mesh).detect(pictures[0])) == 2
 
 
+def test_closing_gives_back_the_package_s_network(
+    monkeypatch: pytest.MonkeyPatch, pack: Path, mesh: Path, pictures: list[Image]
+) -> None:
+    _install(monkeypatch, _Zoo(np.zeros((0, 5)), np.zeros((0, 5, 2))))
+    inner = build_detector("insightface", pack)
+    assert inner.detect(pictures[0]) == []
+    RefinedDetector(inner, mesh).close()
+    with pytest.raises(AttributeError):
+        inner.detect(pictures[0])
+
+
 def test_closing_gives_back_every_network_behind_it(assets: Path, pictures: list[Image], mesh: Path) -> None:
     both = EnsembleDetector(
         build_detector("centerface", assets / "centerface.onnx"),

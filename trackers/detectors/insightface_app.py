@@ -66,6 +66,10 @@ class InsightFace(FaceDetector):
         """See `FaceDetector`."""
         return session_providers(self._model.session.get_providers())
 
+    def close(self) -> None:
+        """See `FaceDetector`."""
+        vars(self).pop("_model", None)
+
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""
         boxes, landmarks = self._model.detect(np.ascontiguousarray(image[..., ::-1]))

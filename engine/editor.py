@@ -261,10 +261,8 @@ class FluidEditor:
         Returns:
             `(N,)` bool; True also where that cannot be told.
         """
-        guide = self.guides[0]
-        cosine = (guide(self._crops(edited)) * guide(self._crops(crops))).sum(1)
-        safe: NDArray[np.bool_] = (cosine <= self._run.limit).cpu().numpy()
-        return ~safe
+        seen: NDArray[np.bool_] = self._run.recognised(self._crops(crops), self._crops(edited)).cpu().numpy()
+        return seen
 
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""

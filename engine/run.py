@@ -47,6 +47,10 @@ class RunEditor:
         """The guide's embeddings."""
         return self._shares(lambda part: (self.guide(part),), x)[0]
 
+    def recognised(self, x: Tensor, edited: Tensor) -> Tensor:
+        """`(N,)` bool: the guide still sees the people of `(N, 3, S, S)` crops in the edited ones, or cannot tell."""
+        return ~((self._see(edited) * self._see(x)).sum(1) <= self.limit)
+
     def __call__(self, states: list[PersonState], x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edit crops of several people, each person's in the order of the frames.
 

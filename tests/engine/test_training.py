@@ -17,11 +17,19 @@ from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_
 from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusion
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import load_pictures
+from fluidvid.engine.training.runs import append_row
 from fluidvid.engine.training.sharpen import SharpenTraining, train_sharp
 from fluidvid.errors import InputError
 from tests.engine.tiny import TINY_AUTOENCODER, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
 
 ONE_STEP = 1e-9  # hours
+
+
+def test_rows_of_other_terms_begin_under_a_header_of_their_own(tmp_path: Path) -> None:
+    for row in ({"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}, {"step": 3, "loss": 0.125, "apart": -1.0}):
+        append_row(tmp_path, row)
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines == ["step,loss", "1,0.5", "2,0.25", "step,loss,apart", "3,0.125,-1.0"]
 
 
 @pytest.fixture

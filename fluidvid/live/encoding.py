@@ -81,8 +81,10 @@ class LiveEncoder:
         self._size, self._rate = size, rate
         options = {"crf": f"{crf if crf is not None else _CRF:g}", "preset": preset or _PRESETS[self._encoder]}
         own = "x264-params" if name == "h264" else "x265-params"
-        quiet = "" if name == "h264" else ":log-level=none"
-        self._options: Mapping[str, str] = options | {"tune": "zerolatency", own: f"repeat-headers=1{quiet}"}
+        # x264 would cut pictures into a slice per core: relays that repeat the headers (GStreamer's) tear such key
+        # frames apart.
+        more = "threads=1" if name == "h264" else "log-level=none"
+        self._options: Mapping[str, str] = options | {"tune": "zerolatency", own: f"repeat-headers=1:{more}"}
         self._interval = key_interval / TIME_BASE
         self._last_key: int | None = None
         self._due = True

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 BITS = 32
 BLOCK = 8
 """Pixels per bit, each way, in a picture of at least `BITS * BLOCK` columns."""
+# One slice a picture, on any number of cores: GStreamer's payloader (config-interval=-1) tears key frames of several
+# apart.
+CODING = {"preset": "ultrafast", "tune": "zerolatency", "g": "5", "threads": "1"}
 
 
 def write_code(image: NDArray[np.uint8], number: int) -> None:
@@ -63,7 +66,7 @@ def main() -> None:
         pictures = [dice.integers(0, 256, picture.shape, np.uint8) for picture in pictures[:5]]
     options = {"rtsp_transport": "tcp"} if args.format == "rtsp" else {}
     with av.open(args.url, "w", format=args.format, options=options) as out:
-        video = out.add_stream("libx264", args.rate, options={"preset": "ultrafast", "tune": "zerolatency", "g": "5"})
+        video = out.add_stream("libx264", args.rate, options=CODING)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.codec_context.time_base = Fraction(1, 90000)
         sound = out.add_stream("pcm_alaw", rate=8000, layout="mono") if args.sound else None

@@ -76,6 +76,9 @@ def test_camera_to_reader(
     assert sound > 10 and len(times) > 30 and all(a <= b for a, b in pairwise(times))
     seen, faces = exposed(clip, images, size=SIZE)
     assert faces >= 6 and seen == 0
+    # The roof of the car, in the upper half, is what was filmed: pictures arrive whole.
+    roof = [image[:20, :60].mean((0, 1)) for image in (filmed(clip, *SIZE)[0], *images)]
+    assert np.mean([np.abs(seen - roof[0]).max() < 25 for seen in roof[1:]]) > 0.9
     assert 'fluidvid_faces_total{treatment="raw"} 0.0' in text and "fluidvid_latency_seconds" in text
     # The copy in a file: every published picture, all with faces treated, sound beside it, its name only at the end.
     copied, copied_times = pictures(str(tmp_path / "copy.mov"))

@@ -72,6 +72,17 @@ def test_encoder_refusals(bad: dict[str, str]) -> None:
         LiveEncoder((64, 48), Fraction(25), key_interval=1.0, **bad)  # type: ignore[arg-type]
 
 
+def test_every_picture_is_one_slice() -> None:
+    """On any number of cores: there are relays that tear key frames of several slices apart."""
+    encoder = LiveEncoder((640, 480), Fraction(25), key_interval=1.0)
+    for index in range(3):
+        picture = grey(640, 480)
+        picture.pts = index * 3600
+        (packet,) = encoder.encode(picture, arrived=1.0)
+        units = [unit[0] & 31 for unit in packet.data.split(b"\0\0\1")[1:]]
+        assert sum(unit in (1, 5) for unit in units) == 1, units
+
+
 def test_shaper() -> None:
     shaper = Shaper()
     plain = grey(64, 48)

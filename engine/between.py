@@ -1,7 +1,7 @@
-"""Frames between two edited ones: where the picture is the mean of its neighbours', so is the change.
+"""Frames between two edited ones: where the picture lies on the line between theirs, so does the change.
 
 A talking head mostly moves a little from frame to frame. What is compared are aligned crops, so that only what the
-face itself does counts: a blink or a word makes a frame unlike the mean of its neighbours, and it is edited itself.
+face itself does counts: a blink or a word takes a frame off the line between its neighbours, and it is edited itself.
 """
 
 from __future__ import annotations
@@ -17,17 +17,34 @@ from torch.nn import functional as F
 
 POOL = 4
 """Side of the cells in pixels in which crops are compared: a sensor's noise is not motion."""
+SPANS = (4, 3, 2)
+"""How far two edited frames may lie apart, the widest first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A frame that was edited: its crop, the change that was made of it, both `(3, S, S)` in units of [-1, 1], and the
-    mask `(1, S, S)`.
+    """A frame that was edited.
+
+    Attributes:
+        crop: `(3, S, S)` in [-1, 1].
+        change: `(3, S, S)` what was added to it.
+        mask: `(1, S, S)` in [0, 1].
+        source: `(D,)` the watching guide's unit embedding of the crop.
     """
 
     crop: Tensor
     change: Tensor
     mask: Tensor
+    source: Tensor
+
+
+@dataclass(frozen=True)
+class Between:
+    """A frame that is not edited itself: positions of the edited ones around it, and how far on it is, in (0, 1)."""
+
+    earlier: int
+    later: int
+    share: float
 
 
 def windows(template: NDArray[np.float64], size: int) -> Tensor:
@@ -54,29 +71,45 @@ def windows(template: NDArray[np.float64], size: int) -> Tensor:
     return torch.from_numpy(np.stack(found)).float()
 
 
-def deviation(before: Tensor, crop: Tensor, after: Tensor, where: Tensor) -> float:
-    """By how much a crop differs from the mean of its neighbours, in grey levels: the most over `where`.
+def cells(crops: Sequence[Tensor]) -> Tensor:
+    """What is compared of crops `(3, S, S)` in [-1, 1]: `(N, 3, S / POOL, S / POOL)`, on the CPU."""
+    return F.avg_pool2d(torch.stack(list(crops)).float(), POOL).cpu()
+
+
+def deviation(before: Tensor, here: Tensor, after: Tensor, share: float, where: Tensor) -> float:
+    """By how much a frame lies beside the line between two others, in grey levels: the most over `where`.
 
     Args:
-        before: `(3, S, S)` in [-1, 1].
-        crop: the one between.
-        after: `(3, S, S)`.
+        before: `(3, s, s)` of `cells`.
+        here: the one between.
+        after: `(3, s, s)`.
+        share: how far on it is, in (0, 1).
         where: of `windows`.
     """
-    cells = F.avg_pool2d((crop - (before + after) / 2)[None], POOL)[0].abs().mean(0)
-    return float((where.to(cells) * cells).sum((1, 2)).max()) * 127.5
+    beside = (here - torch.lerp(before, after, share)).abs().mean(0)
+    return float((where * beside).sum((1, 2)).max()) * 127.5
 
 
-def choose(crops: Sequence[Tensor], first: bool, limit: float, where: Tensor) -> list[int]:
-    """Positions of a run of crops of one face that lie between two others and are their mean to within `limit`.
+def choose(crops: Sequence[Tensor], limit: float, where: Tensor) -> dict[int, Between]:
+    """Positions of a run of crops of one face that lie between two edited ones, on their line to within `limit`.
 
-    No two of them are neighbours. With `first` the first one was edited before; the last one never is between.
+    From an edited frame the widest of `SPANS` is taken whose frames all do. The first and the last never lie between.
     """
-    chosen: list[int] = []
-    position = 1 if first else 2
-    while position < len(crops) - 1:
-        if deviation(crops[position - 1], crops[position], crops[position + 1], where) <= limit:
-            chosen.append(position)
-            position += 1
-        position += 1
+    chosen: dict[int, Between] = {}
+    if len(crops) < 3:
+        return chosen
+    seen = cells(crops)
+    at = 0
+    while at < len(crops) - 1:
+        for span in SPANS:
+            later = at + span
+            if later >= len(crops):
+                continue
+            shares = {at + k: k / span for k in range(1, span)}
+            if all(deviation(seen[at], seen[k], seen[later], share, where) <= limit for k, share in shares.items()):
+                chosen |= {k: Between(at, later, share) for k, share in shares.items()}
+                at = later
+                break
+        else:
+            at += 1
     return chosen

@@ -89,7 +89,7 @@ class PersonState:
         if self.previous is not None:
             tensors.append(self.previous)
         if self.recent is not None:
-            tensors += [self.recent.crop, self.recent.change, self.recent.mask]
+            tensors += vars(self.recent).values()
         return sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import DirectionStore, Known, MemoryStore, PersonState
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
@@ -244,10 +243,6 @@ class FluidEditor:
             elif strengths[i] >= 1 and float(cosine[position]) > self._run.limit:
                 reason = "weak edit"
             results[i] = EditedCrop(residual[position], mask[position, 0].cpu().numpy(), not reason, reason)
-            states[position].recent = None
-            if not reason and strengths[i] >= 1:  # copies: a view would keep the whole batch alive
-                sample = Sample(x[position].clone(), change[position].clone(), mask[position].clone())
-                states[position].recent = sample
         return results
 
     @torch.inference_mode()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from fluidvid.engine.between import Sample, choose, windows
+from fluidvid.engine.between import Between, Sample, choose, windows
 from fluidvid.engine.cache import PersonState
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.search import WEAK, AppliedEdit, EditorOptions
@@ -52,7 +55,7 @@ class RunEditor:
         return ~((self._see(edited) * self._see(x)).sum(1) <= self.limit)
 
     def __call__(self, states: list[PersonState], x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Edit crops of several people, each person's in the order of the frames.
+        """Edit crops of several people, each person's in the order of the frames; keeps each one's `recent`.
 
         Args:
             states: N, one per crop.
@@ -63,47 +66,60 @@ class RunEditor:
             Changes `(N, 3, S, S)`, masks `(N, 1, S, S)`, and the guide's cosines `(N,)` between source and result.
         """
         between = self._between(states, x, strength)
-        edited = [k for k in range(len(x)) if k not in between]
-        source = self._see(x)
-        change, mask, cosine = torch.zeros_like(x), torch.zeros_like(x[:, :1]), source.new_ones(len(x))
-        change[edited], mask[edited], cosine[edited] = self._direct(
-            [states[k] for k in edited], x[edited], strength[edited], source[edited]
-        )
-        for k, (earlier, later) in between.items():
-            before = states[k].recent if earlier is None else Sample(x[earlier], change[earlier], mask[earlier])
-            assert before is not None
-            change[k] = (before.change + change[later]) / 2
-            mask[k] = (before.mask + mask[later]) / 2
+        own = [k for k in range(len(x)) if k not in between]
+        # How an edited frame looks to its neighbours, by position; negative ones are edits of earlier calls.
+        done = {~k: state.recent for k, state in enumerate(states) if state.recent is not None}
+        change, mask, cosine = torch.zeros_like(x), torch.zeros_like(x[:, :1]), x.new_ones(len(x))
+
+        def edit(chosen: list[int]) -> None:
+            source = self._see(x[chosen])
+            change[chosen], mask[chosen], cosine[chosen] = self._direct(
+                [states[k] for k in chosen], x[chosen], strength[chosen], source
+            )
+            done.update({k: Sample(x[k], change[k], mask[k], seen) for k, seen in zip(chosen, source, strict=True)})
+
+        edit(own)
         if between:
+            sources = []
+            for k, place in between.items():
+                earlier, later = done[place.earlier], done[place.later]
+                change[k] = torch.lerp(earlier.change, later.change, place.share)
+                mask[k] = torch.lerp(earlier.mask, later.mask, place.share)
+                sources.append(torch.lerp(earlier.source, later.source, place.share))
             chosen = list(between)
-            seen = (self._see((x[chosen] + change[chosen]).clamp(-1, 1)) * source[chosen]).sum(1)
-            cosine[chosen] = seen
+            # Where the picture lies on the line, so does who is seen in it: only the result is looked at.
+            seen = self._see((x[chosen] + change[chosen]).clamp(-1, 1))
+            cosine[chosen] = (seen * F.normalize(torch.stack(sources), dim=1)).sum(1)
             # What was not good enough at a neighbour's, or is not here, is edited after all.
-            poor = [k for k, c in zip(chosen, seen.tolist(), strict=True) if not c <= WEAK * self.limit]
+            poor = [k for k in chosen if not float(cosine[k]) <= WEAK * self.limit]
             if poor:
-                change[poor], mask[poor], cosine[poor] = self._direct(
-                    [states[k] for k in poor], x[poor], strength[poor], source[poor]
-                )
+                edit(poor)
+        self._keep(states, done, strength, cosine)
         return change, mask, cosine
 
-    def _between(self, states: list[PersonState], x: Tensor, strength: Tensor) -> dict[int, tuple[int | None, int]]:
-        """Positions that need no edit of their own, with their neighbours' (None: the person's `recent`)."""
-        found: dict[int, tuple[int | None, int]] = {}
+    def _between(self, states: list[PersonState], x: Tensor, strength: Tensor) -> dict[int, Between]:
+        """Positions that need no edit of their own; `~k` stands for the `recent` edit of the person of position k."""
+        found: dict[int, Between] = {}
         if self.options.between <= 0:
             return found
         for state in {id(state): state for state in states}.values():
-            run: list[int | None] = [k for k, other in enumerate(states) if other is state]
-            if any(k is not None and strength[k] < 1 for k in run):
+            run = [k for k, other in enumerate(states) if other is state]
+            if any(strength[k] < 1 for k in run):
                 continue
-            crops = [x[k] for k in run if k is not None]
+            crops = [x[k] for k in run]
             if state.recent is not None:
-                run.insert(0, None)
                 crops.insert(0, state.recent.crop)
-            for place in choose(crops, state.recent is not None, self.options.between, self._windows):
-                here, later = run[place], run[place + 1]
-                assert here is not None and later is not None
-                found[here] = run[place - 1], later
+                run.insert(0, ~run[0])
+            for place, between in choose(crops, self.options.between, self._windows).items():
+                found[run[place]] = replace(between, earlier=run[between.earlier], later=run[between.later])
         return found
+
+    def _keep(self, states: list[PersonState], done: dict[int, Sample], strength: Tensor, cosine: Tensor) -> None:
+        """Remember each person's last edit for the frames that follow it, unless it was partial or weak."""
+        for k, state in enumerate(states):  # the last of a person is always edited
+            good = k in done and float(strength[k]) >= 1 and float(cosine[k]) <= self.limit
+            # Copies: a view would keep the whole batch alive.
+            state.recent = Sample(*(t.clone() for t in vars(done[k]).values())) if good else None
 
     def _direct(
         self, states: list[PersonState], x: Tensor, strength: Tensor, source: Tensor

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluidvid.engine.between import choose, deviation, windows
+from fluidvid.engine.between import Between, cells, choose, deviation, windows
 from fluidvid.engine.cache import Known, PersonState, Provenance
 from fluidvid.engine.plan import Direction
 from fluidvid.engine.run import RunEditor
@@ -21,32 +21,42 @@ def _picture(value: float) -> Tensor:
     return torch.full((3, SIZE, SIZE), value)
 
 
-def test_the_mean_of_two_pictures_deviates_by_nothing() -> None:
-    assert deviation(_picture(0.2), _picture(0.3), _picture(0.4), WHERE) == pytest.approx(0, abs=1e-4)
+def _deviation(before: Tensor, here: Tensor, after: Tensor, share: float = 0.5) -> float:
+    return deviation(*cells([before, here, after]), share=share, where=WHERE)
+
+
+def test_what_lies_on_the_line_between_two_pictures_deviates_by_nothing() -> None:
+    assert _deviation(_picture(0.2), _picture(0.3), _picture(0.4)) == pytest.approx(0, abs=1e-4)
+    assert _deviation(_picture(0.0), _picture(0.3), _picture(0.4), 0.75) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_blink_counts_as_much_as_a_change_of_everything() -> None:
     blink = _picture(0.0)
     blink[:, 25:29, 20:27] = -0.5  # one eye
-    face = deviation(_picture(0.0), _picture(0.1), _picture(0.0), WHERE)
-    assert deviation(_picture(0.0), blink, _picture(0.0), WHERE) > face == pytest.approx(12.75, rel=1e-3)
+    face = _deviation(_picture(0.0), _picture(0.1), _picture(0.0))
+    assert _deviation(_picture(0.0), blink, _picture(0.0)) > face == pytest.approx(12.75, rel=1e-3)
 
 
 def test_noise_is_not_motion() -> None:
     noise = 0.05 * torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    assert deviation(_picture(0.0), noise, _picture(0.0), WHERE) < 2.0
+    assert _deviation(_picture(0.0), noise, _picture(0.0)) < 2.0
 
 
-def test_no_two_neighbours_and_never_the_last_are_between() -> None:
-    still = [_picture(0.0)] * 6
-    assert choose(still, True, 1.0, WHERE) == [1, 3]
-    assert choose(still[:5], True, 1.0, WHERE) == [1, 3]
-    assert choose(still, False, 1.0, WHERE) == [2, 4]
-    assert choose(still[:2], True, 1.0, WHERE) == []
+def test_still_faces_take_the_widest_span_and_the_ends_are_edited() -> None:
+    still = [_picture(0.0)] * 9
+    assert choose(still, 1.0, WHERE) == {
+        k: Between(4 * (k // 4), 4 * (k // 4) + 4, k % 4 / 4) for k in (1, 2, 3, 5, 6, 7)
+    }
+    assert choose(still[:6], 1.0, WHERE) == {1: Between(0, 4, 0.25), 2: Between(0, 4, 0.5), 3: Between(0, 4, 0.75)}
+    assert choose(still[:4], 1.0, WHERE) == {1: Between(0, 3, 1 / 3), 2: Between(0, 3, 2 / 3)}
+    assert choose(still[:2], 1.0, WHERE) == {}
 
 
-def test_a_frame_unlike_its_neighbours_is_edited_itself() -> None:
-    assert choose([_picture(v) for v in (0.0, 0.5, 0.0, 0.0, 0.0)], True, 1.0, WHERE) == [3]
+def test_a_frame_beside_the_line_is_edited_itself() -> None:
+    found = choose([_picture(v) for v in (0.0, 0.0, 0.5, 0.0, 0.0, 0.0)], 1.0, WHERE)
+    assert found == {4: Between(3, 5, 0.5)}
+    nod = choose([_picture(v) for v in (0.0, 0.1, 0.2, 0.1, 0.0)], 1.0, WHERE)  # there and back within the widest span
+    assert nod == {1: Between(0, 2, 0.5), 3: Between(2, 4, 0.5)}
 
 
 class Brighter:
@@ -87,25 +97,51 @@ def _crops(*values: float) -> Tensor:
     return torch.stack([_picture(v) for v in values])
 
 
-def test_a_frame_between_takes_the_mean_change_and_costs_no_edit() -> None:
-    run, apply, state = _run(Dim())
-    change, mask, cosine = run([state] * 4, _crops(0.0, 0.01, 0.02, 0.03), torch.ones(4))
-    # The first one has no predecessor, the last one no successor.
-    assert [seen for seen, _ in apply.calls] == [[0.0, 0.01, 0.03]]
-    torch.testing.assert_close(change, torch.full_like(change, 0.2))
+def test_frames_between_take_their_share_of_the_changes_and_cost_no_edit() -> None:
+    class Darker(Brighter):
+        """Adds the less the brighter the picture is."""
+
+        def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+            super().__call__(x, values, noise, strength)
+            return 0.5 * x + 0.2, torch.ones_like(x[:, :1])
+
+    run, _, state = _run(Dim())
+    run.apply = apply = Darker()  # type: ignore[assignment]
+    change, mask, cosine = run([state] * 4, _crops(0.0, 0.02, 0.04, 0.06), torch.ones(4))
+    assert [seen for seen, _ in apply.calls] == [[0.0, 0.06]]
+    torch.testing.assert_close(change[:, 0, 0, 0], torch.tensor([0.2, 0.19, 0.18, 0.17]))
     assert bool((mask == 1).all()) and bool((cosine < 0.5).all())
+    # The next call goes on from the last edited frame.
+    change, _, _ = run([state] * 2, _crops(0.08, 0.10), torch.ones(2))
+    assert [seen for seen, _ in apply.calls[1:]] == [[0.1]]
+    torch.testing.assert_close(change[:, 0, 0, 0], torch.tensor([0.16, 0.15]))
 
 
 def test_a_frame_between_that_is_recognised_is_edited_after_all() -> None:
     class Once(Dim):
-        """Recognises every result but the three that were edited in one batch."""
+        """Recognises the results that were not edited themselves: the two between the two that were."""
+
+        def __init__(self) -> None:
+            self.looks = 0
 
         def __call__(self, x: Tensor) -> Tensor:
-            return torch.zeros(3, 1) if len(x) == 3 else torch.ones(len(x), 1)
+            self.looks += 1
+            return torch.eye(2)[[0 if self.looks in (1, 3, 4, 5) else 1] * len(x)]
 
     run, apply, state = _run(Once())
     run([state] * 4, _crops(0.0, 0.01, 0.02, 0.03), torch.ones(4))
-    assert apply.calls[1][0] == [0.02]
+    assert apply.calls[0][0] == [0.0, 0.03] and apply.calls[1][0] == [0.01, 0.02]
+
+
+def test_nothing_is_taken_from_a_weak_or_partial_edit() -> None:
+    run, _, state = _run(Dim(below=9.0))  # sees everybody everywhere
+    run([state], _crops(0.0), torch.ones(1))
+    assert state.recent is None
+    run, _, state = _run(Dim())
+    run([state], _crops(0.0), torch.tensor([0.5]))
+    assert state.recent is None
+    run([state], _crops(0.0), torch.ones(1))
+    assert state.recent is not None and float(state.recent.change[0, 0, 0]) == pytest.approx(0.2)
 
 
 def test_two_people_do_not_share_a_run() -> None:

@@ -204,7 +204,7 @@ def load_backbone(
     crop_size = int(card.get("crop_size") or _crop_size(unet, first_stage))
     if isinstance(first_stage, nn.Module):
         # Its wide convolutions are a sixth faster this way (CPU, bfloat16); the U-Net's small ones gain nothing.
-        first_stage.to(device, dtype, memory_format=torch.channels_last)
+        first_stage.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     split = SplitUNet(unet.to(device, dtype), reduced)
     levels = tuple(int(t) for t in card.get("edit_timesteps", (700, 500, 300)))
     schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))

@@ -104,9 +104,8 @@ class FluidEditor:
         self.search = DirectionSearch(
             self.apply, difference, space, self.guides, self.verifiers, attributes, bank, options, generator, basis
         )
-        self._run = RunEditor(
-            self.apply, self.guides[0], options, self.template, self.crop_size, Shares(backbone.device)
-        )
+        self._shares = Shares(backbone.device)
+        self._run = RunEditor(self.apply, self.guides[0], options, self.template, self.crop_size, self._shares)
         self.store: DirectionStore = MemoryStore() if store is None else store
         self.memory, self.basis = memory, basis
 
@@ -224,6 +223,12 @@ class FluidEditor:
             N results; a person that was never prepared, a non-finite edit and a frame in which the guide still sees the
             person come back with `ok` False.
         """
+        with self._shares.alone():
+            return self._edit(person_ids, crops, strengths)
+
+    def _edit(
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], strengths: NDArray[np.float32]
+    ) -> list[EditedCrop]:
         size = self.crop_size
         empty = np.zeros((size, size, 3), np.float32), np.zeros((size, size), np.float32)
         results = [EditedCrop(*empty, False, "no direction") for _ in person_ids]

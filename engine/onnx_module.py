@@ -192,6 +192,8 @@ def _clip(a: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | No
 
 
 def _prelu(_: Attributes, x: Tensor, slope: Tensor) -> Tensor:
+    if slope.numel() == x.shape[1] and slope.shape[1 - x.ndim :] == (x.shape[1], *[1] * (x.ndim - 2)):
+        return F.prelu(x, slope.flatten().to(x.dtype))  # one slope per channel: the usual case, and quicker
     return torch.where(x >= 0, x, x * slope)
 
 

@@ -135,7 +135,9 @@ class _Objective:
         for guide in guides:
             # Who looks at every second step counts twice.
             share = (1 if guide is self.guides[0] else 2) / (2 * len(self.guides) - 1)
-            embedding, source = guide(edited), self.source[guide.name]
+            with self.backbone.unet.autocast():  # gradients need no more; what verifies looks in full precision
+                embedding = guide(edited)
+            source = self.source[guide.name]
             margin = options.margin * guide.threshold
             terms["suppress"] = terms["suppress"] + share * suppress(embedding, source, margin)
             terms["steady"] = terms["steady"] + share * steady(embedding, source)

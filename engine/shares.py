@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,6 +28,19 @@ class Shares:
             if self.count > 1
             else None
         )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One thread for what the caller computes between shares: it is too little to wait for others that are busy."""
+        if self._pool is None:
+            yield
+            return
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def __call__(self, work: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
         """`work(*batches)`: tensors of `(N, ...)` in, a tuple of tensors of `(N, ...)` out."""

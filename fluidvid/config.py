@@ -156,7 +156,7 @@ class EditConfig(_Section):
         ge=0,
         le=20,
     )
-    batch: int = _option(8, "faces edited at once", ge=1, le=64)
+    batch: int = _option(16, "faces edited at once", ge=1, le=64)
 
 
 class MaskConfig(_Section):

@@ -36,7 +36,7 @@ from fluidvid.unclaimed import FIRST_ID, with_unclaimed
 
 _log = logging.getLogger(__name__)
 
-GROUP = 8
+GROUP = 16
 """Frames of the second pass whose faces are edited together."""
 GROUP_BYTES = 48 * 2**20
 """Bytes of their pictures at most; one frame always fits."""

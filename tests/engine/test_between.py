@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +25,8 @@ def _picture(value: float) -> Tensor:
 
 
 def _deviation(before: Tensor, here: Tensor, after: Tensor, share: float = 0.5) -> float:
-    return deviation(*cells([before, here, after]), share=share, where=WHERE)
+    first, middle, last = cells([before, here, after])
+    return deviation(first, middle, last, share, WHERE)
 
 
 def test_what_lies_on_the_line_between_two_pictures_deviates_by_nothing() -> None:
@@ -61,6 +65,8 @@ def test_a_frame_beside_the_line_is_edited_itself() -> None:
 
 class Brighter:
     """An edit that adds 0.2 times the direction, and remembers how many crops it was given."""
+
+    backbone = SimpleNamespace(unet=SimpleNamespace(autocast=nullcontext))
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[float], list[float]]] = []

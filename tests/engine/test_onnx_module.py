@@ -56,6 +56,7 @@ CASES: dict[str, tuple[str, dict[str, np.ndarray], dict[str, Any]]] = {
     "pad-constant": ("Pad", {"p": _i64(0, 0, 1, 2, 0, 0, 2, 1), "v": np.array(3, F32)}, {}),
     "clip": ("Clip", {"a": np.array(-0.5, F32), "b": np.array(0.5, F32)}, {}),
     "prelu": ("PRelu", {"s": RNG.normal(size=(3, 1, 1)).astype(F32)}, {}),
+    "prelu-rows": ("PRelu", {"s": RNG.normal(size=(8, 1)).astype(F32)}, {}),
     "reduce-l2": ("ReduceL2", {}, {"axes": [1], "keepdims": 1}),
     "reduce-mean": ("ReduceMean", {}, {"axes": [2, 3], "keepdims": 0}),
     "reshape": ("Reshape", {"s": _i64(0, -1, 4)}, {}),

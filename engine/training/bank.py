@@ -5,8 +5,9 @@ directions are learnt for many synthetic people at once, each applied to many ot
 coordinates are a linear read-out of the target's embedding, the basis of h-space and the U-Net's decoding half follow.
 What is asked of the composited picture is what `fluidvid.engine.losses` asks of one person; the prior of the second
 phase asks for a face: by how much more it would correct the edited latents than the source's is a direction back to
-the manifold (delta denoising score, arXiv 2304.07090). Where nothing is displaced the decoding half is held to
-denoising, so that the model stays an unconditional diffusion model.
+the manifold (delta denoising score, arXiv 2304.07090). A critic that learns beside it says where an edited face looks
+drawn. Where nothing is displaced the decoding half is held to denoising, so that the model stays an unconditional
+diffusion model.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
 from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.critic import PatchCritic, hinge
 from fluidvid.engine.training.diffusion import drop_skips
 from fluidvid.engine.training.pictures import augment, to_crops
 from fluidvid.engine.training.runs import append_row, load_state, save_state
@@ -52,6 +54,9 @@ class BankTraining:
         highest: largest timestep of the ordinary denoising that is kept up.
         manifold: length of the pull back to the manifold as a share of the other gradients'.
         levels: timesteps between which the manifold is looked at.
+        adversarial: length of the critic's push as a share of the other gradients'.
+        critic_rate: learning rate of the critic.
+        critic_warmup: steps in which the critic only learns, and its push is measured.
         partial: share of the samples that are edited at less than full strength, as in a fade.
         ema: decay of the average that is kept.
         checkpoint_seconds: time between checkpoints.
@@ -75,6 +80,9 @@ class BankTraining:
     skin: float = 14.0
     manifold: float = 0.15
     levels: tuple[int, int] = (120, 450)
+    adversarial: float = 0.4
+    critic_rate: float = 2e-4
+    critic_warmup: int = 300
     denoise: float = 20.0
     highest: int = 700
     partial: float = 0.2
@@ -169,16 +177,23 @@ def train_bank(
         betas=(0.8, 0.99),
         weight_decay=0.0,
     )
+    critic = PatchCritic()
+    critic_optimiser = torch.optim.AdamW(critic.parameters(), lr=options.critic_rate, betas=(0.5, 0.99))
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     trained = [*parameters, *directed]
     averaged = [p.detach().clone() for p in trained]
     step, spent, share = 0, 0.0, 0.0
+    judged, weight = 0, 0.0  # the critic's steps, and what its gradient is multiplied by
     if (state := load_state(out)) is not None:
         with torch.no_grad():
             for now, kept in zip((*trained, *averaged), (*state["trained"], *state["averaged"]), strict=True):
                 now.copy_(kept)
         optimiser.load_state_dict(state["optimiser"])
         step, spent, share = state["step"], state["spent"], state["share"]
+        if "critic" in state:
+            critic.load_state_dict(state["critic"])
+            critic_optimiser.load_state_dict(state["critic_optimiser"])
+            judged, weight = state["judged"], state["weight"]
         rng = np.random.default_rng(options.seed + step)
         generator.manual_seed(options.seed + step)
     chances = chances / chances.sum()
@@ -259,9 +274,23 @@ def train_bank(
                 plain = unet.encode(schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), ts), ts)
                 plain = drop_skips(plain, (torch.rand(len(clean), generator=generator) < 0.5).float())
             terms["denoise"] = 0.5 * denoise + 0.5 * (unet.decode(plain).float() - clean).pow(2).mean()
+        # Both sides went through the first stage, so that its blur gives nobody away.
+        drawn, real = x + region * (decoded - x), x[:people] + region[:people] * (before[:people] - x[:people])
+        scores = critic(torch.cat([real, drawn.detach()]))
+        terms["critic"] = hinge(scores[:people], scores[people:])
+        critic_optimiser.zero_grad(set_to_none=True)
+        terms["critic"].backward()
+        critic_optimiser.step()
+        (push,) = torch.autograd.grad(-critic(drawn).mean(), leaf, retain_graph=True)
         denoising = options.denoise * terms["denoise"]
-        loss = torch.stack([getattr(options, k) * v for k, v in terms.items() if k != "denoise"]).sum()
+        loss = torch.stack([getattr(options, k) * v for k, v in terms.items() if k not in ("denoise", "critic")]).sum()
         (pull,) = torch.autograd.grad(loss, leaf)
+        if judged < options.critic_warmup:  # calibrated while only the critic learns, then fixed
+            ratio = options.adversarial * float(pull.norm() / push.norm().clamp_min(1e-12))
+            weight = ratio if judged == 0 else weight + 0.05 * (ratio - weight)
+        else:
+            pull = pull + weight * min(1.0, (judged - options.critic_warmup) / options.critic_warmup) * push
+        judged += 1
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             ts = torch.randint(*options.levels, (n,), generator=generator).repeat(2)
             pair, noise = torch.cat([leaf, z]), torch.randn(z.shape, generator=generator).repeat(2, 1, 1, 1)
@@ -284,7 +313,7 @@ def train_bank(
             torch._foreach_lerp_(averaged, [p.detach() for p in trained], 1 - decay)
         running.append(
             {k: v.item() for k, v in terms.items() if k != "mesh"}
-            | {"manifold": float(back.pow(2).mean()), "share": share, "norm": float(norm)}
+            | {"manifold": float(back.pow(2).mean()), "share": share, "weight": weight, "norm": float(norm)}
         )
         done = progress >= 1.0 or step == options.steps
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
@@ -294,7 +323,8 @@ def train_bank(
             append_row(out, values)
             state = {"trained": [p.detach() for p in trained], "averaged": averaged, "step": step}
             state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
-            save_state(out, state)
+            state |= {"critic": critic.state_dict(), "critic_optimiser": critic_optimiser.state_dict()}
+            save_state(out, state | {"judged": judged, "weight": weight})
             _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out)
             last_save, running = time.monotonic(), []
         if done:

@@ -13,6 +13,8 @@ from fluidvid.engine.between import Sample
 from fluidvid.engine.geodesic import interpolate
 from fluidvid.engine.plan import Direction
 
+FIRST = "first"
+"""Key of the figures of a direction as the bank has it."""
 MAX_BYTES = 512 << 20
 """The embedded prior takes about 150 kB a person."""
 
@@ -50,6 +52,11 @@ class Known:
     noise: Tensor
     pseudonym: int | None
     provenance: Provenance
+
+    @property
+    def is_first(self) -> bool:
+        """The bank's own direction, verified but not searched: `prepare` may still better it."""
+        return bool(self.provenance.figures.get(FIRST))
 
 
 @dataclass(eq=False)

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.cache import DirectionStore, Known, MemoryStore, PersonState
+from fluidvid.engine.cache import FIRST, DirectionStore, Known, MemoryStore, PersonState
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.inversion import InversionEditor
-from fluidvid.engine.memory import PersonMemory, Recall, recognisable
+from fluidvid.engine.memory import PersonMemory, recognisable
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.run import RunEditor
@@ -150,43 +150,61 @@ class FluidEditor:
             landmarks: `(K, 5, 2)` crop pixels.
             frames: `(K,)` indices of the crops' frames, for the record.
         """
+        return self._prepare(person_id, crops, frames, search=True)
+
+    def begin(
+        self,
+        person_id: int,
+        crops: NDArray[np.uint8],
+        landmarks: NDArray[np.float32],
+        *,
+        frames: Sequence[int] = (),
+    ) -> Preparation:
+        """A first direction without a search, from the bank and verified; `prepare` betters it and keeps the pseudonym.
+
+        Its figures hold `first`, unless the person was recognised and has the direction of before. See `prepare`.
+        """
+        return self._prepare(person_id, crops, frames, search=False)
+
+    def _prepare(self, person_id: int, crops: NDArray[np.uint8], frames: Sequence[int], *, search: bool) -> Preparation:
         began = time.monotonic()
         x = self._crops(crops)
         old = self.store.get(person_id)
         with torch.no_grad():
             noise_shape = self.backbone.encode(x[:1]).shape[1:]
-        identity, recall = self._recall(person_id, x) if old is None else (None, Recall())
-        known = recall.known
+        identity = None if self.memory is None else self._mean_identity(x)
+        known = None
+        if self.memory is not None and identity is not None and old is None:
+            known = self.memory.recall(person_id, identity).known
         if known is not None and not self._fits(known, noise_shape):
             known = None
         if known is not None:
             figures, reason = self.search.verify(self.search.direction(known), self.search.source(x))
             if not reason:
                 self._install(person_id, known, old)
-                figures |= {"steps": 0.0, "recalled": 1.0}
+                figures |= {"steps": 0.0, "recalled": 1.0} | ({FIRST: 1.0} if known.is_first else {})
                 return Preparation(True, "", figures, time.monotonic() - began)
-        # A person keeps its noise for life: another one would make the picture jump when the direction changes.
+        # A person keeps its noise and its pseudonym for life: others would make the picture jump.
         life = known if known is not None else None if old is None else old.known
         noise = torch.randn(noise_shape, generator=self.generator) if life is None else life.noise
-        if known is not None:
-            candidates = self.search.renewed(known)
+        if life is not None:
+            candidates = self.search.renewed(life)
         else:
             taken = () if self.memory is None else self.memory.pseudonyms()  # nobody else gets a known person's
             candidates = self.search.candidates(x[: self.options.key_crops], taken)
-        known, figures, reason = self.search.find(x, noise, candidates, frames)
-        if not reason:
-            self._install(person_id, known, old)
+        seek = self.search.find if search else self.search.first
+        found, figures, reason = seek(x, noise, candidates, frames)
+        if found is not None and not reason:
+            self._install(person_id, found, old)
             if self.memory is not None and identity is not None:
-                self.memory.remember(person_id, identity, known)
+                self.memory.remember(person_id, identity, found)
         return Preparation(not reason, reason, figures, time.monotonic() - began)
 
-    def _recall(self, person_id: int, x: Tensor) -> tuple[NDArray[np.float32] | None, Recall]:
-        """The person's mean identity over the crops, and who that is."""
-        if self.memory is None:
-            return None, Recall()
-        with torch.no_grad():
-            mean = F.normalize(self._identity(x).sum(0), dim=0).cpu().numpy()
-        return mean, self.memory.recall(person_id, mean)
+    @torch.no_grad()
+    def _mean_identity(self, x: Tensor) -> NDArray[np.float32]:
+        """The person's mean identity over the crops."""
+        mean: NDArray[np.float32] = F.normalize(self._identity(x).sum(0), dim=0).cpu().numpy()
+        return mean
 
     def _fits(self, known: Known, noise_shape: Sequence[int]) -> bool:
         """False for what another editor made: it is not used, whatever it claims to be."""

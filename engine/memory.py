@@ -148,8 +148,8 @@ class RunMemory:
         if own is None:
             self._keep(_Person(identity, known, person_id))
         else:
-            own.known = known
-        if self.lasting is not None:
+            own.known, own.identity = known, identity
+        if self.lasting is not None and not known.is_first:  # nobody is kept by the first few pictures
             self.lasting.remember(person_id, identity, known)
 
     def release(self, person_id: int) -> None:

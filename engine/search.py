@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.cache import Known, Provenance
+from fluidvid.engine.cache import FIRST, Known, Provenance
 from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
@@ -223,6 +223,30 @@ class DirectionSearch:
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
         figures["steps"] = float(total)
         return replace(known, provenance=provenance), figures, reason
+
+    def first(
+        self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
+    ) -> tuple[Known | None, dict[str, float], str]:
+        """The bank's own direction to the first candidate that passes, without a search: see `find`."""
+        source = self.source(x)
+        best: tuple[tuple[bool, float], Known, dict[str, float], str] | None = None
+        for candidate in candidates:
+            if candidate.start is None:
+                continue
+            known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
+            figures, reason = self.verify(self.direction(known), source)
+            rank = (bool(reason), figures.get("weak", 1.0))
+            if best is None or rank < best[0]:
+                best = rank, known, figures, reason
+            if rank == (False, 0.0):
+                break
+        if best is None:
+            return None, {}, "the bank has no ready direction"
+        _, known, figures, reason = best
+        if not reason and self.bank is not None and known.pseudonym is not None:
+            self.bank.take(known.pseudonym)
+        figures |= {"steps": 0.0, FIRST: 1.0}
+        return replace(known, provenance=Provenance(self.basis, 0, tuple(frames), dict(figures))), figures, reason
 
     @torch.no_grad()
     def source(self, x: Tensor) -> Source:

@@ -63,6 +63,14 @@ class FaceEditor(Protocol):
         """
         ...
 
+    def begin(
+        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> Preparation:
+        """A first verified direction at once, to be used until `prepare` has found a better one; `ok` is False where
+        there is none. Its figures hold `first` where `prepare` is still worth while.
+        """
+        ...
+
     def release(self, person_id: int) -> None:
         """The person has left the picture: who is recognised as them later may have their pseudonym."""
         ...

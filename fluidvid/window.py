@@ -33,6 +33,8 @@ from fluidvid.unclaimed import FIRST_ID, duplicates, with_unclaimed
 _log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
+FIRST_KEYS = 2
+"""Key crops of a track on which a first direction is taken from the bank, long before there are enough for a search."""
 NEAR = 8
 """Pictures on either side, as far as they are known, over which a face's transform is smoothed."""
 
@@ -42,6 +44,10 @@ class Directions(Protocol):
 
     def wanted(self, track: int) -> bool:
         """True if key crops of this track are of use."""
+        ...
+
+    def begin(self, track: int, keys: Sequence[KeyCrop]) -> None:
+        """Take a first direction for the track from these few crops, best first, if that costs little time."""
         ...
 
     def find(self, track: int, keys: Sequence[KeyCrop]) -> None:
@@ -70,6 +76,9 @@ class DirectionsAtOnce:
 
     def wanted(self, track: int) -> bool:
         return track not in self._ready
+
+    def begin(self, track: int, keys: Sequence[KeyCrop]) -> None:
+        """The search follows in the same thread: nothing would be gained."""
 
     def find(self, track: int, keys: Sequence[KeyCrop]) -> None:
         self._ready[track] = False
@@ -206,6 +215,8 @@ class Window:
                 crop = aligned_crop(image, matrix, editor.crop_size)
                 placed = transform(matrix, face.landmarks).astype(np.float32)
                 keys.offer(KeyCrop(crop, placed, face.frame, pose.quality, pose.yaw))
+                if len(keys) == FIRST_KEYS < edit.key_frames:
+                    directions.begin(face.track_id, keys.best())
                 if len(keys) >= edit.key_frames:
                     del self._keys[face.track_id]
                     directions.find(face.track_id, keys.best())

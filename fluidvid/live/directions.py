@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fluidvid.editing import FaceEditor
+from fluidvid.editing import FaceEditor, Preparation
 from fluidvid.keyframes import KeyCrop
 
 _log = logging.getLogger(__name__)
@@ -26,11 +27,21 @@ LONGEST_RETRY = 600.0
 MAX_WAITING = 32
 
 
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What is to be done for a track; no crops: it has left."""
+
+    track: int
+    keys: Sequence[KeyCrop] | None = None
+    search: bool = True
+
+
 class BackgroundDirections:
     """One thread that prepares tracks one after another.
 
-    The engine starts each search from its bank of ready directions and knows people who return. The thread runs at low
-    priority, on at most `cores` CPU threads, and rests between searches where `cores` is below one.
+    First directions from the bank of ready ones come before searches, which better them; the engine knows people who
+    return. The thread runs at low priority, on at most `cores` CPU threads, and rests between searches where `cores` is
+    below one.
 
     Args:
         editor: called from the thread; its `edit` meanwhile goes on in another.
@@ -39,13 +50,15 @@ class BackgroundDirections:
 
     def __init__(self, editor: FaceEditor, *, cores: float) -> None:
         self._editor, self._cores = editor, cores
-        self._jobs: queue.Queue[tuple[int, Sequence[KeyCrop] | None] | None] = queue.Queue()
-        self._lock = threading.Lock()
+        self._change = threading.Condition()
+        self._quick: deque[_Job] = deque()
+        self._searches: deque[_Job] = deque()
+        self._closed = False
         self._ready: set[int] = set()
-        self._pending: set[int] = set()
+        self._final: set[int] = set()
+        self._pending: set[int] = set()  # tracks with a search that waits or is under way
         self._again: dict[int, tuple[float, float]] = {}  # track -> when to try again, and the wait after that
-        self._gone: set[int] = set()
-        self.found = self.failed = 0
+        self.begun = self.found = self.failed = 0
         store = getattr(editor, "store", None)
         if store is not None:
             editor.store = _LockedStore(store)  # type: ignore[attr-defined]
@@ -53,30 +66,43 @@ class BackgroundDirections:
         self._thread.start()
 
     def wanted(self, track: int) -> bool:
-        with self._lock:
-            if track in self._ready or track in self._pending or len(self._pending) >= MAX_WAITING:
+        with self._change:
+            if track in self._final or track in self._pending or len(self._pending) >= MAX_WAITING:
                 return False
             return time.monotonic() >= self._again.get(track, (0.0, 0.0))[0]
 
+    def begin(self, track: int, keys: Sequence[KeyCrop]) -> None:
+        with self._change:
+            if track not in self._ready and len(self._quick) < MAX_WAITING:
+                self._quick.append(_Job(track, keys, search=False))
+                self._change.notify()
+
     def find(self, track: int, keys: Sequence[KeyCrop]) -> None:
-        with self._lock:
+        with self._change:
             self._pending.add(track)
-        self._jobs.put((track, keys))
+            self._searches.append(_Job(track, keys))
+            self._change.notify()
 
     def ready(self, track: int) -> bool:
         return track in self._ready
 
     def left(self, tracks: Collection[int]) -> None:
-        # In the order of the searches: a search that is under way must not claim a person for a track that has left.
-        with self._lock:
-            self._gone |= set(tracks)
-        for track in tracks:
-            self._jobs.put((track, None))
+        if not tracks:
+            return
+        gone = set(tracks)
+        with self._change:
+            # What waits for them is not worth a search, and must not claim a person once they are released.
+            self._quick = deque(job for job in self._quick if job.keys is None or job.track not in gone)
+            self._pending -= {job.track for job in self._searches if job.track in gone}
+            self._searches = deque(job for job in self._searches if job.track not in gone)
+            self._quick += [_Job(track) for track in tracks]
+            self._change.notify()
 
     def forget(self, alive: Collection[int]) -> None:
-        with self._lock:
+        with self._change:
             over = (self._ready | set(self._again)) - set(alive)
             self._ready -= over
+            self._final -= over
             for track in over:
                 self._again.pop(track, None)
         drop = getattr(self._editor, "forget", None)
@@ -86,49 +112,55 @@ class BackgroundDirections:
 
     def close(self) -> None:
         """Take no more searches; one under way is not waited for."""
-        self._jobs.put(None)
+        with self._change:
+            self._closed = True
+            self._change.notify()
 
     def _run(self) -> None:
         _lower_priority(max(1, round(self._cores)))
         while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            track, keys = job
-            if keys is None:
-                self._editor.release(track)
-                with self._lock:
-                    self._gone.discard(track)
+            with self._change:
+                self._change.wait_for(lambda: self._quick or self._searches or self._closed)
+                if self._closed:
+                    return
+                job = (self._quick or self._searches).popleft()
+            if job.keys is None:
+                self._editor.release(job.track)
                 continue
             began = time.thread_time()
-            ok = False
-            if track not in self._gone:
-                ok = self._prepare(track, keys)
-            with self._lock:
-                self._pending.discard(track)
-                if ok:
-                    self._ready.add(track)
-                else:
-                    wait = self._again.get(track, (0.0, FIRST_RETRY))[1]
-                    self._again[track] = time.monotonic() + wait, min(LONGEST_RETRY, 2 * wait)
+            prepared = self._prepare(job.track, job.keys, job.search)
+            with self._change:
+                if prepared is not None and prepared.ok:
+                    self._ready.add(job.track)
+                    if job.search or not prepared.figures.get("first"):
+                        self._final.add(job.track)
+                elif job.search:
+                    wait = self._again.get(job.track, (0.0, FIRST_RETRY))[1]
+                    self._again[job.track] = time.monotonic() + wait, min(LONGEST_RETRY, 2 * wait)
+                if job.search:
+                    self._pending.discard(job.track)
             if self._cores < 1:
                 time.sleep((time.thread_time() - began) * (1 / self._cores - 1))
 
-    def _prepare(self, track: int, keys: Sequence[KeyCrop]) -> bool:
+    def _prepare(self, track: int, keys: Sequence[KeyCrop], search: bool) -> Preparation | None:
+        seek = self._editor.prepare if search else self._editor.begin
         try:
-            prepared = self._editor.prepare(
+            prepared = seek(
                 track,
                 np.stack([c.crop for c in keys]),
                 np.stack([c.landmarks for c in keys]),
                 frames=[c.frame for c in keys],
             )
-        except Exception as error:  # noqa: BLE001 - the track stays masked
-            _log.warning("track %d stays masked: %s: %s", track, type(error).__name__, error)
-            self.failed += 1
-            return False
-        self.found += prepared.ok
-        self.failed += not prepared.ok
-        return prepared.ok
+        except Exception as error:  # noqa: BLE001 - the track stays as it is: masked, or with its first direction
+            _log.warning("no direction for track %d: %s: %s", track, type(error).__name__, error)
+            self.failed += search
+            return None
+        if search:
+            self.found += prepared.ok
+            self.failed += not prepared.ok
+        else:
+            self.begun += prepared.ok
+        return prepared
 
 
 class _LockedStore:

@@ -101,6 +101,7 @@ class Monitor:
             yield "counter", "output_pictures", "pictures written", label, out.account.written
             yield "counter", "output_dropped", "pictures this output missed", label, out.account.dropped
         if self.directions is not None:
+            yield "counter", "directions_begun", "first directions taken from the bank", {}, self.directions.begun
             yield "counter", "directions_found", "directions verified in the background", {}, self.directions.found
             yield "counter", "directions_failed", "searches without success", {}, self.directions.failed
 
@@ -137,7 +138,7 @@ class Monitor:
             latency_median=None if took is None else round(took[0], 4),
             latency_p95=None if took is None else round(took[1], 4),
             ladder=dict(self.ladder.pictures),
-            directions={} if found is None else {"found": found.found, "failed": found.failed},
+            directions={} if found is None else {"begun": found.begun, "found": found.found, "failed": found.failed},
             coverage=c.summary(),
             stopped=stopped,
             memory={} if memory is None else dict(memory.account()),

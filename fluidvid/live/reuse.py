@@ -46,6 +46,11 @@ class ReusingEditor:
     ) -> Preparation:
         return self._editor.prepare(person_id, crops, landmarks, frames=frames)
 
+    def begin(
+        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> Preparation:
+        return self._editor.begin(person_id, crops, landmarks, frames=frames)
+
     def release(self, person_id: int) -> None:
         self._editor.release(person_id)
 

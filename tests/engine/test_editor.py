@@ -14,6 +14,7 @@ import torch
 from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.losses import LossWeights
+from fluidvid.engine.memory import RunMemory
 from fluidvid.engine.optimise import OptimiseOptions
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
@@ -64,6 +65,38 @@ def test_optimisation_lowers_the_guides_cosine(parts: dict[str, Any]) -> None:
     assert edited[0].residual.shape == (64, 64, 3)
     assert np.abs(edited[0].residual).max() > 1
     assert np.abs(edited[0].residual[edited[0].mask == 0]).max() == 0
+
+
+def _banked(parts: dict[str, Any], start: float) -> PseudonymBank:
+    people = torch.nn.functional.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(3)), dim=1)
+    starts = start * torch.randn(3, *parts["space"].zero().shape, generator=torch.Generator().manual_seed(4))
+    return PseudonymBank({"guide": people}, torch.full((3,), 30.0), torch.full((3,), 0.5), starts)
+
+
+def test_a_first_direction_comes_from_the_bank_and_a_search_keeps_its_pseudonym(parts: dict[str, Any]) -> None:
+    memory = RunMemory()
+    editor = _editor(parts | {"bank": _banked(parts, 1.0), "memory": memory})
+    crops, points = faces(4)
+    first = editor.begin(7, crops[:2], points[:2])
+    assert first.ok and first.figures["first"] == 1 and first.figures["steps"] == 0
+    assert editor.edit([7], crops[:1], points[:1], np.ones(1, np.float32))[0].ok
+    begun = editor.store.get(7)
+    assert begun is not None and begun.known.is_first
+    after = editor.prepare(7, crops, points)
+    assert after.ok and after.figures["steps"] >= 1 and "first" not in after.figures
+    found = editor.store.get(7)
+    assert found is not None and not found.known.is_first
+    assert found.known.pseudonym == begun.known.pseudonym and torch.equal(found.known.noise, begun.known.noise)
+    assert found.previous is not None  # it goes over along the arc
+    assert [person.known for person in memory._people] == [found.known]
+
+
+def test_without_a_passing_row_there_is_no_first_direction(parts: dict[str, Any]) -> None:
+    crops, points = faces(2)
+    assert "no ready direction" in _editor(parts).begin(0, crops, points).reason
+    strict = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, accept=-1.0))
+    assert "still recognisable" in strict.begin(0, crops, points).reason
+    assert strict.store.get(0) is None
 
 
 def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:

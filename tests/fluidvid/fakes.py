@@ -195,6 +195,11 @@ class FakeEditor:
         self.prepared_with[person_id] = len(crops)
         return FakePreparation(self._prepared, "" if self._prepared else "verification failed")
 
+    def begin(
+        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> FakePreparation:
+        return FakePreparation(False, "the bank has no ready direction")
+
     def release(self, person_id: int) -> None:
         self.released.append(person_id)
 

@@ -234,6 +234,42 @@ def test_directions_come_from_the_background() -> None:
     directions.close()
 
 
+def test_a_first_direction_does_not_wait_for_searches_and_is_searched_for_after_all() -> None:
+    class Beginning(SlowEditor):
+        def begin(
+            self,
+            person_id: int,
+            crops: NDArray[np.uint8],
+            landmarks: NDArray[np.float32],
+            *,
+            frames: Sequence[int] = (),
+        ) -> FakePreparation:
+            assert self.go.wait(10)
+            self.order.append(("begin", person_id))
+            figures = {"first": 1.0} if person_id == 2 else {"recalled": 1.0}
+            return FakePreparation(person_id > 1, "", figures)
+
+    editor = Beginning()
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.find(1, keys())
+    until(lambda: not directions._searches)  # under way
+    directions.find(4, keys())
+    for track in (1, 2, 3):
+        directions.begin(track, keys(2))
+    directions.begin(5, keys(2))
+    directions.left([5])
+    editor.go.set()
+    until(lambda: directions.ready(4))
+    assert editor.order == [
+        *(("prepare", 1), ("begin", 1), ("begin", 2), ("begin", 3), ("release", 5)),
+        ("prepare", 4),
+    ]
+    assert directions.ready(2) and directions.wanted(2)  # a search may better it
+    assert directions.ready(3) and not directions.wanted(3)  # recognised: it has its own
+    assert not directions.ready(5) and directions.begun == 2
+    directions.close()
+
+
 def test_a_direction_that_failed_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "FIRST_RETRY", 0.3)
     editor = SlowEditor(prepared=False)

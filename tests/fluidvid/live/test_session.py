@@ -80,7 +80,7 @@ def test_masked_until_ready_then_faded_then_edited(play: Start) -> None:
     report, out, _ = play(Rig(gain=90))
     assert report.pictures_out == len(out) == COUNT and report.faces == COUNT and report.raw == 0
     assert report.masked_reasons["not prepared"] >= 1 and report.masked_reasons["fading between mask and face"] == 3
-    assert report.edited > 10 and report.directions == {"found": 1, "failed": 0}
+    assert report.edited > 10 and report.directions == {"begun": 0, "found": 1, "failed": 0}
     assert raw(picture(5)) > 0.03
     for index, image in enumerate(out):
         assert raw(image) < 0.002, index

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
-from fluidvid.engine.hspace import SplitUNet
+from fluidvid.engine.hspace import SplitUNet, keep_reduced
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.errors import ModelError
 
@@ -206,6 +206,10 @@ def load_backbone(
         # Its wide convolutions are a sixth faster this way (CPU, bfloat16); the U-Net's small ones gain nothing.
         first_stage.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     split = SplitUNet(unet.to(device, dtype), reduced)
+    if reduced is not None:
+        keep_reduced(unet, reduced)
+        if isinstance(first_stage, nn.Module):
+            keep_reduced(first_stage, reduced)
     levels = tuple(int(t) for t in card.get("edit_timesteps", (700, 500, 300)))
     schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))
     return Backbone(str(source), folder, split, schedule, first_stage, template, crop_size, levels, digest, card)

@@ -269,22 +269,33 @@ class FluidEditor:
         return results
 
     @torch.inference_mode()
-    def recognised(self, crops: NDArray[np.uint8], edited: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def recognised(
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], edited: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
         """Whether the guide that watches every frame still sees the people of `crops` in what was made of them.
 
         Args:
+            person_ids: N keys of the people.
             crops: `(N, S, S, 3)` uint8 RGB.
             edited: `(N, S, S, 3)` uint8 RGB, the same crops with a residual.
 
         Returns:
             `(N,)` bool; True also where that cannot be told.
         """
-        seen: NDArray[np.bool_] = self._run.recognised(self._crops(crops), self._crops(edited)).cpu().numpy()
+        states = [self.store.get(person) for person in person_ids]
+        with self._shares.alone():
+            seen: NDArray[np.bool_] = (
+                self._run.recognised(states, self._crops(crops), self._crops(edited)).cpu().numpy()
+            )
         return seen
 
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""
         self.store.forget(person_id)
+
+    def stop(self) -> None:
+        """Searches, also one under way in another thread, end at their next step; what is known can be applied."""
+        self.search.stopping.set()
 
     def release(self, person_id: int) -> None:
         """The person has left the picture: a new person who is recognised as them may have their direction."""

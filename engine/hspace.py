@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from fluidvid.errors import ModelError
 
@@ -47,6 +47,15 @@ def reduced_precision(device: torch.device) -> torch.dtype | None:
     return None
 
 
+def keep_reduced(module: nn.Module, reduced: torch.dtype) -> None:
+    """Keep the weights of convolutions and products as `torch.autocast` uses them: else it converts them at every call,
+    which for a single crop takes as long as the products.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.to(reduced)
+
+
 class SplitUNet:
     """A frozen diffusers `UNet2DModel`, cut at the bottleneck; equal to its forward to float precision.
 
@@ -61,18 +70,12 @@ class SplitUNet:
             raise ModelError("this U-Net is conditioned on classes: fluidvid edits unconditional models only")
         self.unet = unet.eval().requires_grad_(False)
         self.reduced = reduced
+        # Asked for at every call, and diffusers would look through all its modules.
+        self.device, self.dtype = cast(torch.device, unet.device), cast(torch.dtype, unet.dtype)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision the networks of this backbone are run in."""
         return nullcontext() if self.reduced is None else torch.autocast(self.device.type, self.reduced)
-
-    @property
-    def device(self) -> torch.device:
-        return cast(torch.device, self.unet.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast(torch.dtype, self.unet.dtype)
 
     def encode(self, z_t: Tensor, timesteps: Tensor) -> Bottleneck:
         """`(N, C, H, W)` noisy latents and `(N,)` timesteps to the bottleneck."""

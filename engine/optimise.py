@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 
 MANIFOLD = (120, 400)
 """Timesteps between which the manifold term looks, at one in each step."""
+
+
+class SearchStopped(Exception):  # noqa: N818 - no error: somebody wanted it
+    """A search that nobody waits for any more."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ def optimise_direction(
     candidates: Sequence[Candidate] = (),
     options: OptimiseOptions | None = None,
     generator: torch.Generator | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Optimised:
     """Optimise one direction over a person's key crops.
 
@@ -186,6 +191,10 @@ def optimise_direction(
         candidates: pseudonyms to choose from: the one whose start has the least loss is taken; none suppresses only.
         options: budget and weights.
         generator: source of the manifold term's noise.
+        stopping: asked at every step.
+
+    Raises:
+        SearchStopped: `stopping` said so.
     """
     options = options or OptimiseOptions()
     began = time.monotonic()
@@ -201,6 +210,8 @@ def optimise_direction(
     optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
     values, last, steps = {}, coordinates.detach().clone(), 0
     for step in range(options.steps + 1):
+        if stopping():
+            raise SearchStopped("the search was stopped")
         # The first guide is quick and looks at every step, all of them at every second.
         everybody = step % 2 == 0
         loss, terms = objective(coordinates, chosen, guides if everybody else guides[:1])

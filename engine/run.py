@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,8 @@ from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.search import WEAK, AppliedEdit, EditorOptions
 from fluidvid.engine.shares import Shares
 
+FURTHER = 0.003
+"""Cosine by which a longer direction has to lead further from the source for a still longer one to be tried."""
 SHRINK = 0.01
 """Per frame by which a direction that a weak frame had lengthened returns to its length."""
 
@@ -55,9 +58,17 @@ class RunEditor:
 
         return self._shares(look, x)[0]
 
-    def recognised(self, x: Tensor, edited: Tensor) -> Tensor:
-        """`(N,)` bool: the guide still sees the people of `(N, 3, S, S)` crops in the edited ones, or cannot tell."""
-        return ~((self._see(edited) * self._see(x)).sum(1) <= self.limit)
+    def recognised(self, states: Sequence[PersonState | None], x: Tensor, edited: Tensor) -> Tensor:
+        """`(N,)` bool: the guide still sees the people of `(N, 3, S, S)` crops in the edited ones, or cannot tell.
+
+        Who was edited just before is compared with how the guide saw them then.
+        """
+        recent = [None if state is None else state.recent for state in states]
+        unseen = [k for k, sample in enumerate(recent) if sample is None]
+        seen = self._see(torch.cat([edited, x[unseen]]))
+        results, fresh = seen[: len(edited)], iter(seen[len(edited) :])
+        sources = torch.stack([next(fresh) if sample is None else sample.source for sample in recent])
+        return ~((results * sources).sum(1) <= self.limit)
 
     def __call__(self, states: list[PersonState], x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Edit crops of several people, each person's in the order of the frames; keeps each one's `recent`.
@@ -149,9 +160,11 @@ class RunEditor:
                     weak.append(k)
             if weak:
                 edited[weak], _ = self._shares(self.apply, x[weak], length * values[weak], noise[weak], strength[weak])
-                cosine[weak] = (self._see(edited[weak]) * source[weak]).sum(1)
+                before, cosine[weak] = cosine[weak], (self._see(edited[weak]) * source[weak]).sum(1)
                 for k in weak:
                     lengths[k] = length
+                if float((before - cosine[weak]).max()) < FURTHER:  # the arc has an end: longer would be the same
+                    break
         for k, state in enumerate(states):
             state.length, state.calm = lengths[k], float(cosine[k]) < WEAK * self.limit
             state.progress += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -143,6 +144,8 @@ class DirectionSearch:
         self.apply, self.path, self.space = apply, path, space
         self.guides, self.verifiers, self.attributes, self.bank = guides, verifiers, attributes, bank
         self.options, self.generator, self.basis = options, generator, basis
+        self.stopping = threading.Event()
+        """Once set, searches end by `SearchStopped` at their next step."""
 
     def direction(self, known: Known) -> Direction:
         """The direction as it is applied."""
@@ -203,6 +206,7 @@ class DirectionSearch:
                 candidates=candidates,
                 options=options,
                 generator=self.generator,
+                stopping=self.stopping.is_set,
             )
             candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps

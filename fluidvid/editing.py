@@ -85,6 +85,6 @@ class FaceEditor(Protocol):
         """Edit `(N, S, S, 3)` crops of prepared people; `(N,)` strengths in [0, 1] scale the configured one."""
         ...
 
-    def recognised(self, crops: Crops, edited: Crops) -> NDArray[np.bool_]:
+    def recognised(self, person_ids: Sequence[int], crops: Crops, edited: Crops) -> NDArray[np.bool_]:
         """`(N,)` whether the people of `(N, S, S, 3)` crops are still seen in the edited ones: the limit of `edit`."""
         ...

@@ -31,6 +31,7 @@ def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the cores meanwhile
     here = onnxruntime.get_available_providers()
     wanted = [name for name in providers if name in here] or list(CPU)
     try:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,16 @@ from fluidvid.keyframes import KeyCrop
 
 _log = logging.getLogger(__name__)
 
-NICE = 5
+NICE = 19
 """Priority of the background thread: pictures that must leave go first."""
 FIRST_RETRY = 10.0
 LONGEST_RETRY = 600.0
 """Seconds before a track whose direction could not be verified is tried again on newer pictures; doubled each time."""
 MAX_WAITING = 32
+LONGEST_HOLD = 30.0
+"""Seconds that a search waits for pictures to be in time again."""
+LONGEST_STEP = 20.0
+"""Seconds that the end of a run waits for the step under way of a search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,7 @@ class _Job:
     track: int
     keys: Sequence[KeyCrop] | None = None
     search: bool = True
+    since: float = field(default_factory=time.monotonic)
 
 
 class BackgroundDirections:
@@ -46,16 +51,21 @@ class BackgroundDirections:
     Args:
         editor: called from the thread; its `edit` meanwhile goes on in another.
         cores: share of CPU cores it may take.
+
+    Attributes:
+        busy: pictures are late: searches for tracks that have a first direction wait, for `LONGEST_HOLD` at most.
     """
 
     def __init__(self, editor: FaceEditor, *, cores: float) -> None:
         self._editor, self._cores = editor, cores
+        self.busy = False
         self._change = threading.Condition()
         self._quick: deque[_Job] = deque()
         self._searches: deque[_Job] = deque()
         self._closed = False
         self._ready: set[int] = set()
         self._final: set[int] = set()
+        self._tried: set[int] = set()  # tracks for which a first direction was asked for, once
         self._pending: set[int] = set()  # tracks with a search that waits or is under way
         self._again: dict[int, tuple[float, float]] = {}  # track -> when to try again, and the wait after that
         self.begun = self.found = self.failed = 0
@@ -73,7 +83,8 @@ class BackgroundDirections:
 
     def begin(self, track: int, keys: Sequence[KeyCrop]) -> None:
         with self._change:
-            if track not in self._ready and len(self._quick) < MAX_WAITING:
+            if track not in self._tried and len(self._quick) < MAX_WAITING:
+                self._tried.add(track)
                 self._quick.append(_Job(track, keys, search=False))
                 self._change.notify()
 
@@ -100,8 +111,9 @@ class BackgroundDirections:
 
     def forget(self, alive: Collection[int]) -> None:
         with self._change:
-            over = (self._ready | set(self._again)) - set(alive)
+            over = (self._ready | self._tried | set(self._again)) - set(alive)
             self._ready -= over
+            self._tried -= over
             self._final -= over
             for track in over:
                 self._again.pop(track, None)
@@ -111,19 +123,24 @@ class BackgroundDirections:
                 drop(track)
 
     def close(self) -> None:
-        """Take no more searches; one under way is not waited for."""
+        """Take no more searches and stop one under way: a thread that computes must not outlive the process."""
         with self._change:
             self._closed = True
             self._change.notify()
+        stop = getattr(self._editor, "stop", None)
+        if stop is not None:
+            stop()
+        self._thread.join(LONGEST_STEP)
 
     def _run(self) -> None:
         _lower_priority(max(1, round(self._cores)))
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._quick or self._searches or self._closed)
+                while not self._closed and (job := self._next()) is None:
+                    self._change.wait(0.5 if self._searches else None)
                 if self._closed:
                     return
-                job = (self._quick or self._searches).popleft()
+            assert job is not None
             if job.keys is None:
                 self._editor.release(job.track)
                 continue
@@ -141,6 +158,17 @@ class BackgroundDirections:
                     self._pending.discard(job.track)
             if self._cores < 1:
                 time.sleep((time.thread_time() - began) * (1 / self._cores - 1))
+
+    def _next(self) -> _Job | None:
+        """What is to be done now, taken out of its queue; None: wait."""
+        if self._quick:
+            return self._quick.popleft()
+        held = time.monotonic() - LONGEST_HOLD
+        for job in self._searches:
+            if not self.busy or job.track not in self._ready or job.since < held:
+                self._searches.remove(job)
+                return job
+        return None
 
     def _prepare(self, track: int, keys: Sequence[KeyCrop], search: bool) -> Preparation | None:
         seek = self._editor.prepare if search else self._editor.begin
@@ -182,10 +210,20 @@ class _LockedStore:
             self._store.forget(person_id)
 
 
-def _lower_priority(threads: int) -> None:
-    """Of the calling thread: on Linux each has a priority of its own, and torch counts its threads by caller."""
+def leave_room(cores: float) -> None:
+    """Keep the calling thread's computations off the cores that searches may take: two that share one wait in turn."""
+    _use_threads(max(1, len(os.sched_getaffinity(0)) - round(cores)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def _use_threads(count: int) -> None:
+    """Of the calling thread: torch counts its threads by caller."""
     torch = sys.modules.get("torch")  # the engine has imported it
     if torch is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(count)
+
+
+def _lower_priority(threads: int) -> None:
+    """Of the calling thread: on Linux each has a priority of its own."""
+    _use_threads(threads)
     if hasattr(os, "setpriority"):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

@@ -1,7 +1,7 @@
 """What is given up when the machine is too slow for the latency budget, in a fixed order, and when it comes back.
 
-Edit in every second picture, then in every fourth, with fewer levels if the backbone has several, mask instead of edit,
-and last drop pictures. Never less than a mask.
+Edit in every second picture, then in every fourth and eighth, with fewer levels if the backbone has several, mask
+instead of edit, and last drop pictures. Never less than a mask.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def rungs(*, edits: bool, levels: int) -> list[Rung]:
     """
     if not edits:
         return [Rung("full"), Rung("dropping pictures", dropping=True)]
-    ladder = [Rung("full"), Rung("editing every 2nd picture", 2), Rung("editing every 4th picture", 4)]
+    ladder = [Rung("full"), *(Rung(f"editing every {n}{'nd' if n == 2 else 'th'} picture", n) for n in (2, 4, 8))]
     if levels > 1:
-        ladder.append(Rung("editing with fewer levels", 4, fewer_levels=True))
-    ladder.append(Rung("masking", 4, levels > 1, editing=False))
-    ladder.append(Rung("masking and dropping pictures", 4, levels > 1, editing=False, dropping=True))
+        ladder.append(Rung("editing with fewer levels", 8, fewer_levels=True))
+    ladder.append(Rung("masking", 8, levels > 1, editing=False))
+    ladder.append(Rung("masking and dropping pictures", 8, levels > 1, editing=False, dropping=True))
     return ladder
 
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from fluidvid.editing import Crops, EditedCrop, FaceEditor, Preparation
 
 MAX_CHANGE = 12.0
-"""Mean difference of two crops, in grey levels, from which a residual of the one does not fit the other."""
+"""Mean difference of two crops in the edited region, in grey levels, from which a residual of one does not fit the
+other.
+"""
 
 
 @dataclass(eq=False)
@@ -54,8 +56,8 @@ class ReusingEditor:
     def release(self, person_id: int) -> None:
         self._editor.release(person_id)
 
-    def recognised(self, crops: Crops, edited: Crops) -> NDArray[np.bool_]:
-        return self._editor.recognised(crops, edited)
+    def recognised(self, person_ids: Sequence[int], crops: Crops, edited: Crops) -> NDArray[np.bool_]:
+        return self._editor.recognised(person_ids, crops, edited)
 
     def forget(self, alive: Collection[int]) -> None:
         """Drop the residuals of everybody else."""
@@ -69,7 +71,9 @@ class ReusingEditor:
         strengths: NDArray[np.float32],
     ) -> Sequence[EditedCrop]:
         again = self._unrecognised(
-            {i: last for i, person in enumerate(person_ids) if (last := self._fitting(person, crops[i]))}, crops
+            {i: last for i, person in enumerate(person_ids) if (last := self._fitting(person, crops[i]))},
+            person_ids,
+            crops,
         )
         fresh = [i for i in range(len(person_ids)) if i not in again]
         made: Sequence[EditedCrop] = ()
@@ -91,15 +95,16 @@ class ReusingEditor:
         last = self._last.get(person)
         if last is None or last.age + 1 >= self.every:
             return None
-        change = float(np.abs(crop.astype(np.int16) - last.crop).mean())
-        return last if change <= MAX_CHANGE else None
+        mask = last.edited.mask  # what passes by behind the face does not matter
+        change = np.abs(crop.astype(np.int16) - last.crop).mean(2)
+        return last if float((mask * change).sum()) <= MAX_CHANGE * float(mask.sum()) else None
 
-    def _unrecognised(self, again: dict[int, _Last], crops: Crops) -> dict[int, _Last]:
+    def _unrecognised(self, again: dict[int, _Last], person_ids: Sequence[int], crops: Crops) -> dict[int, _Last]:
         """Those of the residuals with which nobody is recognised."""
         if not again:
             return again
         sources = crops[list(again)]
         residuals = np.stack([last.edited.residual for last in again.values()])
         results = np.clip(np.rint(sources + residuals), 0, 255).astype(np.uint8)
-        seen = self._editor.recognised(sources, results)
+        seen = self._editor.recognised([person_ids[i] for i in again], sources, results)
         return {i: last for (i, last), still in zip(again.items(), seen, strict=True) if not still}

@@ -17,7 +17,7 @@ from fluidvid.errors import ConfigError, OutputError
 from fluidvid.inspection import inspect
 from fluidvid.live.addresses import Address
 from fluidvid.live.clock import TIME_BASE
-from fluidvid.live.directions import BackgroundDirections
+from fluidvid.live.directions import BackgroundDirections, leave_room
 from fluidvid.live.encoding import Coded, LiveEncoder
 from fluidvid.live.ladder import Ladder, LevelledEditor, Rung, rungs
 from fluidvid.live.memory import give_back
@@ -27,6 +27,7 @@ from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.report import LiveReport
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.source import LiveFrame, LiveSource
+from fluidvid.overlap import read_ahead
 from fluidvid.stages import Stages
 from fluidvid.window import Window
 
@@ -97,6 +98,7 @@ class LiveSession:
             transport=live.transport,
             timeout=live.timeout,
             retries=live.retries,
+            behind=live.latency,
             say=say,
             began=self._begin,
             heard=self._publish,
@@ -140,6 +142,8 @@ class LiveSession:
         """
         if self._live.status:
             threading.Thread(target=self._tell, name="status", daemon=True).start()
+        if self._directions is not None:
+            leave_room(self._live.cores)
         self._warm_up()
         self._source.start()
         try:
@@ -207,12 +211,15 @@ class LiveSession:
         window = self._window
         assert window is not None  # made before the first picture was given out
         first = True
-        for seen in inspect(stretch, self._stages, every=self._every, sure_score=self._config.detect.score):
-            window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
-            first = False
-            while window.waiting and seen.frame.pts - window.waiting[0].tag.pts >= self._wait:
-                self._send_oldest(window)
-            del seen
+        looks = inspect(stretch, self._stages, every=self._every, sure_score=self._config.detect.score)
+        # Faces of the next picture are looked for while those of this one are edited.
+        with read_ahead(looks, limit=0, size=lambda _: 1) as inspected:
+            for seen in inspected:
+                window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
+                first = False
+                while window.waiting and seen.frame.pts - window.waiting[0].tag.pts >= self._wait:
+                    self._send_oldest(window)
+                del seen
         while window.waiting:
             self._send_oldest(window)
         give_back()
@@ -235,6 +242,8 @@ class LiveSession:
         self._say(f"latency budget of {1000 * self._live.latency:.0f} ms: {rung.name}")
         window.editing = rung.editing
         self._source.newest_only = rung.dropping
+        if self._directions is not None:
+            self._directions.busy = self._ladder.position > 0
         if self._reuse is not None:
             self._reuse.every = rung.edit_every
         if self._levelled is not None:

@@ -24,7 +24,7 @@ from fluidvid.video.frame import Frame
 from fluidvid.video.orientation import Orientation
 
 MAX_WAITING = 256 * 2**20
-"""Bytes of decoded pictures that may wait to be treated; beyond, the oldest are dropped."""
+"""Bytes of decoded pictures that may wait to be treated, whatever the time; beyond, the oldest are dropped."""
 
 
 class LiveFrame(Frame):
@@ -50,6 +50,7 @@ class LiveSource:
         transport: tcp or udp, for RTSP.
         timeout: seconds of silence after which the input is lost.
         retries: failures in a row that are forgiven; 0: any number.
+        behind: seconds that decoded pictures may wait to be treated; beyond, the oldest are dropped.
         say: takes one line for the user; called from the reading thread.
         began: called once, before the first picture is given out, with the size of all pictures, the announced rate and
             the audio stream, which must not be used afterwards; from the reading thread.
@@ -70,11 +71,13 @@ class LiveSource:
         transport: str,
         timeout: float,
         retries: int,
+        behind: float,
         say: Callable[[str], None],
         began: Callable[[tuple[int, int], Fraction, AudioStream | None], None],
         heard: Callable[[Coded], None],
     ) -> None:
         self._address, self._transport, self._timeout = address, transport, timeout
+        self._behind = behind
         self._say, self._heard, self._tell_begin = say, heard, began
         self._backoff = Backoff(retries)
         now = time.monotonic()
@@ -259,12 +262,16 @@ class LiveSource:
                 return
             self._queue.append(frame)
             self._waiting += 0 if frame is None else _size(frame)
-            while self._waiting > MAX_WAITING:
+            while self._waiting > MAX_WAITING or (frame is not None and self._is_behind(frame.arrived)):
                 oldest = self._queue.popleft()
                 if oldest is not None:
                     self._waiting -= _size(oldest)
                     self.dropped += 1
             self._change.notify_all()
+
+    def _is_behind(self, now: float) -> bool:
+        oldest = next((frame for frame in self._queue if frame is not None), None)
+        return oldest is not None and now - oldest.arrived > self._behind
 
 
 class Pace:

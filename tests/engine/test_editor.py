@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from fluidvid.engine.backbone import load_backbone
+from fluidvid.engine.between import Sample
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import OptimiseOptions
+from fluidvid.engine.optimise import OptimiseOptions, SearchStopped
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
@@ -134,10 +135,18 @@ def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) 
     crops, _ = faces(3)
     embedding = editor.guides[0](editor._crops(crops))
     editor._run.limit = (1 + float((embedding[0] * embedding[2]).sum())) / 2
-    assert editor.recognised(crops, crops).tolist() == [True, True, True]
-    assert editor.recognised(crops, crops[::-1]).tolist() == [False, True, False]
+    assert editor.recognised([0, 1, 2], crops, crops).tolist() == [True, True, True]
+    assert editor.recognised([0, 1, 2], crops, crops[::-1]).tolist() == [False, True, False]
+    assert editor.prepare(0, crops, faces(3)[1]).ok
+    state = editor.store.get(0)
+    assert state is not None
+    state.recent = Sample(
+        torch.zeros(1), torch.zeros(1), torch.zeros(1), embedding[2]
+    )  # who was edited just before is known already
+    assert editor.recognised([0, 1, 2], crops, crops).tolist() == [False, True, True]
+    assert editor.recognised([0, 1, 2], crops, crops[::-1]).tolist() == [True, True, False]
     editor._run.limit = float("nan")  # cannot be told
-    assert editor.recognised(crops, crops).all()
+    assert editor.recognised([0, 1, 2], crops, crops).all()
 
 
 def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[str, Any]) -> None:
@@ -253,3 +262,29 @@ def test_component_space_inverts_and_survives_saving(tmp_path: Path) -> None:
     space.save(tmp_path / "h.safetensors")
     loaded = ComponentSpace.load(tmp_path / "h.safetensors", (16, 4, 4)).select((300,))
     torch.testing.assert_close(loaded.directions(coordinates[1:]), h[1:], atol=2e-2, rtol=0)
+
+
+def test_a_search_that_nobody_waits_for_ends_and_known_people_are_still_edited(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops, points = faces(2)
+    assert editor.prepare(0, crops, points).ok
+    editor.stop()
+    with pytest.raises(SearchStopped):
+        editor.prepare(1, crops, points)
+    assert editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))[0].ok
+
+
+def test_a_longer_direction_is_not_tried_once_it_leads_no_further(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops, points = faces(1)
+    assert editor.prepare(0, crops, points).ok
+    state = editor.store.get(0)
+    assert state is not None
+    state.direction.values.zero_()  # however long, it is the same
+    editor._run.limit = -2.0
+    made: list[int] = []
+    apply = editor._run.apply
+    editor._run.apply = lambda *arguments: made.append(1) or apply(*arguments)  # type: ignore[assignment, func-returns-value]
+    editor._run.apply.backbone = apply.backbone  # type: ignore[misc]
+    assert editor.edit([0], crops, points, np.ones(1, np.float32))[0].reason == "weak edit"
+    assert len(made) == 2

@@ -217,7 +217,9 @@ class FakeEditor:
         residual[..., 2] = self._gain
         return [FakeEdited(residual, mask, self._ok, "" if self._ok else "out of domain")] * len(crops)
 
-    def recognised(self, crops: NDArray[np.uint8], edited: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def recognised(
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], edited: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
         assert edited.dtype == np.uint8 and edited.shape == crops.shape
         return np.zeros(len(crops), bool)
 

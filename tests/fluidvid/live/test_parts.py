@@ -13,6 +13,7 @@ from urllib.request import urlopen
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from fluidvid.config import load
@@ -27,7 +28,7 @@ from fluidvid.live.encoding import LiveEncoder
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
-from fluidvid.live.source import LiveSource
+from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until
 
@@ -164,7 +165,9 @@ def test_residuals_are_reused_only_while_they_fit() -> None:
 class WatchingEditor(CountingEditor):
     """Recognises people in crops that are dark."""
 
-    def recognised(self, crops: NDArray[np.uint8], edited: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def recognised(
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], edited: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
         assert (edited == crops + self.calls).all(), "what is watched is what would be shown"
         return np.asarray(crops.max((1, 2, 3)) < 50)
 
@@ -182,6 +185,7 @@ def test_a_lost_connection_is_not_kept() -> None:
         transport="tcp",
         timeout=2,
         retries=1,
+        behind=1.0,
         say=lambda _: None,
         began=lambda *_: None,
         heard=lambda _: None,
@@ -189,6 +193,34 @@ def test_a_lost_connection_is_not_kept() -> None:
     lost = source._connect()
     assert lost is not None and str(lost)
     assert lost.__traceback__ is None and lost.__cause__ is None and lost.__context__ is None
+
+
+def test_pictures_that_waited_longer_than_the_budget_are_dropped() -> None:
+    source = LiveSource(
+        source_address("rtsp://127.0.0.1:9/nobody"),
+        transport="tcp",
+        timeout=2,
+        retries=1,
+        behind=1.0,
+        say=lambda _: None,
+        began=lambda *_: None,
+        heard=lambda _: None,
+    )
+
+    def arrive(at: float) -> None:
+        picture = av.VideoFrame(64, 48, "yuv420p")
+        source._put(LiveFrame(picture, VideoReformatter(), pts=round(at * 90000), arrived=at))
+
+    for at in (0.0, 0.5, 1.0):
+        arrive(at)
+    source._put(None)  # the input broke off here
+    arrive(1.2)
+    arrive(1.9)
+    waiting = [None if frame is None else frame.arrived for frame in source._queue]
+    assert waiting == [1.0, None, 1.2, 1.9] and source.dropped == 2
+    arrive(2.1)
+    assert source._queue[0] is None and source.dropped == 3
+    assert source._waiting == 3 * 64 * 48 * 3 // 2
 
 
 def keys(count: int = 2) -> list[KeyCrop]:
@@ -254,7 +286,7 @@ def test_a_first_direction_does_not_wait_for_searches_and_is_searched_for_after_
     directions.find(1, keys())
     until(lambda: not directions._searches)  # under way
     directions.find(4, keys())
-    for track in (1, 2, 3):
+    for track in (1, 2, 3, 2):  # the last one asks again
         directions.begin(track, keys(2))
     directions.begin(5, keys(2))
     directions.left([5])
@@ -268,6 +300,50 @@ def test_a_first_direction_does_not_wait_for_searches_and_is_searched_for_after_
     assert directions.ready(3) and not directions.wanted(3)  # recognised: it has its own
     assert not directions.ready(5) and directions.begun == 2
     directions.close()
+
+
+def test_searches_wait_while_pictures_are_late_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LONGEST_HOLD", 1.0)
+
+    class Beginning(SlowEditor):
+        def begin(
+            self,
+            person_id: int,
+            crops: NDArray[np.uint8],
+            landmarks: NDArray[np.float32],
+            *,
+            frames: Sequence[int] = (),
+        ) -> FakePreparation:
+            return FakePreparation(True, "", {"first": 1.0})
+
+    editor = Beginning()
+    editor.go.set()
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.busy = True
+    directions.begin(1, keys())
+    until(lambda: directions.ready(1))
+    began = time.monotonic()
+    directions.find(1, keys())
+    directions.find(2, keys())  # masked so far: it does not wait
+    until(lambda: directions.ready(2))
+    assert editor.order == [("prepare", 2)] and time.monotonic() - began < 0.9
+    until(lambda: ("prepare", 1) in editor.order)
+    assert time.monotonic() - began >= 1.0
+    directions.close()
+
+
+def test_a_search_under_way_is_stopped_at_the_end() -> None:
+    class Stopping(SlowEditor):
+        def stop(self) -> None:
+            self.go.set()
+
+    editor = Stopping()
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.find(1, keys())
+    directions.find(2, keys())
+    until(lambda: len(directions._searches) == 1)  # the first one is under way
+    directions.close()
+    assert not directions._thread.is_alive() and editor.order == [("prepare", 1)]
 
 
 def test_a_direction_that_failed_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,10 +71,10 @@ def descend(ladder: Ladder, latency: float, *, pictures: int = 400, dropped: boo
 
 def test_the_ladder_goes_down_in_the_stated_order_and_up_again() -> None:
     steps = rungs(edits=True, levels=3)
-    assert [s.edit_every for s in steps] == [1, 2, 4, 4, 4, 4]
-    assert [s.fewer_levels for s in steps] == [False, False, False, True, True, True]
-    assert [s.editing for s in steps] == [True] * 4 + [False] * 2
-    assert [s.dropping for s in steps] == [False] * 5 + [True]
+    assert [s.edit_every for s in steps] == [1, 2, 4, 8, 8, 8, 8]
+    assert [s.fewer_levels for s in steps] == [False] * 4 + [True] * 3
+    assert [s.editing for s in steps] == [True] * 5 + [False] * 2
+    assert [s.dropping for s in steps] == [False] * 6 + [True]
     ladder = Ladder(steps, 0.5)
     assert descend(ladder, 0.6) == [s.name for s in steps]
     assert descend(ladder, 0.1, pictures=3000) == [s.name for s in reversed(steps)]
@@ -82,7 +82,7 @@ def test_the_ladder_goes_down_in_the_stated_order_and_up_again() -> None:
 
 def test_no_rung_without_a_reason() -> None:
     ladder = Ladder(rungs(edits=True, levels=1), 0.5)
-    assert len(rungs(edits=True, levels=1)) == 5, "no rung of fewer levels for a backbone with one"
+    assert len(rungs(edits=True, levels=1)) == 6, "no rung of fewer levels for a backbone with one"
     descend(ladder, 0.1, pictures=STARTING)
     for _ in range(50):  # late now and then
         assert descend(ladder, 0.9, pictures=PATIENCE - 1) == ["full"]

@@ -45,8 +45,8 @@ class EditorOptions:
             same is done with a weak frame.
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
-        between: a frame between two edited ones takes the mean of their changes where its picture is the mean of
-            theirs to within this (0..255, the most of eyes, mouth and the whole face); 0 edits every frame.
+        between: a frame between two edited ones takes its share of their changes where its picture lies on the line
+            between theirs to within this (0..255, the most of eyes, mouth and the whole face); 0 edits every frame.
     """
 
     path: str = "difference"
@@ -110,6 +110,24 @@ class Source:
     crops: Tensor
     embeddings: dict[str, Tensor]
     landmarks: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """A direction, what `verify` measured and why it fails, or ""."""
+
+    known: Known
+    figures: dict[str, float]
+    reason: str
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The less, the better: failed or not, then the share of weak crops."""
+        return bool(self.reason), self.figures.get("weak", 1.0)
+
+    @property
+    def faultless(self) -> bool:
+        return self.rank == (False, 0.0)
 
 
 class DirectionSearch:
@@ -189,7 +207,7 @@ class DirectionSearch:
         keys = min(self.options.key_crops, len(x))
         options = self.options.optimise
         source = self.source(x)
-        best: tuple[tuple[bool, float], Known, dict[str, float], str] | None = None
+        best: _Judged | None = None
         total = 0
         for attempt in range(self.options.attempts):
             if attempt:  # more steps from where the last attempt ended, and more weight on leaving the source
@@ -212,16 +230,13 @@ class DirectionSearch:
             total += found.steps
             for length in self.options.lengths:
                 known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-                figures, reason = self.verify(self.direction(known), source)
-                rank = (bool(reason), figures.get("weak", 1.0))
-                if best is None or rank < best[0]:
-                    best = rank, known, figures, reason
-                if rank == (False, 0.0):
+                best = self._better(best, known, source)
+                if best.faultless:
                     break
-            if best is not None and best[0] == (False, 0.0):
+            if best is not None and best.faultless:
                 break
         assert best is not None
-        _, known, figures, reason = best
+        known, figures, reason = best.known, best.figures, best.reason
         if self.bank is not None and found.candidate.row is not None:
             self.bank.take(found.candidate.row)
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
@@ -233,24 +248,25 @@ class DirectionSearch:
     ) -> tuple[Known | None, dict[str, float], str]:
         """The bank's own direction to the first candidate that passes, without a search: see `find`."""
         source = self.source(x)
-        best: tuple[tuple[bool, float], Known, dict[str, float], str] | None = None
+        best: _Judged | None = None
         for candidate in candidates:
             if candidate.start is None:
                 continue
-            known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
-            figures, reason = self.verify(self.direction(known), source)
-            rank = (bool(reason), figures.get("weak", 1.0))
-            if best is None or rank < best[0]:
-                best = rank, known, figures, reason
-            if rank == (False, 0.0):
+            best = self._better(best, Known(candidate.start, noise, candidate.row, Provenance(self.basis)), source)
+            if best.faultless:
                 break
         if best is None:
             return None, {}, "the bank has no ready direction"
-        _, known, figures, reason = best
+        known, figures, reason = best.known, best.figures, best.reason
         if not reason and self.bank is not None and known.pseudonym is not None:
             self.bank.take(known.pseudonym)
         figures |= {"steps": 0.0, FIRST: 1.0}
         return replace(known, provenance=Provenance(self.basis, 0, tuple(frames), dict(figures))), figures, reason
+
+    def _better(self, best: _Judged | None, known: Known, source: Source) -> _Judged:
+        """Verify a direction: it, or the best one so far."""
+        judged = _Judged(known, *self.verify(self.direction(known), source))
+        return judged if best is None or judged.rank < best.rank else best
 
     @torch.no_grad()
     def source(self, x: Tensor) -> Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +20,7 @@ class PatchCritic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        inputs = (3, *WIDTHS)
-        self.down = nn.ModuleList(spectral_norm(nn.Conv2d(a, b, 4, 2, 1)) for a, b in zip(inputs, WIDTHS, strict=False))
+        self.down = nn.ModuleList(spectral_norm(nn.Conv2d(a, b, 4, 2, 1)) for a, b in pairwise((3, *WIDTHS)))
         wide = WIDTHS[-1]
         self.parts = spectral_norm(nn.Conv2d(wide, wide, 3, 1, 1))
         self.whole = spectral_norm(nn.Conv2d(wide, wide, 4, 2, 1))

@@ -140,9 +140,8 @@ def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) 
     assert editor.prepare(0, crops, faces(3)[1]).ok
     state = editor.store.get(0)
     assert state is not None
-    state.recent = Sample(
-        torch.zeros(1), torch.zeros(1), torch.zeros(1), embedding[2]
-    )  # who was edited just before is known already
+    # Who was edited just before is known already.
+    state.recent = Sample(torch.zeros(1), torch.zeros(1), torch.zeros(1), embedding[2])
     assert editor.recognised([0, 1, 2], crops, crops).tolist() == [False, True, True]
     assert editor.recognised([0, 1, 2], crops, crops[::-1]).tolist() == [True, True, False]
     editor._run.limit = float("nan")  # cannot be told

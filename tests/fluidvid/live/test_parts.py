@@ -179,8 +179,8 @@ def test_a_residual_in_which_somebody_is_recognised_is_not_used_again() -> None:
     assert editor.reused == 2
 
 
-def test_a_lost_connection_is_not_kept() -> None:
-    source = LiveSource(
+def nobodys_source() -> LiveSource:
+    return LiveSource(
         source_address("rtsp://127.0.0.1:9/nobody"),
         transport="tcp",
         timeout=2,
@@ -190,22 +190,17 @@ def test_a_lost_connection_is_not_kept() -> None:
         began=lambda *_: None,
         heard=lambda _: None,
     )
+
+
+def test_a_lost_connection_is_not_kept() -> None:
+    source = nobodys_source()
     lost = source._connect()
     assert lost is not None and str(lost)
     assert lost.__traceback__ is None and lost.__cause__ is None and lost.__context__ is None
 
 
 def test_pictures_that_waited_longer_than_the_budget_are_dropped() -> None:
-    source = LiveSource(
-        source_address("rtsp://127.0.0.1:9/nobody"),
-        transport="tcp",
-        timeout=2,
-        retries=1,
-        behind=1.0,
-        say=lambda _: None,
-        began=lambda *_: None,
-        heard=lambda _: None,
-    )
+    source = nobodys_source()
 
     def arrive(at: float) -> None:
         picture = av.VideoFrame(64, 48, "yuv420p")

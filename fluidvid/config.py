@@ -151,8 +151,8 @@ class EditConfig(_Section):
     fade_frames: int = _option(8, "frames of the cross-fade between mask and new face", ge=0, le=120)
     between: float = _option(
         4.0,
-        "a frame whose face is the mean of its neighbours' to within this many grey levels takes the mean of their "
-        "changes; 0: every frame is edited itself",
+        "a frame whose face lies on the line between two edited ones, at most four frames apart, to within this many "
+        "grey levels takes its share of their changes; 0: every frame is edited itself",
         ge=0,
         le=20,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -296,6 +296,10 @@ class FluidEditor:
     def stop(self) -> None:
         """Searches, also one under way in another thread, end at their next step; what is known can be applied."""
         self.search.stopping.set()
+
+    def pace(self, wait: Callable[[], None]) -> None:
+        """Have `wait` called between the steps of every search, in its thread, where it may take its time."""
+        self.search.pace = wait
 
     def release(self, person_id: int) -> None:
         """The person has left the picture: a new person who is recognised as them may have their direction."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,7 +42,8 @@ class EditorOptions:
         candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
         attempts: rounds of optimisation before a person is given up (masked).
         lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
-            same is done with a weak frame.
+            same is done with a weak frame. The last one reaches the end of the embedded prior's arc, 90 degrees: what
+            is longer changes nothing.
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
         between: a frame between two edited ones takes its share of their changes where its picture lies on the line
@@ -57,7 +58,7 @@ class EditorOptions:
     landmark_limit: float = 0.18
     candidates: int = 4
     attempts: int = 2
-    lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
+    lengths: tuple[float, ...] = (1.0, 1.2, 1.45)
     transition: int = 12
     strength: float = 1.0
     between: float = 0.0
@@ -164,6 +165,8 @@ class DirectionSearch:
         self.options, self.generator, self.basis = options, generator, basis
         self.stopping = threading.Event()
         """Once set, searches end by `SearchStopped` at their next step."""
+        self.pace: Callable[[], None] = lambda: None
+        """Called between the steps of a search, in its thread; may take its time."""
 
     def direction(self, known: Known) -> Direction:
         """The direction as it is applied."""
@@ -224,7 +227,7 @@ class DirectionSearch:
                 candidates=candidates,
                 options=options,
                 generator=self.generator,
-                stopping=self.stopping.is_set,
+                stopping=self._stopping,
             )
             candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps
@@ -242,6 +245,10 @@ class DirectionSearch:
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
         figures["steps"] = float(total)
         return replace(known, provenance=provenance), figures, reason
+
+    def _stopping(self) -> bool:
+        self.pace()
+        return self.stopping.is_set()
 
     def first(
         self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]

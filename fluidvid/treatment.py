@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -147,6 +147,11 @@ class FrameTreatment:
             outcomes.append(self._cover(canvas, face, why, regions))
         self._check(source.shape, faces, outcomes, regions)
         return TreatedFrame(canvas, tuple(regions), tuple(outcomes))
+
+    @property
+    def failing(self) -> Collection[int]:
+        """Tracks with an edit that failed lately."""
+        return self._blocked.keys()
 
     def forget(self, alive: set[int]) -> None:
         """Drop the state of tracks that are not in `alive`."""

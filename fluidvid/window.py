@@ -58,6 +58,10 @@ class Directions(Protocol):
         """True if the track's direction may be applied."""
         ...
 
+    def failing(self, tracks: Collection[int]) -> None:
+        """Edits of these tracks failed lately, those of all others did not."""
+        ...
+
     def left(self, tracks: Collection[int]) -> None:
         """These tracks are not in the picture any more."""
         ...
@@ -91,6 +95,9 @@ class DirectionsAtOnce:
 
     def ready(self, track: int) -> bool:
         return self._ready.get(track, False)
+
+    def failing(self, tracks: Collection[int]) -> None:
+        """There is nothing better to come."""
 
     def left(self, tracks: Collection[int]) -> None:
         for track in tracks:
@@ -231,6 +238,8 @@ class Window:
         completed = self._completed(index)
         faces = [self._planned(face, near) for face, near in completed if clip_region(face.box, image.shape)]
         treated = self._treatment.apply(image, faces)
+        if self.directions is not None:
+            self.directions.failing(self._treatment.failing)
         coverage.add(index, len(faces), treated.outcomes)
         self._left += 1
         self._forget()

@@ -32,7 +32,7 @@ from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
 from fluidvid.engine.subspace import ComponentSpace
-from fluidvid.engine.training.critic import PatchCritic, hinge
+from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
 from fluidvid.engine.training.pictures import augment, to_crops
 from fluidvid.engine.training.runs import append_row, load_state, save_state
@@ -56,6 +56,7 @@ class BankTraining:
         levels: timesteps between which the manifold is looked at.
         adversarial: length of the critic's push as a share of the other gradients'.
         critic_rate: learning rate of the critic.
+        critic_steps: updates of the critic per step.
         critic_warmup: steps in which the critic only learns, and its push is measured.
         partial: share of the samples that are edited at less than full strength, as in a fade.
         ema: decay of the average that is kept.
@@ -81,7 +82,8 @@ class BankTraining:
     manifold: float = 0.15
     levels: tuple[int, int] = (120, 450)
     adversarial: float = 0.4
-    critic_rate: float = 2e-4
+    critic_rate: float = 5e-4
+    critic_steps: int = 2
     critic_warmup: int = 300
     denoise: float = 20.0
     highest: int = 700
@@ -177,8 +179,8 @@ def train_bank(
         betas=(0.8, 0.99),
         weight_decay=0.0,
     )
-    critic = PatchCritic()
-    critic_optimiser = torch.optim.AdamW(critic.parameters(), lr=options.critic_rate, betas=(0.5, 0.99))
+    critic = FaceCritic()
+    critic_training = CriticTraining(critic, options.critic_rate)
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     trained = [*parameters, *directed]
     averaged = [p.detach().clone() for p in trained]
@@ -191,8 +193,7 @@ def train_bank(
         optimiser.load_state_dict(state["optimiser"])
         step, spent, share = state["step"], state["spent"], state["share"]
         if "critic" in state:
-            critic.load_state_dict(state["critic"])
-            critic_optimiser.load_state_dict(state["critic_optimiser"])
+            critic_training.load_state_dict(state["critic"])
             judged, weight = state["judged"], state["weight"]
         rng = np.random.default_rng(options.seed + step)
         generator.manual_seed(options.seed + step)
@@ -276,11 +277,8 @@ def train_bank(
             terms["denoise"] = 0.5 * denoise + 0.5 * (unet.decode(plain).float() - clean).pow(2).mean()
         # Both sides went through the first stage, so that its blur gives nobody away.
         drawn, real = x + region * (decoded - x), x[:people] + region[:people] * (before[:people] - x[:people])
-        scores = critic(torch.cat([real, drawn.detach()]))
-        terms["critic"] = hinge(scores[:people], scores[people:])
-        critic_optimiser.zero_grad(set_to_none=True)
-        terms["critic"].backward()
-        critic_optimiser.step()
+        times = options.critic_steps * (2 if judged < options.critic_warmup else 1)
+        terms["critic"] = z.new_tensor(critic_training.step(real, drawn, generator, times))
         (push,) = torch.autograd.grad(-critic(drawn).mean(), leaf, retain_graph=True)
         denoising = options.denoise * terms["denoise"]
         loss = torch.stack([getattr(options, k) * v for k, v in terms.items() if k not in ("denoise", "critic")]).sum()
@@ -323,8 +321,8 @@ def train_bank(
             append_row(out, values)
             state = {"trained": [p.detach() for p in trained], "averaged": averaged, "step": step}
             state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
-            state |= {"critic": critic.state_dict(), "critic_optimiser": critic_optimiser.state_dict()}
-            save_state(out, state | {"judged": judged, "weight": weight})
+            state |= {"critic": critic_training.state_dict(), "judged": judged, "weight": weight}
+            save_state(out, state)
             _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out)
             last_save, running = time.monotonic(), []
         if done:

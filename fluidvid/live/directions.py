@@ -27,6 +27,8 @@ LONGEST_RETRY = 600.0
 MAX_WAITING = 32
 LONGEST_HOLD = 30.0
 """Seconds that a search waits for pictures to be in time again."""
+REST = 3.0
+"""Times as long as a step took that a search then rests between its steps while pictures are late."""
 LONGEST_STEP = 20.0
 """Seconds that the end of a run waits for the step under way of a search."""
 
@@ -44,16 +46,17 @@ class _Job:
 class BackgroundDirections:
     """One thread that prepares tracks one after another.
 
-    First directions from the bank of ready ones come before searches, which better them; the engine knows people who
-    return. The thread runs at low priority, on at most `cores` CPU threads, and rests between searches where `cores` is
-    below one.
+    First directions from the bank of ready ones come before searches, which better them, and between their steps; the
+    engine knows people who return. The thread runs at low priority, on at most `cores` CPU threads, and rests between
+    searches where `cores` is below one.
 
     Args:
         editor: called from the thread; its `edit` meanwhile goes on in another.
         cores: share of CPU cores it may take.
 
     Attributes:
-        busy: pictures are late: searches for tracks that have a first direction wait, for `LONGEST_HOLD` at most.
+        busy: pictures are late: searches for tracks with a first direction that serves them wait, also between two
+            steps, for `LONGEST_HOLD` at most; then they go on slowly.
     """
 
     def __init__(self, editor: FaceEditor, *, cores: float) -> None:
@@ -67,11 +70,17 @@ class BackgroundDirections:
         self._final: set[int] = set()
         self._tried: set[int] = set()  # tracks for which a first direction was asked for, once
         self._pending: set[int] = set()  # tracks with a search that waits or is under way
+        self._failing: frozenset[int] = frozenset()
         self._again: dict[int, tuple[float, float]] = {}  # track -> when to try again, and the wait after that
         self.begun = self.found = self.failed = 0
         store = getattr(editor, "store", None)
         if store is not None:
             editor.store = _LockedStore(store)  # type: ignore[attr-defined]
+        pace = getattr(editor, "pace", None)
+        if pace is not None:
+            pace(self._pace)
+        self._searched: _Job | None = None  # the search under way
+        self._stepped = 0.0  # when the search under way was last let go on
         self._thread = threading.Thread(target=self._run, name="directions", daemon=True)
         self._thread.start()
 
@@ -96,6 +105,9 @@ class BackgroundDirections:
 
     def ready(self, track: int) -> bool:
         return track in self._ready
+
+    def failing(self, tracks: Collection[int]) -> None:
+        self._failing = frozenset(tracks)
 
     def left(self, tracks: Collection[int]) -> None:
         if not tracks:
@@ -141,34 +153,69 @@ class BackgroundDirections:
                 if self._closed:
                     return
             assert job is not None
-            if job.keys is None:
-                self._editor.release(job.track)
-                continue
             began = time.thread_time()
-            prepared = self._prepare(job.track, job.keys, job.search)
-            with self._change:
-                if prepared is not None and prepared.ok:
-                    self._ready.add(job.track)
-                    if job.search or not prepared.figures.get("first"):
-                        self._final.add(job.track)
-                elif job.search:
-                    wait = self._again.get(job.track, (0.0, FIRST_RETRY))[1]
-                    self._again[job.track] = time.monotonic() + wait, min(LONGEST_RETRY, 2 * wait)
-                if job.search:
-                    self._pending.discard(job.track)
+            if job.search and job.keys is not None:
+                self._searched, self._stepped = job, time.monotonic()
+            self._do(job)
+            self._searched = None
             if self._cores < 1:
                 time.sleep((time.thread_time() - began) * (1 / self._cores - 1))
+
+    def _do(self, job: _Job) -> None:
+        if job.keys is None:
+            self._editor.release(job.track)
+            return
+        prepared = self._prepare(job.track, job.keys, job.search)
+        with self._change:
+            if prepared is not None and prepared.ok:
+                self._ready.add(job.track)
+                if job.search or not prepared.figures.get("first"):
+                    self._final.add(job.track)
+            elif job.search:
+                wait = self._again.get(job.track, (0.0, FIRST_RETRY))[1]
+                self._again[job.track] = time.monotonic() + wait, min(LONGEST_RETRY, 2 * wait)
+            if job.search:
+                self._pending.discard(job.track)
 
     def _next(self) -> _Job | None:
         """What is to be done now, taken out of its queue; None: wait."""
         if self._quick:
             return self._quick.popleft()
-        held = time.monotonic() - LONGEST_HOLD
-        for job in self._searches:
-            if not self.busy or job.track not in self._ready or job.since < held:
-                self._searches.remove(job)
-                return job
+        urgent = sorted(self._searches, key=self._is_served)
+        if urgent and not self._held(urgent[0]):
+            self._searches.remove(urgent[0])
+            return urgent[0]
         return None
+
+    def _is_served(self, job: _Job) -> bool:
+        """True while its track is edited as it is."""
+        return job.track in self._ready and job.track not in self._failing
+
+    def _held(self, job: _Job) -> bool:
+        """True while it is to wait for pictures to be in time."""
+        return self.busy and self._is_served(job) and time.monotonic() - job.since < LONGEST_HOLD
+
+    def _pace(self) -> None:
+        """Between the steps of a search: wait while pictures are late, and at last go on slowly."""
+        search = self._searched
+        if search is None:
+            return
+        rested = time.monotonic() + REST * (time.monotonic() - self._stepped)
+        while not self._closed:
+            with self._change:
+                # What comes after the release of the track itself may ask for its person.
+                job = self._quick[0] if self._quick and self._quick[0].track != search.track else None
+                if job is not None:
+                    self._quick.popleft()
+                elif self._held(search):
+                    self._change.wait(0.2)
+                elif self.busy and self._is_served(search) and time.monotonic() < rested:
+                    self._change.wait(0.05)
+                else:
+                    break
+            if job is not None:
+                self._do(job)
+        self._stepped = time.monotonic()
 
     def _prepare(self, track: int, keys: Sequence[KeyCrop], search: bool) -> Preparation | None:
         seek = self._editor.prepare if search else self._editor.begin
@@ -180,6 +227,8 @@ class BackgroundDirections:
                 frames=[c.frame for c in keys],
             )
         except Exception as error:  # noqa: BLE001 - the track stays as it is: masked, or with its first direction
+            if self._closed:  # stopped on purpose
+                return None
             _log.warning("no direction for track %d: %s: %s", track, type(error).__name__, error)
             self.failed += search
             return None

@@ -1,7 +1,8 @@
 """What is given up when the machine is too slow for the latency budget, in a fixed order, and when it comes back.
 
 Edit in every second picture, then in every fourth and eighth, with fewer levels if the backbone has several, mask
-instead of edit, and last drop pictures. Never less than a mask.
+instead of edit, and last drop pictures. Never less than a mask. Each lower rung begins with the newest picture: judged
+by what had piled up before it, a fast enough one would look too slow.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-PATIENCE = 6
-"""Pictures in a row over the budget before a rung is taken: one late picture is nothing."""
+PATIENCE = 8
+"""Pictures in a row over the budget before a rung is taken: one late picture is nothing, nor is one edit in eight."""
 STARTING = 25
 """Pictures at the beginning that are not judged: connections begin with what a server had kept."""
 SETTLING = 10

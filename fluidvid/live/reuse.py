@@ -2,7 +2,8 @@
 
 A residual lives in the coordinates of the aligned crop, so that composing it with the next picture's own transform
 warps it along with the face. It is used again only while the crop still looks the same and the editor's recogniser does
-not see the person in the result; a fresh one is made otherwise.
+not see the person in the result, which it is asked anew as soon as there is something new to see; a fresh one is made
+otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,13 +21,21 @@ MAX_CHANGE = 12.0
 """Mean difference of two crops in the edited region, in grey levels, from which a residual of one does not fit the
 other.
 """
+UNCHANGED = 2.5
+"""The same, up to which the recogniser's word on one crop with a residual holds for another crop with it."""
 
 
 @dataclass(eq=False)
 class _Last:
     edited: EditedCrop
     crop: NDArray[np.uint8]
+    judged: NDArray[np.uint8]  # the crop in which the recogniser was last asked
     age: int = 0
+
+    def change(self, before: NDArray[np.uint8], now: NDArray[np.uint8]) -> float:
+        """Mean difference of two crops in the edited region: what passes by behind the face does not matter."""
+        mask = self.edited.mask
+        return float((mask * cv2.absdiff(before, now).mean(2)).sum() / max(1.0, float(mask.sum())))
 
 
 class ReusingEditor:
@@ -83,7 +93,7 @@ class ReusingEditor:
         for i, edited in zip(fresh, made, strict=True):
             results[i] = edited
             if edited.ok and self.every > 1:
-                self._last[person_ids[i]] = _Last(edited, crops[i])
+                self._last[person_ids[i]] = _Last(edited, crops[i], crops[i])
             else:
                 self._last.pop(person_ids[i], None)
         for last in again.values():
@@ -95,16 +105,18 @@ class ReusingEditor:
         last = self._last.get(person)
         if last is None or last.age + 1 >= self.every:
             return None
-        mask = last.edited.mask  # what passes by behind the face does not matter
-        change = np.abs(crop.astype(np.int16) - last.crop).mean(2)
-        return last if float((mask * change).sum()) <= MAX_CHANGE * float(mask.sum()) else None
+        return last if last.change(last.crop, crop) <= MAX_CHANGE else None
 
     def _unrecognised(self, again: dict[int, _Last], person_ids: Sequence[int], crops: Crops) -> dict[int, _Last]:
         """Those of the residuals with which nobody is recognised."""
-        if not again:
+        asked = {i: last for i, last in again.items() if last.change(last.judged, crops[i]) > UNCHANGED}
+        if not asked:
             return again
-        sources = crops[list(again)]
-        residuals = np.stack([last.edited.residual for last in again.values()])
+        sources = crops[list(asked)]
+        residuals = np.stack([last.edited.residual for last in asked.values()])
         results = np.clip(np.rint(sources + residuals), 0, 255).astype(np.uint8)
-        seen = self._editor.recognised([person_ids[i] for i in again], sources, results)
-        return {i: last for (i, last), still in zip(again.items(), seen, strict=True) if not still}
+        seen = self._editor.recognised([person_ids[i] for i in asked], sources, results)
+        for i, last in asked.items():
+            last.judged = crops[i]
+        refused = {i for i, still in zip(asked, seen, strict=True) if still}
+        return {i: last for i, last in again.items() if i not in refused}

@@ -213,7 +213,7 @@ class LiveSession:
         first = True
         looks = inspect(stretch, self._stages, every=self._every, sure_score=self._config.detect.score)
         # Faces of the next picture are looked for while those of this one are edited.
-        with read_ahead(looks, limit=0, size=lambda _: 1) as inspected:
+        with read_ahead(looks, limit=self._every, size=lambda _: 1) as inspected:
             for seen in inspected:
                 window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
                 first = False
@@ -235,7 +235,10 @@ class LiveSession:
         self._coverage.forget(self._coverage.frames - KEPT)
         self._check_outputs()
         dropped, self._dropped = self._source.dropped - self._dropped, self._source.dropped
+        position = self._ladder.position
         if self._ladder.observe(self.monitor.published - frame.arrived, dropped=dropped > 0):
+            if self._ladder.position > position:
+                self._source.catch_up()
             self._obey(self._ladder.rung, window)
 
     def _obey(self, rung: Rung, window: Window) -> None:

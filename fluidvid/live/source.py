@@ -128,6 +128,15 @@ class LiveSource:
         if self._thread.ident is not None:
             self._thread.join(self._timeout + 1)
 
+    def catch_up(self) -> None:
+        """Drop the pictures that wait, but for the newest."""
+        with self._change:
+            newest = next((frame for frame in reversed(self._queue) if frame is not None), None)
+            kept: deque[LiveFrame | None] = deque(frame for frame in self._queue if frame is None or frame is newest)
+            self.dropped += len(self._queue) - len(kept)
+            self._queue = kept
+            self._waiting = 0 if newest is None else _size(newest)
+
     def stretches(self) -> Iterator[Iterator[LiveFrame]]:
         """Stretches of pictures, each from one connection; the times rise over all of them.
 

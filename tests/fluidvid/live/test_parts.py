@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -175,8 +175,25 @@ class WatchingEditor(CountingEditor):
 def test_a_residual_in_which_somebody_is_recognised_is_not_used_again() -> None:
     editor = ReusingEditor(WatchingEditor(Boom()))
     editor.every = 4
-    assert edits(editor, [52, 51, 49, 51, 48]) == [1, 1, 2, 2, 3]
+    assert edits(editor, [56, 53, 49, 53, 47]) == [1, 1, 2, 2, 3]
     assert editor.reused == 2
+
+
+def test_the_recogniser_is_asked_again_only_when_there_is_something_new_to_see() -> None:
+    asked: list[int] = []
+
+    class Asked(WatchingEditor):
+        def recognised(
+            self, person_ids: Sequence[int], crops: NDArray[np.uint8], edited: NDArray[np.uint8]
+        ) -> NDArray[np.bool_]:
+            asked.extend(int(crop.max()) for crop in crops)
+            return super().recognised(person_ids, crops, edited)
+
+    editor = ReusingEditor(Asked(Boom()))
+    editor.every = 8
+    # Step by step it moves away from what was judged, never far from the last picture.
+    assert edits(editor, [60, 58, 56, 56, 54, 52, 49, 60]) == [1, 1, 1, 1, 1, 1, 2, 2]
+    assert asked == [56, 52, 49, 60]
 
 
 def nobodys_source() -> LiveSource:
@@ -216,6 +233,19 @@ def test_pictures_that_waited_longer_than_the_budget_are_dropped() -> None:
     arrive(2.1)
     assert source._queue[0] is None and source.dropped == 3
     assert source._waiting == 3 * 64 * 48 * 3 // 2
+
+
+def test_catching_up_keeps_the_newest_picture_and_the_breaks() -> None:
+    source = nobodys_source()
+    for at in (0.1, 0.2, 0.3):
+        source._put(LiveFrame(av.VideoFrame(64, 48, "yuv420p"), VideoReformatter(), pts=0, arrived=at))
+        if at == 0.2:
+            source._put(None)
+    source.catch_up()
+    assert [None if frame is None else frame.arrived for frame in source._queue] == [None, 0.3]
+    assert source.dropped == 2 and source._waiting == 64 * 48 * 3 // 2
+    source.catch_up()
+    assert len(source._queue) == 2 and source.dropped == 2
 
 
 def keys(count: int = 2) -> list[KeyCrop]:
@@ -324,6 +354,82 @@ def test_searches_wait_while_pictures_are_late_but_not_for_ever(monkeypatch: pyt
     assert editor.order == [("prepare", 2)] and time.monotonic() - began < 0.9
     until(lambda: ("prepare", 1) in editor.order)
     assert time.monotonic() - began >= 1.0
+    directions.close()
+
+
+class PacedEditor(SlowEditor):
+    """Searches in steps, and lets others in between them."""
+
+    STEPS = 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: Callable[[], None] = lambda: None
+        self.steps = 0
+
+    def pace(self, wait: Callable[[], None]) -> None:
+        self.between = wait
+
+    def begin(
+        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> FakePreparation:
+        self.order.append(("begin", person_id))
+        return FakePreparation(True, "", {"first": 1.0})
+
+    def prepare(
+        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
+    ) -> FakePreparation:
+        for _ in range(self.STEPS):
+            time.sleep(0.02)
+            self.steps += 1
+            self.between()
+        return super().prepare(person_id, crops, landmarks, frames=frames)
+
+
+def test_first_directions_come_between_the_steps_of_a_search() -> None:
+    editor = PacedEditor()
+    editor.go.set()
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.find(1, keys())
+    until(lambda: editor.steps >= 1)
+    directions.left([3])
+    directions.begin(2, keys())
+    until(lambda: directions.ready(2))
+    assert editor.steps < editor.STEPS and editor.order == [("release", 3), ("begin", 2)]
+    until(lambda: directions.ready(1))
+    directions.close()
+
+
+def test_a_search_under_way_waits_while_pictures_are_late_unless_its_track_needs_it() -> None:
+    editor = PacedEditor()
+    editor.go.set()
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.begin(1, keys())
+    until(lambda: directions.ready(1))
+    directions.find(1, keys())
+    until(lambda: editor.steps >= 1)
+    directions.busy = True
+    time.sleep(0.2)
+    steps = editor.steps
+    time.sleep(0.3)
+    assert editor.steps == steps < editor.STEPS
+    directions.failing({1})  # its first direction does not serve
+    until(lambda: ("prepare", 1) in editor.order)
+    directions.close()
+
+
+def test_a_search_that_waited_long_goes_on_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LONGEST_HOLD", 0.0)
+    editor = PacedEditor()
+    editor.go.set()
+    directions = BackgroundDirections(editor, cores=1.0)
+    directions.begin(1, keys())
+    until(lambda: directions.ready(1))
+    directions.busy = True
+    began = time.monotonic()
+    directions.find(1, keys())
+    until(lambda: ("prepare", 1) in editor.order)
+    assert time.monotonic() - began > 0.02 * editor.STEPS * (1 + background.REST)
     directions.close()
 
 

@@ -166,7 +166,7 @@ class Sluggish(FakeEditor):
         landmarks: NDArray[np.float32],
         strengths: NDArray[np.float32],
     ) -> list[FakeEdited]:
-        time.sleep(0.25)
+        time.sleep(0.5)
         return super().edit(person_ids, crops, landmarks, strengths)
 
 
@@ -175,7 +175,7 @@ def test_a_slow_machine_goes_down_the_ladder(play: Start, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(ladder, "STARTING", 0)
     monkeypatch.setattr(ladder, "SETTLING", 1)
-    monkeypatch.setattr(ladder, "PATIENCE", 2)
+    monkeypatch.setattr(ladder, "PATIENCE", 1)
     rig = Rig()
     editor = Sluggish(rig.boom, gain=90)
     report, out, lines = play(rig, CONFIG.updated({"live.latency": 0.4}), editor=editor)

@@ -25,9 +25,9 @@ FIRST_RETRY = 10.0
 LONGEST_RETRY = 600.0
 """Seconds before a track whose direction could not be verified is tried again on newer pictures; doubled each time."""
 MAX_WAITING = 32
-LONGEST_HOLD = 30.0
+LONGEST_HOLD = 5.0
 """Seconds that a search waits for pictures to be in time again."""
-REST = 3.0
+REST = 1.0
 """Times as long as a step took that a search then rests between its steps while pictures are late."""
 LONGEST_STEP = 20.0
 """Seconds that the end of a run waits for the step under way of a search."""

@@ -192,8 +192,8 @@ def train_bank(
                 now.copy_(kept)
         optimiser.load_state_dict(state["optimiser"])
         step, spent, share = state["step"], state["spent"], state["share"]
-        if "critic" in state:
-            critic_training.load_state_dict(state["critic"])
+        if "critic_training" in state:
+            critic_training.load_state_dict(state["critic_training"])
             judged, weight = state["judged"], state["weight"]
         rng = np.random.default_rng(options.seed + step)
         generator.manual_seed(options.seed + step)
@@ -321,7 +321,7 @@ def train_bank(
             append_row(out, values)
             state = {"trained": [p.detach() for p in trained], "averaged": averaged, "step": step}
             state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
-            state |= {"critic": critic_training.state_dict(), "judged": judged, "weight": weight}
+            state |= {"critic_training": critic_training.state_dict(), "judged": judged, "weight": weight}
             save_state(out, state)
             _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out)
             last_save, running = time.monotonic(), []

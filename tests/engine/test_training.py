@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_bank
+from fluidvid.engine.training.critic import CriticTraining, FaceCritic, hinge
 from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusion
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import load_pictures
@@ -125,6 +126,31 @@ def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
     assert coordinates.shape == (6, 1, 4)
     torch.testing.assert_close(coordinates.std(0), torch.ones(1, 4))  # in standard deviations over the targets
     assert ComponentSpace.load(tmp_path / "bank" / "hspace.safetensors", (16, 4, 4)).timesteps == (300,)
+
+
+def test_a_critic_learns_what_is_drawn_and_goes_on_where_it_stopped() -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+
+    def pictures(*, drawn: bool) -> torch.Tensor:
+        coarse = torch.rand((4, 3, 4, 4), generator=generator) * 2 - 1
+        faces = torch.nn.functional.interpolate(coarse, size=64, mode="bilinear")
+        if drawn:
+            faces[:, :, 30:34, 20:44] = -1.0
+        return faces
+
+    critic = FaceCritic()
+    training = CriticTraining(critic, 1e-3, kept=16)
+    losses = [training.step(pictures(drawn=False), pictures(drawn=True), generator, times=2) for _ in range(25)]
+    assert losses[0] > 1.2 and np.mean(losses[-5:]) < 0.5
+    real, drawn = pictures(drawn=False), pictures(drawn=True)
+    with torch.no_grad():
+        scores = critic(real), critic(drawn)
+    assert scores[0].mean() > scores[1].mean() and hinge(*scores) < 1.0
+    again = FaceCritic()
+    CriticTraining(again, 1e-3).load_state_dict(training.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(real), scores[0])
 
 
 def test_targets_are_of_like_age_and_gender() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
+from fluidvid.engine.schedule import NoiseSchedule
 
 
 @torch.inference_mode()
@@ -26,14 +27,29 @@ def sample(
     Yields:
         `(N, 3, S, S)` float32 in [-1, 1], N <= `batch`.
     """
-    last = len(backbone.schedule.alphas_cumprod) - 1
-    levels = torch.linspace(last, 0, min(steps, last + 1)).round().long().tolist()
     shape = backbone.encode(torch.zeros(1, 3, backbone.crop_size, backbone.crop_size)).shape[1:]
     for start in range(0, count, batch):
         noise = [torch.randn(shape, generator=generator) for _ in range(min(batch, count - start))]
         z = torch.stack(noise).to(backbone.device, backbone.dtype)
-        for t, after in zip(levels, [*levels[1:], -1], strict=True):
-            ts = torch.full((len(z),), t, device=z.device)
-            x0, eps = backbone.predict(z, ts)
-            z = backbone.schedule.ddim(x0, eps, torch.full_like(ts, after))
-        yield backbone.decode(z)
+        yield backbone.decode(denoised(backbone.predict, backbone.schedule, z, steps))
+
+
+def denoised(
+    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], schedule: NoiseSchedule, noise: Tensor, steps: int
+) -> Tensor:
+    """Latents that a model makes of `(N, C, h, w)` noise.
+
+    Args:
+        predict: from latents and `(N,)` timesteps to the clean latents and the noise.
+        schedule: of the model.
+        noise: of unit variance.
+        steps: see `sample`.
+    """
+    last = len(schedule.alphas_cumprod) - 1
+    levels = torch.linspace(last, 0, min(steps, last + 1)).round().long().tolist()
+    z = noise
+    for t, after in zip(levels, [*levels[1:], -1], strict=True):
+        ts = torch.full((len(z),), t, device=z.device)
+        x0, eps = predict(z, ts)
+        z = schedule.ddim(x0, eps, torch.full_like(ts, after))
+    return z

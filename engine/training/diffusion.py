@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
@@ -23,16 +24,24 @@ from torch.nn import functional as F
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
+from fluidvid.engine.sampling import denoised
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.runs import append_row, load_state, save_state
 
 log = logging.getLogger(__name__)
 
+SHEET_DDIM = 20
+"""Steps of the samples on a sheet."""
+
 
 @dataclass(frozen=True)
 class DiffusionTraining:
-    """Options of one run; `steps`: stop after so many in all, whatever the hours say."""
+    """Options of one run.
+
+    `steps`: stop after so many in all, whatever the hours say. `sheet_steps`: draw a sheet of samples every so many
+    steps; 0: none.
+    """
 
     hours: float = 1.0
     batch: int = 16
@@ -46,6 +55,7 @@ class DiffusionTraining:
     alignment: float = 0.3
     fresh_per_step: int = 4
     checkpoint_seconds: float = 300.0
+    sheet_steps: int = 1000
     steps: int | None = None
     seed: int = 0
 
@@ -113,6 +123,25 @@ def denoising_errors(unet: SplitUNet, schedule: NoiseSchedule, latents: Tensor) 
     return errors
 
 
+@torch.no_grad()
+def write_sheet(unet: SplitUNet, schedule: NoiseSchedule, autoencoder: FaceAutoencoder, path: Path) -> None:
+    """Write 4 x 4 samples as one PNG; always from the same noise, so that sheets can be compared."""
+    config = unet.unet.config
+    noise = torch.randn(
+        (16, config["in_channels"], config["sample_size"], config["sample_size"]),
+        generator=torch.Generator().manual_seed(0),
+    )
+
+    def predict(z_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        return schedule.x0_and_eps(unet.decode(unet.encode(z_t, timesteps)), z_t, timesteps)
+
+    faces = autoencoder.decode(denoised(predict, schedule, noise, SHEET_DDIM)).float().clamp(-1, 1)
+    pixels = ((faces + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    rows = [np.hstack(list(pixels[row : row + 4])) for row in range(0, 16, 4)]
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", np.vstack(rows)[..., ::-1])[1].tobytes())
+
+
 def train_diffusion(
     unet: UNet2DModel,
     autoencoder: FaceAutoencoder,
@@ -125,6 +154,8 @@ def train_diffusion(
     options: DiffusionTraining,
 ) -> None:
     """Train for `options.hours`, checkpointing the EMA atomically into `out/unet`; resumes from `out/state.pt`.
+
+    Sheets of samples go to `out/samples/STEP.png`.
 
     Args:
         unet: trained in place.
@@ -199,6 +230,8 @@ def train_diffusion(
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(unet.parameters()), 1 - decay)
         running.append((picture.item(), align.item()))
+        if options.sheet_steps and step % options.sheet_steps == 0:
+            write_sheet(SplitUNet(ema), schedule, autoencoder, out / "samples" / f"{step:07d}.png")
         done = progress >= 1.0 or step == options.steps
         if done or time.monotonic() - last_save > options.checkpoint_seconds:
             row: dict[str, float] = {"step": step, "hours": elapsed / 3600, "lr": rate}

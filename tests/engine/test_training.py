@@ -68,11 +68,16 @@ def test_diffusion_trains_and_resumes(
             np.ones((12, 5), np.float32),
             _latents(),
             tmp_path,
-            DiffusionTraining(hours=ONE_STEP, batch=4, fresh_per_step=2),
+            DiffusionTraining(hours=ONE_STEP, batch=4, fresh_per_step=2, sheet_steps=2),
         )
         before, done = done, torch.load(tmp_path / "state.pt", weights_only=False)["step"]
         assert done > before
         assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + runs
+    sheets = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert sheets == [f"{step:07d}.png" for step in range(2, done + 1, 2)]
+    side = 4 * pictures.shape[1]
+    sheet = cv2.imread(str(tmp_path / "samples" / sheets[0]))
+    assert sheet is not None and sheet.shape == (side, side, 3)
     old, after = tiny_unet().state_dict(), _saved(tmp_path)
     assert any(not torch.equal(old[k], after[k]) for k in old)
     assert all(torch.isfinite(v).all() for v in after.values())

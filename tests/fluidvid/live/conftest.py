@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from fluidvid.live.session import LiveSession
 SHORT = 45
 HERE = Path(__file__).parent
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+RTMP_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
 PACKAGES = "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-{base,good,bad,ugly}"
 
 
@@ -187,6 +189,31 @@ def serve() -> Iterator[Callable[..., Server]]:
     yield make
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def rtmp(tmp_path: Path) -> Iterator[str]:
+    """A relay for RTMP: what is published below this address can be read there."""
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if nginx is None or not RTMP_MODULE.exists():
+        pytest.skip("NOT TESTED: no RTMP server: apt-get install -y nginx-core libnginx-mod-rtmp")
+    port = free_port()
+    settings = tmp_path / "nginx.conf"
+    settings.write_text(
+        f"load_module {RTMP_MODULE}; daemon off; pid {tmp_path}/pid; error_log {tmp_path}/nginx.log; "
+        "events {worker_connections 64;} "
+        f"rtmp {{server {{listen 127.0.0.1:{port}; application live {{live on;}}}}}}\n"
+    )
+    server = subprocess.Popen([nginx, "-c", str(settings), "-p", str(tmp_path)], stderr=subprocess.DEVNULL)
+
+    def listens() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", port)) == 0
+
+    until(listens)
+    yield f"rtmp://127.0.0.1:{port}/live"
+    server.terminate()
+    server.wait()
 
 
 @pytest.fixture

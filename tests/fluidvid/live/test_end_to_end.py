@@ -177,6 +177,24 @@ def test_hls_folder_to_http_to_rtmp(live: Callable[..., Run], short: Path, tmp_p
     assert not run.said("streamkey") and not run.said("s3cret") and run.said("/live/***: publishing")
 
 
+def test_rtmp_in_and_out(rtmp: str, film: Callable[..., object], live: Callable[..., Run], clip: Path) -> None:
+    """A camera publishes to an RTMP server; fluidvid reads it there and publishes to the same server."""
+    film(f"{rtmp}/camera", "--format", "flv", "--size", f"{SIZE[0]}x{SIZE[1]}")
+    run = live(f"{rtmp}/camera", f"{rtmp}/s3cret", live__key_interval=0.5, live__retries=20)
+    until(lambda: run.published > 10)
+    got = []
+    with av.open(f"{rtmp}/s3cret", timeout=(15, 10)) as reader:
+        for frame in reader.decode(video=0):
+            got.append((frame.time, frame.to_ndarray(format="rgb24")))
+            if len(got) == 30:
+                break
+    run.finish()
+    assert all(a < b for (a, _), (b, _) in pairwise(got))
+    seen, faces = exposed(clip, [image for _, image in got], size=SIZE)
+    assert seen == 0 and faces >= 2
+    assert not run.said("s3cret") and run.said("receiving 264x224")
+
+
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class calls it so
         pass

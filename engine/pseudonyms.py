@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fluidvid.errors import ModelError
 
+GIVEN = 0.75
+"""Share of the bank that is out at once; after that, what was given away longest ago comes back."""
+
 
 @dataclass(frozen=True)
 class Person:
@@ -31,14 +34,14 @@ class PseudonymBank:
         males: `(N,)` probabilities.
         coordinates: `(N, L, K)` universal direction to each pseudonym in the coordinates of the backbone's components
             (`fluidvid.engine.training.bank`), or None.
-        used: indices already given away in this run.
+        used: indices given away lately in this run, the oldest first.
     """
 
     embeddings: dict[str, Tensor]
     ages: Tensor
     males: Tensor
     coordinates: Tensor | None = None
-    used: set[int] = field(default_factory=set)
+    used: dict[int, None] = field(default_factory=dict)
 
     def draw(self, person: Person, source: dict[str, Tensor], generator: torch.Generator, count: int = 1) -> list[int]:
         """Draw pseudonyms of like age and gender, unlike the person and unlike those already given away.
@@ -50,7 +53,7 @@ class PseudonymBank:
             count: how many to choose from.
 
         Returns:
-            Rows of the bank, fewer than `count` if no more are free; none of them is given away before `take`.
+            Rows of the bank, fewer than `count` if it is small; none of them is given away before `take`.
         """
         fit = (self.ages - person.age).abs() / 10 + 2 * (self.males - person.male).abs()
         for name, embedding in source.items():
@@ -59,15 +62,20 @@ class PseudonymBank:
                 fit = fit + 2 * (table @ embedding).clamp_min(0)
                 for other in self.used:
                     fit = fit + (table @ table[other]).clamp_min(0.2)
-        free = len(fit) - len(self.used)
-        if free > 0:  # else the bank is empty, and somebody has to share
-            fit[list(self.used)] = torch.inf
-        suited = fit.argsort()[: min(max(4 * count, len(fit) // 4), free or len(fit))]
+        fit[list(self.used)] = torch.inf
+        suited = fit.argsort()[: min(max(4 * count, len(fit) // 4), len(fit) - len(self.used))]
         return [int(row) for row in suited[torch.randperm(len(suited), generator=generator)[:count]]]
 
     def take(self, row: int) -> None:
-        """Give a pseudonym away: nobody else in this run gets it, or one much like it."""
-        self.used.add(row)
+        """Give a pseudonym away: nobody else gets it, or one like it, before most of the bank was given to others.
+
+        A camera that runs for weeks sees more people than there are pseudonyms; from a nearly empty bank they would get
+        ones of another age and gender.
+        """
+        self.used.pop(row, None)
+        self.used[row] = None
+        while len(self.used) > GIVEN * len(self.ages):
+            del self.used[next(iter(self.used))]
 
     def target(self, row: int) -> dict[str, Tensor]:
         """Unit embedding `(D,)` of a pseudonym by recogniser name."""

@@ -221,6 +221,20 @@ def _bank() -> PseudonymBank:
     return PseudonymBank({"guide": table}, torch.linspace(20, 60, 40), torch.full((40,), 0.5), torch.randn(40, 1, 5))
 
 
+def test_pseudonyms_come_back_when_most_of_the_bank_was_given_to_others() -> None:
+    bank = _bank()
+    generator = torch.Generator().manual_seed(0)
+    source = {"guide": bank.embeddings["guide"][0]}
+    given: list[int] = []
+    for _ in range(100):
+        row = bank.draw(Person(40.0, 0.5), source, generator)[0]
+        assert row not in given[-30:]
+        bank.take(row)
+        given.append(row)
+    bank.take(given[-30])  # somebody of before is here again: theirs is kept longest
+    assert len(bank.used) == 30 and list(bank.used)[-1] == given[-30] and len(set(given)) > 30
+
+
 def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[str, Any], tmp_path: Path) -> None:
     bank = _bank()
     bank.save(tmp_path / "bank.safetensors")

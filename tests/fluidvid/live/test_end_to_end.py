@@ -182,15 +182,10 @@ def test_rtmp_in_and_out(rtmp: str, film: Callable[..., object], live: Callable[
     film(f"{rtmp}/camera", "--format", "flv", "--size", f"{SIZE[0]}x{SIZE[1]}")
     run = live(f"{rtmp}/camera", f"{rtmp}/s3cret", live__key_interval=0.5, live__retries=20)
     until(lambda: run.published > 10)
-    got = []
-    with av.open(f"{rtmp}/s3cret", timeout=(15, 10)) as reader:
-        for frame in reader.decode(video=0):
-            got.append((frame.time, frame.to_ndarray(format="rgb24")))
-            if len(got) == 30:
-                break
+    images, times = pictures(f"{rtmp}/s3cret", limit=30)
     run.finish()
-    assert all(a < b for (a, _), (b, _) in pairwise(got))
-    seen, faces = exposed(clip, [image for _, image in got], size=SIZE)
+    assert len(images) == 30 and all(a < b for a, b in pairwise(times))
+    seen, faces = exposed(clip, images, size=SIZE)
     assert seen == 0 and faces >= 2
     assert not run.said("s3cret") and run.said("receiving 264x224")
 

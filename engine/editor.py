@@ -108,6 +108,8 @@ class FluidEditor:
         self._run = RunEditor(self.apply, self.guides[0], options, self.template, self.crop_size, self._shares)
         self.store: DirectionStore = MemoryStore() if store is None else store
         self.memory, self.basis = memory, basis
+        self._rows: dict[int, tuple[int, ...]] = {}
+        """Pseudonyms of people in the picture, and those that a search under way chooses from."""
 
     def _crops(self, crops: NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(crops)).to(self.backbone.device)
@@ -190,10 +192,19 @@ class FluidEditor:
         if life is not None:
             candidates = self.search.renewed(life)
         else:
-            taken = () if self.memory is None else self.memory.pseudonyms()  # nobody else gets a known person's
-            candidates = self.search.candidates(x[: self.options.key_crops], taken)
+            known_rows = () if self.memory is None else self.memory.pseudonyms()
+            present = {row for rows in self._rows.values() for row in rows}
+            candidates = self.search.candidates(x[: self.options.key_crops], known_rows, present)
         seek = self.search.find if search else self.search.first
-        found, figures, reason = seek(x, noise, candidates, frames)
+        before = self._rows.get(person_id, ())
+        # Others may be given theirs between the steps of this search.
+        self._rows[person_id] = (*before, *(c.row for c in candidates if c.row is not None))
+        try:
+            found, figures, reason = seek(x, noise, candidates, frames)
+        finally:
+            self._rows[person_id] = before
+            if not before:
+                del self._rows[person_id]
         if found is not None and not reason:
             self._install(person_id, found, old)
             if self.memory is not None and identity is not None:
@@ -220,6 +231,7 @@ class FluidEditor:
         self.store.put(person_id, PersonState(self.search.direction(known), known, previous))
         if self.bank is not None and known.pseudonym is not None:
             self.bank.take(known.pseudonym)
+            self._rows[person_id] = (known.pseudonym,)
 
     @torch.inference_mode()
     def edit(
@@ -292,6 +304,7 @@ class FluidEditor:
     def forget(self, person_id: int) -> None:
         """Drop a person's direction."""
         self.store.forget(person_id)
+        self._rows.pop(person_id, None)
 
     def stop(self) -> None:
         """Searches, also one under way in another thread, end at their next step; what is known can be applied."""
@@ -303,5 +316,6 @@ class FluidEditor:
 
     def release(self, person_id: int) -> None:
         """The person has left the picture: a new person who is recognised as them may have their direction."""
+        self._rows.pop(person_id, None)
         if self.memory is not None:
             self.memory.release(person_id)

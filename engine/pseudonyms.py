@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from fluidvid.errors import ModelError
 
 GIVEN = 0.75
-"""Share of the bank that is out at once; after that, what was given away longest ago comes back."""
+"""Share of the bank that is out at once; after that, what was given away longest ago comes back, and whoever is not in
+the picture may have to share."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class PseudonymBank:
         males: `(N,)` probabilities.
         coordinates: `(N, L, K)` universal direction to each pseudonym in the coordinates of the backbone's components
             (`fluidvid.engine.training.bank`), or None.
-        used: indices given away lately in this run, the oldest first.
+        used: indices already given away in this run, the oldest first.
     """
 
     embeddings: dict[str, Tensor]
@@ -43,7 +45,16 @@ class PseudonymBank:
     coordinates: Tensor | None = None
     used: dict[int, None] = field(default_factory=dict)
 
-    def draw(self, person: Person, source: dict[str, Tensor], generator: torch.Generator, count: int = 1) -> list[int]:
+    def draw(
+        self,
+        person: Person,
+        source: dict[str, Tensor],
+        generator: torch.Generator,
+        count: int = 1,
+        *,
+        known: Collection[int] = (),
+        present: Collection[int] = (),
+    ) -> list[int]:
         """Draw pseudonyms of like age and gender, unlike the person and unlike those already given away.
 
         Args:
@@ -51,19 +62,25 @@ class PseudonymBank:
             source: the person's unit embedding `(D,)` by recogniser name.
             generator: the run's secret randomness.
             count: how many to choose from.
+            known: rows of people who may come back; the first to be given to others when most of the bank is out.
+            present: rows that nobody else may have now.
 
         Returns:
             Rows of the bank, fewer than `count` if it is small; none of them is given away before `take`.
         """
+        out = [row for row in known if row not in self.used and 0 <= row < len(self.ages)] + list(self.used)
+        given = set(out[-max(1, int(GIVEN * len(self.ages))) :]) | set(present)
+        if len(given) >= len(self.ages):  # everybody is here at once, and somebody has to share
+            given = set(out[len(out) // 2 :])
         fit = (self.ages - person.age).abs() / 10 + 2 * (self.males - person.male).abs()
         for name, embedding in source.items():
             if name in self.embeddings:
                 table = self.embeddings[name]
                 fit = fit + 2 * (table @ embedding).clamp_min(0)
-                for other in self.used:
-                    fit = fit + (table @ table[other]).clamp_min(0.2)
-        fit[list(self.used)] = torch.inf
-        suited = fit.argsort()[: min(max(4 * count, len(fit) // 4), len(fit) - len(self.used))]
+                fit = fit + (table @ table[list(given)].T).clamp_min(0.2).sum(1)
+        fit[list(given)] = torch.inf
+        free = len(fit) - len(given)
+        suited = fit.argsort()[: min(max(4 * count, free // 4), free)]
         return [int(row) for row in suited[torch.randperm(len(suited), generator=generator)[:count]]]
 
     def take(self, row: int) -> None:
@@ -74,8 +91,6 @@ class PseudonymBank:
         """
         self.used.pop(row, None)
         self.used[row] = None
-        while len(self.used) > GIVEN * len(self.ages):
-            del self.used[next(iter(self.used))]
 
     def target(self, row: int) -> dict[str, Tensor]:
         """Unit embedding `(D,)` of a pseudonym by recogniser name."""

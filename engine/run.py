@@ -14,11 +14,9 @@ from torch.nn import functional as F
 from fluidvid.engine.between import Between, Sample, choose, windows
 from fluidvid.engine.cache import PersonState
 from fluidvid.engine.face_networks import Recogniser
-from fluidvid.engine.search import WEAK, AppliedEdit, EditorOptions
+from fluidvid.engine.search import FURTHER, WEAK, AppliedEdit, EditorOptions
 from fluidvid.engine.shares import Shares
 
-FURTHER = 0.003
-"""Cosine by which a longer direction has to lead further from the source for a still longer one to be tried."""
 SHRINK = 0.01
 """Per frame by which a direction that a weak frame had lengthened returns to its length."""
 

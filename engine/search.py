@@ -23,6 +23,8 @@ from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
 
+FURTHER = 0.003
+"""Cosine by which a longer direction has to lead further from the source for a still longer one to be tried."""
 WEAK = 0.85
 """A crop is weak from this share of the limit at which a frame is masked: others will be beyond it."""
 
@@ -42,8 +44,7 @@ class EditorOptions:
         candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
         attempts: rounds of optimisation before a person is given up (masked).
         lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
-            same is done with a weak frame. The last one reaches the end of the embedded prior's arc, 90 degrees: what
-            is longer changes nothing.
+            same is done with a weak frame. An arc ends at 90 degrees: what leads no further ends this.
         transition: edits over which a changed direction moves along its arc.
         strength: scales every direction.
         between: a frame between two edited ones takes its share of their changes where its picture lies on the line
@@ -58,7 +59,7 @@ class EditorOptions:
     landmark_limit: float = 0.18
     candidates: int = 4
     attempts: int = 2
-    lengths: tuple[float, ...] = (1.0, 1.2, 1.45)
+    lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
     transition: int = 12
     strength: float = 1.0
     between: float = 0.0
@@ -180,23 +181,22 @@ class DirectionSearch:
         return [Candidate(row, targets, known.coordinates)]
 
     @torch.no_grad()
-    def candidates(self, x: Tensor, taken: Collection[int] = ()) -> list[Candidate]:
+    def candidates(self, x: Tensor, known: Collection[int] = (), present: Collection[int] = ()) -> list[Candidate]:
         """Pseudonyms to choose from, each with the bank's first guess of the direction to it.
 
         Args:
             x: `(K, 3, S, S)` the person's crops.
-            taken: rows of the bank that belong to others.
+            known: see `PseudonymBank.draw`.
+            present: the same.
         """
         if self.bank is None:
             return []
-        for row in taken:
-            if row < len(self.bank.ages):
-                self.bank.take(row)
         kept = self.attributes(x, mesh=False)
         source = {g.name: F.normalize(g(x).mean(0), dim=0).cpu() for g in self.guides}
         person = Person(float(kept.age.mean()), float(kept.male.mean()))
         found = []
-        for row in self.bank.draw(person, source, self.generator, self.options.candidates):
+        count = self.options.candidates
+        for row in self.bank.draw(person, source, self.generator, count, known=known, present=present):
             start = self.bank.start(row)
             if start is not None and start.shape != self.space.zero().shape:
                 start = None  # made for another kind of direction space: another backbone, other levels
@@ -231,11 +231,15 @@ class DirectionSearch:
             )
             candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps
+            before = np.inf
             for length in self.options.lengths:
                 known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-                best = self._better(best, known, source)
-                if best.faultless:
+                judged = self._judge(known, source)
+                best = judged if best is None or judged.rank < best.rank else best
+                cosine = judged.figures[f"guide.{self.guides[0].name}"]
+                if best.faultless or not cosine < before - FURTHER:
                     break
+                before = cosine
             if best is not None and best.faultless:
                 break
         assert best is not None
@@ -259,7 +263,9 @@ class DirectionSearch:
         for candidate in candidates:
             if candidate.start is None:
                 continue
-            best = self._better(best, Known(candidate.start, noise, candidate.row, Provenance(self.basis)), source)
+            known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
+            judged = self._judge(known, source)
+            best = judged if best is None or judged.rank < best.rank else best
             if best.faultless:
                 break
         if best is None:
@@ -270,10 +276,8 @@ class DirectionSearch:
         figures |= {"steps": 0.0, FIRST: 1.0}
         return replace(known, provenance=Provenance(self.basis, 0, tuple(frames), dict(figures))), figures, reason
 
-    def _better(self, best: _Judged | None, known: Known, source: Source) -> _Judged:
-        """Verify a direction: it, or the best one so far."""
-        judged = _Judged(known, *self.verify(self.direction(known), source))
-        return judged if best is None or judged.rank < best.rank else best
+    def _judge(self, known: Known, source: Source) -> _Judged:
+        return _Judged(known, *self.verify(self.direction(known), source))
 
     @torch.no_grad()
     def source(self, x: Tensor) -> Source:

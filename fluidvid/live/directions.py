@@ -203,10 +203,13 @@ class BackgroundDirections:
         rested = time.monotonic() + REST * (time.monotonic() - self._stepped)
         while not self._closed:
             with self._change:
-                # What comes after the release of the track itself may ask for its person.
-                job = self._quick[0] if self._quick and self._quick[0].track != search.track else None
+                job = self._quick[0] if self._quick else None
+                if job is not None and job.track == search.track:
+                    break  # it has left: what comes after its release may ask for its person, so be quick
                 if job is not None:
                     self._quick.popleft()
+                elif not all(self._is_served(other) for other in self._searches):
+                    break  # somebody behind it is masked
                 elif self._held(search):
                     self._change.wait(0.2)
                 elif self.busy and self._is_served(search) and time.monotonic() < rested:

@@ -119,6 +119,10 @@ class Ladder:
             self._rest = FIRST_REST
         return False
 
+    def reconsider(self) -> None:
+        """What made pictures late is over: the next rung comes back as soon as the first did."""
+        self._rest, self._since_relief = FIRST_REST, LONGEST_REST
+
     def _move(self, step: int) -> bool:
         self._at += step
         self._late = self._easy = 0

@@ -23,6 +23,8 @@ other.
 """
 UNCHANGED = 2.5
 """The same, up to which the recogniser's word on one crop with a residual holds for another crop with it."""
+CONTRAST = 40.0
+"""Standard deviation of a well lit face, in grey levels; at less of it, less change makes another face."""
 
 
 @dataclass(eq=False)
@@ -36,6 +38,12 @@ class _Last:
         """Mean difference of two crops in the edited region: what passes by behind the face does not matter."""
         mask = self.edited.mask
         return float((mask * cv2.absdiff(before, now).mean(2)).sum() / max(1.0, float(mask.sum())))
+
+    def holds(self, now: NDArray[np.uint8]) -> bool:
+        """What was seen in the crop that was judged is seen in this one."""
+        inside = self.judged.mean(2)[self.edited.mask > 0.5]
+        contrast = float(inside.std()) if inside.size else 0.0
+        return self.change(self.judged, now) <= UNCHANGED * min(1.0, contrast / CONTRAST)
 
 
 class ReusingEditor:
@@ -109,7 +117,7 @@ class ReusingEditor:
 
     def _unrecognised(self, again: dict[int, _Last], person_ids: Sequence[int], crops: Crops) -> dict[int, _Last]:
         """Those of the residuals with which nobody is recognised."""
-        asked = {i: last for i, last in again.items() if last.change(last.judged, crops[i]) > UNCHANGED}
+        asked = {i: last for i, last in again.items() if not last.holds(crops[i])}
         if not asked:
             return again
         sources = crops[list(asked)]

@@ -90,7 +90,7 @@ class LiveSession:
         self._ladder = Ladder(rungs(edits=stages.editor is not None, levels=levels), live.latency)
         self._wait, self._every = 0, 1
         self._encoder: LiveEncoder | None = None
-        self._dropped = 0
+        self._dropped = self._found = 0
         self._stopped = ""
         self._ended = threading.Event()
         self._source = LiveSource(
@@ -233,8 +233,14 @@ class LiveSession:
             self._publish(packet)
         self.monitor.sent(len(window.tracks))
         self._coverage.forget(self._coverage.frames - KEPT)
+        if self._reuse is not None:
+            self._reuse.forget(window.tracks)
         self._check_outputs()
         dropped, self._dropped = self._source.dropped - self._dropped, self._source.dropped
+        if self._directions is not None and self._directions.found != self._found:
+            # A search is over, and what it found needs fewer edits that are made anew.
+            self._found = self._directions.found
+            self._ladder.reconsider()
         position = self._ladder.position
         if self._ladder.observe(self.monitor.published - frame.arrived, dropped=dropped > 0):
             if self._ladder.position > position:
@@ -246,7 +252,7 @@ class LiveSession:
         window.editing = rung.editing
         self._source.newest_only = rung.dropping
         if self._directions is not None:
-            self._directions.busy = self._ladder.position > 0
+            self._directions.busy = self._ladder.position > 0 and rung.editing  # under masks there is time to search
         if self._reuse is not None:
             self._reuse.every = rung.edit_every
         if self._levelled is not None:

@@ -221,18 +221,94 @@ def _bank() -> PseudonymBank:
     return PseudonymBank({"guide": table}, torch.linspace(20, 60, 40), torch.full((40,), 0.5), torch.randn(40, 1, 5))
 
 
-def test_pseudonyms_come_back_when_most_of_the_bank_was_given_to_others() -> None:
-    bank = _bank()
+def test_a_search_lets_others_in_between_its_steps(parts: dict[str, Any]) -> None:
+    """And they cannot be given the pseudonym that it may end on."""
+    space = ComponentSpace((500,), torch.randn(1, 5, 256), (16, 4, 4))
+    table = _bank().embeddings["guide"][:6]
+    few = PseudonymBank({"guide": table}, torch.full((6,), 40.0), torch.full((6,), 0.5), torch.randn(6, 1, 5))
+    editor = _editor(parts, replace(EASY, candidates=4), bank=few, space=space)
+    begun: list[bool] = []
+
+    def other() -> None:
+        if not begun:
+            begun.append(False)
+            begun[0] = editor.begin(2, *faces(2, seed=1)).ok
+
+    for seed in range(6):
+        editor.generator.manual_seed(seed)
+        assert editor.bank is not None
+        editor.bank.used.clear()
+        editor.pace(other)
+        begun.clear()
+        assert editor.prepare(1, *faces(2)).ok and begun == [True]
+        one, two = (editor.store.get(person) for person in (1, 2))
+        assert one is not None and two is not None and one.known.pseudonym != two.known.pseudonym
+        for person in (1, 2):
+            editor.release(person)
+            editor.forget(person)
+
+
+def test_no_length_beyond_the_end_of_the_arc_is_tried(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    hard = replace(EASY, frame_limit=-1.0, optimise=replace(EASY.optimise, steps=0))  # every crop is weak
+    for longer, expected in ((0.0, 2), (0.1, 4)):
+        editor = _editor(parts, hard)
+        tried: list[float] = []
+
+        def verify(direction: Any, _: Any, tried: list[float] = tried, longer: float = longer) -> Any:
+            tried.append(float(direction.values.norm()))
+            return {"weak": 1.0, "guide.guide": 0.5 - longer * len(tried)}, ""
+
+        monkeypatch.setattr(editor.search, "verify", verify)
+        editor.prepare(1, *faces(2))
+        assert len(tried) == expected
+
+
+def _many() -> PseudonymBank:
+    """Men and women of all ages."""
     generator = torch.Generator().manual_seed(0)
-    source = {"guide": bank.embeddings["guide"][0]}
+    table = torch.nn.functional.normalize(torch.randn(200, 16, generator=generator), dim=1)
+    ages = 20 + 50 * torch.rand(200, generator=generator)
+    return PseudonymBank({"guide": table}, ages, (torch.rand(200, generator=generator) < 0.5).float())
+
+
+def test_pseudonyms_come_back_when_most_of_the_bank_was_given_to_others() -> None:
+    bank = _many()
+    generator = torch.Generator().manual_seed(0)
     given: list[int] = []
-    for _ in range(100):
-        row = bank.draw(Person(40.0, 0.5), source, generator)[0]
+    for visitor in range(600):
+        (row,) = bank.draw(Person(30.0, 1.0), {}, generator, present=[7])
+        assert row not in given[-150:] and row != 7
+        bank.take(row)
+        given.append(row)
+        if visitor % 50 == 0:
+            bank.take(given[0])  # somebody of before is here again
+            given.append(given[0])
+    assert len(set(given)) > 150
+
+
+def test_the_last_free_pseudonyms_are_still_chosen_by_age_and_gender() -> None:
+    bank = _many()
+    generator = torch.Generator().manual_seed(0)
+    for row in range(150):
+        bank.take(row)
+    free = torch.arange(150, 200)
+    men = [bank.draw(Person(30.0, 1.0), {}, generator)[0] for _ in range(40)]
+    assert min(men) >= 150
+    assert float(bank.males[men].mean()) > 0.95 > 0.8 > float(bank.males[free].mean())
+
+
+def test_people_in_the_picture_keep_their_pseudonym_to_themselves_whoever_is_known() -> None:
+    bank = _many()
+    generator = torch.Generator().manual_seed(0)
+    known = set(range(190))  # more than may be kept from others
+    given: list[int] = []
+    for _ in range(60):
+        (row,) = bank.draw(Person(30.0, 1.0), {}, generator, known=known, present=given[-30:])
         assert row not in given[-30:]
         bank.take(row)
         given.append(row)
-    bank.take(given[-30])  # somebody of before is here again: theirs is kept longest
-    assert len(bank.used) == 30 and list(bank.used)[-1] == given[-30] and len(set(given)) > 30
+    everybody = list(range(200))
+    assert len(bank.draw(Person(30.0, 1.0), {}, generator, present=everybody)) == 1, "somebody has to share"
 
 
 def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[str, Any], tmp_path: Path) -> None:

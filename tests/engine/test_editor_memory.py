@@ -157,7 +157,7 @@ def test_two_people_at_once_never_share(parts: dict[str, Any], searches: list[An
 def test_pseudonyms_of_known_people_are_given_to_nobody_else(parts: dict[str, Any]) -> None:
     class Reserved(RunMemory):
         def pseudonyms(self) -> set[int]:
-            return set(range(30))
+            return set(range(30))  # as many as may be kept from others
 
     editor = _editor(parts, Reserved())
     assert editor.prepare(1, *faces(2)).ok

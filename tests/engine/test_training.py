@@ -153,9 +153,12 @@ def test_a_critic_learns_what_is_drawn_and_goes_on_where_it_stopped() -> None:
         scores = critic(real), critic(drawn)
     assert scores[0].mean() > scores[1].mean() and hinge(*scores) < 1.0
     again = FaceCritic()
-    CriticTraining(again, 1e-3).load_state_dict(training.state_dict())
+    resumed = CriticTraining(again, 1e-3)
+    resumed.load_state_dict(training.state_dict())
     with torch.no_grad():
         assert torch.equal(again(real), scores[0])
+    moments = [s["exp_avg_sq"] for s in resumed.optimiser.state_dict()["state"].values()]
+    assert moments and all(float(m.abs().max()) > 0 for m in moments)
 
 
 def test_targets_are_of_like_age_and_gender() -> None:

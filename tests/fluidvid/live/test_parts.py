@@ -179,21 +179,24 @@ def test_a_residual_in_which_somebody_is_recognised_is_not_used_again() -> None:
     assert editor.reused == 2
 
 
-def test_the_recogniser_is_asked_again_only_when_there_is_something_new_to_see() -> None:
+@pytest.mark.parametrize(("contrast", "expected"), [(40, [104]), (10, [102, 104, 106])])
+def test_the_recogniser_is_asked_again_when_there_is_something_new_to_see(contrast: int, expected: list[int]) -> None:
     asked: list[int] = []
 
-    class Asked(WatchingEditor):
+    class Asked(CountingEditor):
         def recognised(
             self, person_ids: Sequence[int], crops: NDArray[np.uint8], edited: NDArray[np.uint8]
         ) -> NDArray[np.bool_]:
-            asked.extend(int(crop.max()) for crop in crops)
-            return super().recognised(person_ids, crops, edited)
+            asked.extend(round(float(crop.mean())) for crop in crops)
+            return np.zeros(len(crops), bool)
 
     editor = ReusingEditor(Asked(Boom()))
     editor.every = 8
-    # Step by step it moves away from what was judged, never far from the last picture.
-    assert edits(editor, [60, 58, 56, 56, 54, 52, 49, 60]) == [1, 1, 1, 1, 1, 1, 2, 2]
-    assert asked == [56, 52, 49, 60]
+    stripes = np.where(np.arange(64) % 2, contrast, -contrast)[None, :, None]
+    for grey in (100, 102, 104, 104, 106):
+        crop = np.broadcast_to(grey + stripes, (64, 64, 3)).astype(np.uint8)
+        editor.edit([1], crop[None], np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32))
+    assert asked == expected and editor.reused == 4
 
 
 def nobodys_source() -> LiveSource:
@@ -358,13 +361,15 @@ def test_searches_wait_while_pictures_are_late_but_not_for_ever(monkeypatch: pyt
 
 
 class PacedEditor(SlowEditor):
-    """Searches in steps, and lets others in between them."""
+    """Searches in `STEPS` steps, each when it is let go, and lets others in between them."""
 
-    STEPS = 20
+    STEPS = 5
 
     def __init__(self) -> None:
         super().__init__()
+        self.go.set()
         self.between: Callable[[], None] = lambda: None
+        self.let = threading.Semaphore(0)
         self.steps = 0
 
     def pace(self, wait: Callable[[], None]) -> None:
@@ -374,13 +379,13 @@ class PacedEditor(SlowEditor):
         self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
     ) -> FakePreparation:
         self.order.append(("begin", person_id))
-        return FakePreparation(True, "", {"first": 1.0})
+        return FakePreparation(person_id != 9, "", {"first": 1.0})
 
     def prepare(
         self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
     ) -> FakePreparation:
         for _ in range(self.STEPS):
-            time.sleep(0.02)
+            assert self.let.acquire(timeout=10)
             self.steps += 1
             self.between()
         return super().prepare(person_id, crops, landmarks, frames=frames)
@@ -388,40 +393,79 @@ class PacedEditor(SlowEditor):
 
 def test_first_directions_come_between_the_steps_of_a_search() -> None:
     editor = PacedEditor()
-    editor.go.set()
     directions = BackgroundDirections(editor, cores=1.0)
     directions.find(1, keys())
-    until(lambda: editor.steps >= 1)
+    editor.let.release()
+    until(lambda: editor.steps == 1)
     directions.left([3])
     directions.begin(2, keys())
+    editor.let.release()
     until(lambda: directions.ready(2))
-    assert editor.steps < editor.STEPS and editor.order == [("release", 3), ("begin", 2)]
-    until(lambda: directions.ready(1))
+    assert editor.steps == 2 and editor.order == [("release", 3), ("begin", 2)]
+    directions.left([1])  # what comes behind this may be the same person: it waits for the search
+    directions.begin(4, keys())
+    editor.let.release(3)
+    until(lambda: directions.ready(4))
+    assert editor.order[2:] == [("prepare", 1), ("release", 1), ("begin", 4)]
     directions.close()
 
 
-def test_a_search_under_way_waits_while_pictures_are_late_unless_its_track_needs_it() -> None:
-    editor = PacedEditor()
-    editor.go.set()
+def held(editor: PacedEditor) -> BackgroundDirections:
+    """Directions with a search for track 1 that is held after its first step: it has a first one, pictures are late."""
     directions = BackgroundDirections(editor, cores=1.0)
     directions.begin(1, keys())
     until(lambda: directions.ready(1))
     directions.find(1, keys())
-    until(lambda: editor.steps >= 1)
+    until(lambda: not directions._searches)  # under way
     directions.busy = True
-    time.sleep(0.2)
-    steps = editor.steps
+    editor.let.release(editor.STEPS)
+    until(lambda: editor.steps == 1)
     time.sleep(0.3)
-    assert editor.steps == steps < editor.STEPS
+    assert editor.steps == 1
+    return directions
+
+
+def test_a_search_under_way_waits_while_pictures_are_late_unless_its_track_needs_it() -> None:
+    editor = PacedEditor()
+    directions = held(editor)
     directions.failing({1})  # its first direction does not serve
     until(lambda: ("prepare", 1) in editor.order)
     directions.close()
 
 
+def test_nobody_who_is_masked_waits_for_a_search_that_is_held() -> None:
+    editor = PacedEditor()
+    directions = held(editor)
+    directions.begin(9, keys())  # fails
+    directions.find(9, keys())
+    editor.let.release(editor.STEPS)
+    until(lambda: ("prepare", 9) in editor.order, 3)
+    assert editor.order[-2:] == [("prepare", 1), ("prepare", 9)]
+    directions.close()
+
+
+def test_a_search_for_somebody_who_left_is_not_held() -> None:
+    editor = PacedEditor()
+    directions = held(editor)
+    directions.left([1])
+    until(lambda: ("release", 1) in editor.order, 3)
+    directions.close()
+
+
 def test_a_search_that_waited_long_goes_on_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "LONGEST_HOLD", 0.0)
-    editor = PacedEditor()
-    editor.go.set()
+    monkeypatch.setattr(background, "REST", 10.0)
+
+    class Working(PacedEditor):
+        def pace(self, wait: Callable[[], None]) -> None:
+            def worked() -> None:
+                time.sleep(0.02)
+                wait()
+
+            self.between = worked
+
+    editor = Working()
+    editor.let.release(editor.STEPS)
     directions = BackgroundDirections(editor, cores=1.0)
     directions.begin(1, keys())
     until(lambda: directions.ready(1))

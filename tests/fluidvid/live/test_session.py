@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from fluidvid.config import Config
 from fluidvid.errors import ConfigError, InputError
 from fluidvid.live.addresses import sink_address, source_address
+from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
+from fluidvid.live.source import LiveSource
 from fluidvid.trackers import Tracker
 from tests.fluidvid.fakes import FACE, FakeEdited, FakeEditor, FakePreparation, Rig, box_at, picture
 from tests.fluidvid.live.conftest import Sender
@@ -91,6 +93,16 @@ def test_masked_until_ready_then_faded_then_edited(play: Start) -> None:
         middle = image[y1 + 20 : y2 - 20, x1 + 15 : x2 - 15]
         blues.append(float(middle[:, :, 0].mean() - middle[:, :, 2].mean()))
     assert np.abs(np.diff(blues)).max() < 0.6 * (max(blues) - min(blues))
+
+
+def test_whose_edits_fail_is_told_to_the_directions(play: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[set[int]] = []
+    monkeypatch.setattr(BackgroundDirections, "failing", lambda _, tracks: told.append(set(tracks)))
+    play(Rig(ok=False))
+    assert any(told) and not told[0]
+    told.clear()
+    play(Rig(gain=90))
+    assert told and not any(told)
 
 
 @pytest.mark.parametrize(("rig", "reason"), [(Rig(prepared=False), "not prepared"), (Rig(ok=False), "out of domain")])
@@ -178,6 +190,14 @@ def test_a_slow_machine_goes_down_the_ladder(play: Start, monkeypatch: pytest.Mo
     monkeypatch.setattr(ladder, "PATIENCE", 1)
     rig = Rig()
     editor = Sluggish(rig.boom, gain=90)
+    caught_up: list[LiveSource] = []
+    catch_up = LiveSource.catch_up
+
+    def counted(source: LiveSource) -> None:
+        caught_up.append(source)
+        catch_up(source)
+
+    monkeypatch.setattr(LiveSource, "catch_up", counted)
     report, out, lines = play(rig, CONFIG.updated({"live.latency": 0.4}), editor=editor)
     said = [line.partition(": ")[2] for line in lines if line.startswith("latency budget")]
     assert said[:5] == [
@@ -185,6 +205,9 @@ def test_a_slow_machine_goes_down_the_ladder(play: Start, monkeypatch: pytest.Mo
         *("editing with fewer levels", "masking"),
     ]
     assert editor.fewer[:5] == [False, False, False, True, True]
+    order = [rung.name for rung in ladder.rungs(edits=True, levels=3)]
+    positions = [0, *map(order.index, said)]
+    assert len(caught_up) == sum(a < b for a, b in pairwise(positions))
     assert report.masked_reasons["no time to edit"] > 0
     assert report.pictures_out + report.dropped == COUNT and len(out) == report.pictures_out
     assert max(raw(image) for image in out) < 0.002

@@ -104,6 +104,13 @@ def test_a_rung_given_back_too_early_is_kept_longer() -> None:
             count += 1
         rests.append(count - SETTLING)
     assert rests[0] < rests[1] < rests[2] < rests[3]
+    while not ladder.observe(0.6, dropped=False):
+        pass
+    ladder.reconsider()
+    count = 0
+    while not ladder.observe(0.1, dropped=False):
+        count += 1
+    assert count - SETTLING == rests[0]
 
 
 def test_latencies_are_bounded_and_right() -> None:

@@ -31,7 +31,8 @@ def _trim() -> Any:
 def give_back() -> None:
     """Return what is free at the heap's pages; takes milliseconds. Nothing happens where there is no such call.
 
-    Decoders, encoders and threads that come and go with every reconnect leave glibc's heaps fragmented.
+    Pictures that come and go by the thousand, and decoders, encoders and threads that come and go with every reconnect,
+    leave glibc's heaps fragmented.
     """
     trim = _trim()
     if trim is not None:

@@ -233,7 +233,7 @@ def test_centerface_is_decoded_to_the_pixel(monkeypatch: pytest.MonkeyPatch, tmp
     offset[0, :, 10, 1] = 0.25, 0.75
     points[0, :, 10, 1] = np.array([(0.4, 0.3), (0.4, 0.7), (0.6, 0.5), (0.8, 0.35), (0.8, 0.65)]).ravel()  # (y, x)
     session = _Maps(heat, scale, offset, points)
-    monkeypatch.setattr("fluidvid.trackers.detectors.centerface.open_session", lambda *_, **__: session)
+    monkeypatch.setattr("fluidvid.trackers.detectors.base.open_session", lambda *_, **__: session)
     image = np.zeros((160, 320, 3), np.uint8)
     image[..., 0] = 200
     (face,) = build_detector("centerface", tmp_path / "any.onnx").detect(image)

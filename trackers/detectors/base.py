@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.trackers.session import CPU, open_session
 from fluidvid.trackers.types import Detection, Image
 
 STRIDE = 32
@@ -51,6 +53,44 @@ class FaceDetector(ABC):
                 part.close()
             elif isinstance(part, InferenceSession):
                 delattr(self, name)
+
+
+class OnnxDetector(FaceDetector):
+    """A detector in one ONNX file.
+
+    Args:
+        path: the file.
+        score: detections below it are dropped.
+        long_side: pictures are scaled down to it.
+        providers: onnxruntime's, in order of preference.
+        threads: CPU threads of one run; 0: as many as there are cores.
+
+    Raises:
+        ValueError: the file has other outputs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        score: float = 0.3,
+        long_side: int = 1280,
+        providers: Sequence[str] = CPU,
+        threads: int = 0,
+    ) -> None:
+        self._session = open_session(path, providers, threads=threads)
+        self._check(path)
+        self._input = self._session.get_inputs()[0].name
+        self._score, self._long_side = score, long_side
+
+    @abstractmethod
+    def _check(self, path: Path) -> None:
+        """Raise ValueError if the session's outputs are not this detector's."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `FaceDetector`."""
+        return session_providers(self._session.get_providers())
 
 
 def fitted(image: Image, long_side: int) -> tuple[Image, float, float]:

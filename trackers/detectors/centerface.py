@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import HINT, FaceDetector, fitted, scaled, session_providers, split, suppressed
-from fluidvid.trackers.session import CPU, check_outputs, open_session
+from fluidvid.trackers.detectors.base import HINT, OnnxDetector, fitted, scaled, split, suppressed
+from fluidvid.trackers.session import check_outputs
 from fluidvid.trackers.types import Detection, Image
 
 CELL = 4
 
 
-class CenterFace(FaceDetector):
+class CenterFace(OnnxDetector):
     """The embedded first detector.
 
     Args:
         path: the ONNX file; RGB 0..255, outputs heat map, scale, offset, landmarks.
-        score: detections below it are dropped.
-        long_side: pictures are scaled down to it.
-        providers: onnxruntime's, in order of preference.
-        threads: CPU threads of one run; 0: as many as there are cores.
+        others: see `OnnxDetector`.
 
     Raises:
         ValueError: the file does not have CenterFace's outputs.
@@ -31,24 +27,8 @@ class CenterFace(FaceDetector):
 
     name = "centerface"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        score: float = 0.3,
-        long_side: int = 1280,
-        providers: Sequence[str] = CPU,
-        threads: int = 0,
-    ) -> None:
-        self._session = open_session(path, providers, threads=threads)
+    def _check(self, path: Path) -> None:
         check_outputs(self._session, path, "CenterFace", [(1,), (2,), (2,), (10,)])
-        self._input = self._session.get_inputs()[0].name
-        self._score, self._long_side = score, long_side
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """See `FaceDetector`."""
-        return session_providers(self._session.get_providers())
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""

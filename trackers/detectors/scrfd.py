@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
-from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.detectors.base import OnnxDetector, fitted, scaled, suppressed
 from fluidvid.trackers.types import Detection, Image
 
 STRIDES = (8, 16, 32)
 
 
-class Scrfd(FaceDetector):
+class Scrfd(OnnxDetector):
     """SCRFD with five landmarks. insightface's own weights are for non-commercial research only.
 
     Args:
         path: the ONNX file; RGB (x - 127.5) / 128, two anchors a cell, nine outputs: scores, boxes, landmarks.
-        score: detections below it are dropped.
-        long_side: pictures are scaled down to it.
-        providers: onnxruntime's, in order of preference.
-        threads: CPU threads of one run; 0: as many as there are cores.
+        others: see `OnnxDetector`.
 
     Raises:
         ValueError: the file does not have nine outputs.
@@ -30,25 +25,9 @@ class Scrfd(FaceDetector):
 
     name = "scrfd"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        score: float = 0.3,
-        long_side: int = 1280,
-        providers: Sequence[str] = CPU,
-        threads: int = 0,
-    ) -> None:
-        self._session = open_session(path, providers, threads=threads)
+    def _check(self, path: Path) -> None:
         if len(self._session.get_outputs()) != 3 * len(STRIDES):
             raise ValueError(f"{path.name} is no SCRFD with landmarks: 9 outputs are needed")
-        self._input = self._session.get_inputs()[0].name
-        self._score, self._long_side = score, long_side
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """See `FaceDetector`."""
-        return session_providers(self._session.get_providers())
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""

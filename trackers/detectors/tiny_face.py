@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import crop
-from fluidvid.trackers.detectors.base import HINT, FaceDetector, fitted, scaled, session_providers, split, suppressed
+from fluidvid.trackers.detectors.base import HINT, OnnxDetector, fitted, scaled, split, suppressed
 from fluidvid.trackers.session import CPU, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
@@ -27,16 +27,13 @@ FIVE_OF_68 = (range(36, 42), range(42, 48), (30,), (48,), (54,))
 """Which of the 68 points make left eye, right eye, nose, left mouth corner, right mouth corner."""
 
 
-class TinyFace(FaceDetector):
+class TinyFace(OnnxDetector):
     """The embedded second detector.
 
     Args:
         path: the ONNX file; RGB 0..255, output `(1, 25, H / 32, W / 32)`.
         landmarks: the 68-point network's ONNX file.
-        score: detections below it are dropped.
-        long_side: pictures are scaled down to it.
-        providers: onnxruntime's, in order of preference.
-        threads: CPU threads of one run; 0: as many as there are cores.
+        others: see `OnnxDetector`.
 
     Raises:
         ValueError: a file does not have the outputs of its kind.
@@ -54,18 +51,13 @@ class TinyFace(FaceDetector):
         providers: Sequence[str] = CPU,
         threads: int = 0,
     ) -> None:
-        self._session = open_session(path, providers, threads=threads)
+        super().__init__(path, score=score, long_side=long_side, providers=providers, threads=threads)
         self._points = open_session(landmarks, providers, threads=threads)
-        check_outputs(self._session, path, "tiny face detector", [(5 * len(ANCHORS),)])
         check_outputs(self._points, landmarks, "68-point network", [(68, 2)])
-        self._input = self._session.get_inputs()[0].name
         self._points_input = self._points.get_inputs()[0].name
-        self._score, self._long_side = score, long_side
 
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """See `FaceDetector`."""
-        return session_providers(self._session.get_providers())
+    def _check(self, path: Path) -> None:
+        check_outputs(self._session, path, "tiny face detector", [(5 * len(ANCHORS),)])
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fluidvid.trackers.detectors.base import FaceDetector, fitted, scaled, session_providers, suppressed
-from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.detectors.base import OnnxDetector, fitted, scaled, suppressed
 from fluidvid.trackers.types import Detection, Image
 
 STRIDES = (8, 16, 32)
 
 
-class YuNet(FaceDetector):
+class YuNet(OnnxDetector):
     """YuNet with five landmarks.
 
     Args:
         path: the ONNX file; BGR 0..255, outputs cls, obj, bbox, kps at strides 8, 16, 32.
-        score: detections below it are dropped.
-        long_side: pictures are scaled down to it.
-        providers: onnxruntime's, in order of preference.
-        threads: CPU threads of one run; 0: as many as there are cores.
+        others: see `OnnxDetector`.
 
     Raises:
         ValueError: the file does not have YuNet's outputs.
@@ -30,26 +25,10 @@ class YuNet(FaceDetector):
 
     name = "yunet"
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        score: float = 0.3,
-        long_side: int = 1280,
-        providers: Sequence[str] = CPU,
-        threads: int = 0,
-    ) -> None:
-        self._session = open_session(path, providers, threads=threads)
+    def _check(self, path: Path) -> None:
         self._names = [output.name for output in self._session.get_outputs()]
         if "cls_8" not in self._names or "kps_32" not in self._names:
             raise ValueError(f"{path.name} is no YuNet: outputs cls_8 ... kps_32 are needed, it has {self._names}")
-        self._input = self._session.get_inputs()[0].name
-        self._score, self._long_side = score, long_side
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """See `FaceDetector`."""
-        return session_providers(self._session.get_providers())
 
     def detect(self, image: Image) -> list[Detection]:
         """See `FaceDetector`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from fluidvid.engine.memory import PersonMemory, recognisable
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.run import RunEditor
-from fluidvid.engine.search import AppliedEdit, DirectionSearch, EditorOptions
+from fluidvid.engine.search import AppliedEdit, DirectionSearch, EditorOptions, Source
 from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
 
@@ -128,12 +128,12 @@ class FluidEditor:
         Returns:
             `(N, D)` float32 of unit length; zeros where too little is seen of the face.
         """
-        found: NDArray[np.float32] = self._identity(self._crops(crops)).cpu().numpy()
+        x = self._crops(crops)
+        found: NDArray[np.float32] = self._identity(x, self.search.embeddings(x)).cpu().numpy()
         return found
 
-    def _identity(self, x: Tensor) -> Tensor:
-        nets = [*self.guides, *self.verifiers]
-        fused = F.normalize(torch.cat([net(x) for net in nets], 1).float(), dim=1)
+    def _identity(self, x: Tensor, embeddings: Mapping[str, Tensor]) -> Tensor:
+        fused = F.normalize(torch.cat(list(embeddings.values()), 1).float(), dim=1)
         return fused * recognisable(x)[:, None]
 
     def prepare(
@@ -174,14 +174,15 @@ class FluidEditor:
         old = self.store.get(person_id)
         with torch.no_grad():
             noise_shape = self.backbone.encode(x[:1]).shape[1:]
-        identity = None if self.memory is None else self._mean_identity(x)
+        source = self.search.source(x)
+        identity = None if self.memory is None else self._mean_identity(source)
         known = None
         if self.memory is not None and identity is not None and old is None:
             known = self.memory.recall(person_id, identity).known
         if known is not None and not self._fits(known, noise_shape):
             known = None
         if known is not None:
-            figures, reason = self.search.verify(self.search.direction(known), self.search.source(x))
+            figures, reason = self.search.verify(self.search.direction(known), source)
             if not reason:
                 self._install(person_id, known, old)
                 figures |= {"steps": 0.0, "recalled": 1.0} | ({FIRST: 1.0} if known.is_first else {})
@@ -194,13 +195,13 @@ class FluidEditor:
         else:
             known_rows = () if self.memory is None else self.memory.pseudonyms()
             present = {row for rows in self._rows.values() for row in rows}
-            candidates = self.search.candidates(x[: self.options.key_crops], known_rows, present)
+            candidates = self.search.candidates(source, known_rows, present)
         seek = self.search.find if search else self.search.first
         before = self._rows.get(person_id, ())
         # Others may be given theirs between the steps of this search.
         self._rows[person_id] = (*before, *(c.row for c in candidates if c.row is not None))
         try:
-            found, figures, reason = seek(x, noise, candidates, frames)
+            found, figures, reason = seek(source, noise, candidates, frames)
         finally:
             self._rows[person_id] = before
             if not before:
@@ -212,9 +213,10 @@ class FluidEditor:
         return Preparation(not reason, reason, figures, time.monotonic() - began)
 
     @torch.no_grad()
-    def _mean_identity(self, x: Tensor) -> NDArray[np.float32]:
+    def _mean_identity(self, source: Source) -> NDArray[np.float32]:
         """The person's mean identity over the crops."""
-        mean: NDArray[np.float32] = F.normalize(self._identity(x).sum(0), dim=0).cpu().numpy()
+        fused = self._identity(source.crops, source.embeddings)
+        mean: NDArray[np.float32] = F.normalize(fused.sum(0), dim=0).cpu().numpy()
         return mean
 
     def _fits(self, known: Known, noise_shape: Sequence[int]) -> bool:

@@ -186,17 +186,25 @@ class AttributeNetworks(nn.Module):
         assert self.mesh468 is not None
         return self.mesh_view.back(self.mesh468(self.mesh_view(crops))["mesh"][..., :2])
 
+    def ages(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """`(N,)` years, and `(N,)` probabilities of a man."""
+        return self._ages(self.box(crops))
+
+    def _ages(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.age_gender(window)
+        return found["age"].reshape(-1), found["gender"][:, 0]
+
     def forward(self, crops: Tensor, mesh: bool = True) -> Attributes:
         window = self.box(crops)
         landmarks = self.box.back(self.landmark68(window)["landmarks"])
-        age_gender = self.age_gender(window)
+        ages, males = self._ages(window)
         points = self.mesh(crops) if mesh and self.mesh468 is not None else None
         return Attributes(
             landmarks,
             points,
             self.expression_net(window)["probabilities"],
-            age_gender["age"].reshape(-1),
-            age_gender["gender"][:, 0],
+            ages,
+            males,
         )
 
 

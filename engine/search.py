@@ -181,22 +181,23 @@ class DirectionSearch:
         return [Candidate(row, targets, known.coordinates)]
 
     @torch.no_grad()
-    def candidates(self, x: Tensor, known: Collection[int] = (), present: Collection[int] = ()) -> list[Candidate]:
+    def candidates(self, source: Source, known: Collection[int] = (), present: Collection[int] = ()) -> list[Candidate]:
         """Pseudonyms to choose from, each with the bank's first guess of the direction to it.
 
         Args:
-            x: `(K, 3, S, S)` the person's crops.
+            source: the person's crops, best first; as many as are searched on say what a pseudonym must be like.
             known: see `PseudonymBank.draw`.
             present: the same.
         """
         if self.bank is None:
             return []
-        kept = self.attributes(x, mesh=False)
-        source = {g.name: F.normalize(g(x).mean(0), dim=0).cpu() for g in self.guides}
-        person = Person(float(kept.age.mean()), float(kept.male.mean()))
+        keys = slice(self.options.key_crops)
+        ages, males = self.attributes.ages(source.crops[keys])
+        person = Person(float(ages.mean()), float(males.mean()))
+        seen = {g.name: F.normalize(source.embeddings[g.name][keys].mean(0), dim=0).cpu() for g in self.guides}
         found = []
         count = self.options.candidates
-        for row in self.bank.draw(person, source, self.generator, count, known=known, present=present):
+        for row in self.bank.draw(person, seen, self.generator, count, known=known, present=present):
             start = self.bank.start(row)
             if start is not None and start.shape != self.space.zero().shape:
                 start = None  # made for another kind of direction space: another backbone, other levels
@@ -204,12 +205,10 @@ class DirectionSearch:
         return found
 
     def find(
-        self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
+        self, source: Source, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
     ) -> tuple[Known, dict[str, float], str]:
         """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
-        keys = min(self.options.key_crops, len(x))
         options = self.options.optimise
-        source = self.source(x)
         best: _Judged | None = None
         total = 0
         for attempt in range(self.options.attempts):
@@ -222,7 +221,7 @@ class DirectionSearch:
                 self.space,
                 self.guides,
                 self.attributes,
-                x[:keys],
+                source.crops[: self.options.key_crops],
                 noise,
                 candidates=candidates,
                 options=options,
@@ -255,10 +254,9 @@ class DirectionSearch:
         return self.stopping.is_set()
 
     def first(
-        self, x: Tensor, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
+        self, source: Source, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
     ) -> tuple[Known | None, dict[str, float], str]:
         """The bank's own direction to the first candidate that passes, without a search: see `find`."""
-        source = self.source(x)
         best: _Judged | None = None
         for candidate in candidates:
             if candidate.start is None:
@@ -282,8 +280,11 @@ class DirectionSearch:
     @torch.no_grad()
     def source(self, x: Tensor) -> Source:
         """The crops `(K, 3, S, S)` as the judges see them."""
-        nets = [*self.guides, *self.verifiers]
-        return Source(x, {net.name: net(x) for net in nets}, self.attributes.landmarks(x))
+        return Source(x, self.embeddings(x), self.attributes.landmarks(x))
+
+    def embeddings(self, x: Tensor) -> dict[str, Tensor]:
+        """`(K, D)` unit embeddings of crops by each recogniser's name."""
+        return {net.name: net(x) for net in (*self.guides, *self.verifiers)}
 
     @torch.no_grad()
     def verify(self, direction: Direction, source: Source) -> tuple[dict[str, float], str]:

@@ -41,7 +41,7 @@ MAX_RATE, USUAL_RATE = Fraction(120), Fraction(25)
 MAX_HELD = 120
 """Pictures that a track is held at most."""
 GIVE_BACK = 10.0
-"""Seconds after which freed memory is given back to the system; without, heaps grew by 50 MB in 15 minutes."""
+"""Seconds after which freed memory is given back to the system."""
 LOOK_SHARE = 0.2
 """Share in which it may wait for the next look at a whole picture."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Stream
 from av.video.stream import VideoStream
@@ -165,7 +166,10 @@ def picture_orientation(picture: av.VideoFrame) -> Orientation:
 
 
 def _side_data(picture: av.VideoFrame, kind: SideDataType) -> list[bytes]:
-    container: Any = picture.side_data  # typed as a dict, is a sequence of SideData
+    # Not `picture.side_data`: that one is kept by the picture it refers to, and only the garbage collector, which comes
+    # seldom, would free either.
+    make: Any = SideDataContainer  # its stub knows neither the argument nor that it is a sequence of SideData
+    container = make(picture)
     return [bytes(container[i]) for i in range(len(container)) if container[i].type == kind]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from fluidvid.errors import InputError
 from fluidvid.video import VideoReader
+from fluidvid.video.info import picture_orientation
 from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
 
 UNEVEN = (0, 1001, 2002, 9000, 9500, 12000, 30000, 30400, 47000)
@@ -23,6 +25,20 @@ def test_every_frame_of_the_demo_clip_keeps_its_time(clip: Path, tmp_path: Path)
     assert len(after.times) == 120
     assert (after.codec, after.pix_fmt, after.size) == (before.codec, before.pix_fmt, before.size)
     assert (reader.corrupt_frames, report.dropped_streams) == (0, ())
+
+
+def test_pictures_are_freed_without_the_garbage_collector(clip: Path) -> None:
+    """It comes seldom: what waits for it is a run's memory."""
+    with av.open(str(clip)) as container:
+        pictures = [frame for frame, _ in zip(container.decode(video=0), range(5), strict=False)]
+    gc.collect()
+    gc.disable()
+    try:
+        assert all(picture_orientation(picture).quarter_turns == 0 for picture in pictures)
+        pictures.clear()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])

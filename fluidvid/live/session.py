@@ -259,7 +259,7 @@ class LiveSession:
         window.editing = rung.editing
         self._source.newest_only = rung.dropping
         if self._directions is not None:
-            self._directions.busy = self._ladder.position > 0 and rung.editing  # under masks there is time to search
+            self._directions.busy = self._ladder.position > 0
         if self._reuse is not None:
             self._reuse.every = rung.edit_every
         if self._levelled is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
+from fluidvid.engine.hspace import SplitUNet
 from fluidvid.engine.schedule import NoiseSchedule
 
 
@@ -31,17 +32,15 @@ def sample(
     for start in range(0, count, batch):
         noise = [torch.randn(shape, generator=generator) for _ in range(min(batch, count - start))]
         z = torch.stack(noise).to(backbone.device, backbone.dtype)
-        yield backbone.decode(denoised(backbone.predict, backbone.schedule, z, steps))
+        yield backbone.decode(denoised(backbone.unet, backbone.schedule, z, steps))
 
 
-def denoised(
-    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], schedule: NoiseSchedule, noise: Tensor, steps: int
-) -> Tensor:
+def denoised(unet: SplitUNet, schedule: NoiseSchedule, noise: Tensor, steps: int) -> Tensor:
     """Latents that a model makes of `(N, C, h, w)` noise.
 
     Args:
-        predict: from latents and `(N,)` timesteps to the clean latents and the noise.
-        schedule: of the model.
+        unet: the model.
+        schedule: its own.
         noise: of unit variance.
         steps: see `sample`.
     """
@@ -50,6 +49,6 @@ def denoised(
     z = noise
     for t, after in zip(levels, [*levels[1:], -1], strict=True):
         ts = torch.full((len(z),), t, device=z.device)
-        x0, eps = predict(z, ts)
+        x0, eps = schedule.x0_and_eps(unet.decode(unet.encode(z, ts)), z, ts)
         z = schedule.ddim(x0, eps, torch.full_like(ts, after))
     return z

@@ -131,6 +131,10 @@ class _Judged:
     def faultless(self) -> bool:
         return self.rank == (False, 0.0)
 
+    def or_better(self, before: _Judged | None) -> _Judged:
+        """This one, unless the best before it is as good."""
+        return self if before is None or self.rank < before.rank else before
+
 
 class DirectionSearch:
     """Finds directions and judges them on the path that is applied.
@@ -234,7 +238,7 @@ class DirectionSearch:
             for length in self.options.lengths:
                 known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
                 judged = self._judge(known, source)
-                best = judged if best is None or judged.rank < best.rank else best
+                best = judged.or_better(best)
                 cosine = judged.figures[f"guide.{self.guides[0].name}"]
                 if best.faultless or not cosine < before - FURTHER:
                     break
@@ -263,7 +267,7 @@ class DirectionSearch:
                 continue
             known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
             judged = self._judge(known, source)
-            best = judged if best is None or judged.rank < best.rank else best
+            best = judged.or_better(best)
             if best.faultless:
                 break
         if best is None:

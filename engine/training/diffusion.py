@@ -27,6 +27,7 @@ from fluidvid.engine.hspace import Bottleneck, SplitUNet
 from fluidvid.engine.sampling import denoised
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.training.latents import LatentCache
+from fluidvid.engine.training.pictures import to_pictures
 from fluidvid.engine.training.runs import append_row, load_state, save_state
 
 log = logging.getLogger(__name__)
@@ -131,12 +132,7 @@ def write_sheet(unet: SplitUNet, schedule: NoiseSchedule, autoencoder: FaceAutoe
         (16, config["in_channels"], config["sample_size"], config["sample_size"]),
         generator=torch.Generator().manual_seed(0),
     )
-
-    def predict(z_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        return schedule.x0_and_eps(unet.decode(unet.encode(z_t, timesteps)), z_t, timesteps)
-
-    faces = autoencoder.decode(denoised(predict, schedule, noise, SHEET_DDIM)).float().clamp(-1, 1)
-    pixels = ((faces + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    pixels = to_pictures(autoencoder.decode(denoised(unet, schedule, noise, SHEET_DDIM)).float())
     rows = [np.hstack(list(pixels[row : row + 4])) for row in range(0, 16, 4)]
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(cv2.imencode(".png", np.vstack(rows)[..., ::-1])[1].tobytes())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluidvid.engine.face_networks import Recogniser
-from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.training.pictures import augment, to_crops, to_pictures
 from fluidvid.engine.training.runs import append_row, load_state, save_state
 from fluidvid.engine.training.student import SIDE, IdentityStudent, write_student
 from fluidvid.engine.training.variety import degrade, mix, reshape_heads
@@ -99,7 +99,7 @@ class LabelledFaces:
         mixed = torch.rand(count, generator=self.generator) < self.mixed
         crops = torch.where(mixed[:, None, None, None], mix(crops, others, self.generator), crops)
         views = reshape_heads(crops, self.teacher.view.theta, SIDE, self.generator)
-        clean = ((views + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        clean = to_pictures(views)
         faces = np.stack([degrade(f, self.rng, clean[i - 1]) for i, f in enumerate(clean)])
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             labels = self.teacher.embed(to_crops(faces))

@@ -113,6 +113,12 @@ def to_crops(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
     return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
 
 
+def to_pictures(crops: Tensor) -> NDArray[np.uint8]:
+    """`(N, 3, S, S)` in [-1, 1] to `(N, S, S, 3)` uint8 RGB."""
+    pixels = ((crops.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
 def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     """Imitate real footage: mirror, light, colour, small affine, horizontal squeeze of a half, blur, noise.
 

@@ -21,11 +21,10 @@ from fluidvid.engine.build import load_recogniser
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.sampling import sample
 from fluidvid.engine.training.diffusion import denoising_errors
-from fluidvid.engine.training.pictures import to_crops
+from fluidvid.engine.training.pictures import to_crops, to_pictures
 from fluidvid.errors import ConfigError
 from fluidvid.models import ModelStore
 from fluidvid.prior.dataset import SURE, Detect, gather
-from fluidvid.prior.samples import to_pictures
 
 log = logging.getLogger(__name__)
 

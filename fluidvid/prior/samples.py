@@ -5,22 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fluidvid.assembly import backbone_source
 from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.sampling import sample
+from fluidvid.engine.training.pictures import to_pictures
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.models import ModelStore
-
-
-def to_pictures(crops: Tensor) -> NDArray[np.uint8]:
-    """`(N, 3, S, S)` in [-1, 1] to `(N, S, S, 3)` uint8 RGB."""
-    pixels = ((crops.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
 
 
 def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, overwrite: bool) -> None:

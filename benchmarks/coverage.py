@@ -2,8 +2,9 @@
 
     python benchmarks/coverage.py CLIP [CLIP ...] [--start S] [--seconds S] [--references FOLDER] [--set KEY=VALUE ...]
 
-The reference looks at the whole picture of every frame (`detect.every=1`); the candidate is the default configuration
-with `--set` on top. Prints a Markdown table. Of each face the reference observed (a detection supports it) in a frame:
+The reference looks at the whole picture of every frame, in floating point (`detect.every=1`, `detect.quantised=false`);
+the candidate is the default configuration with `--set` on top. Prints a Markdown table. Of each face the reference
+observed (a detection supports it) in a frame:
 
 - covered: its middle lies in a box, with the mask's margin, that the candidate treats in that frame, or one of them
   overlaps it by IoU 0.4;
@@ -106,7 +107,7 @@ def main() -> int:
     changes = {key: parse_value(key, value) for key, _, value in (c.partition("=") for c in arguments.changes)}
     end = str(float(arguments.start or 0) + arguments.seconds)
     part = {"mode": "solid", "media.start": arguments.start, "media.end": end}
-    reference = Config().updated({**part, "detect.every": 1})
+    reference = Config().updated({**part, "detect.every": 1, "detect.quantised": False})
     candidate = load(arguments.config).updated({**part, **changes})
     out = sys.stdout
     out.write("| clip | frames | faces | covered | late | held | boxes | s | times as fast |\n" + "|---" * 9 + "|\n")

@@ -21,6 +21,9 @@ from fluidvid.trackers.types import TrackedFace
 MAX_WORKERS = 4
 """Pictures that are looked at at once; each of them costs memory."""
 
+QUANTISED = {"centerface": "centerface_int8"}
+"""Detectors with an 8-bit form, which pays on a CPU only."""
+
 
 def make_editor(
     config: Config, models: ModelStore, seed: int, memory: Callable[[str], Any] | None = None
@@ -240,7 +243,11 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
     detect = config.detect
     providers = execution_providers(config.device)
 
+    on_cpu = providers[0] == "CPUExecutionProvider"
+
     def build(name: str, model: str | None) -> Any:
+        if detect.quantised and on_cpu and not model:
+            name = QUANTISED.get(name, name)
         path = Path(model) if model else models.resolve(name)
         points = models.resolve("landmark68") if name == "tiny_face" else None
         try:

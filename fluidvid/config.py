@@ -81,6 +81,9 @@ class DetectConfig(_Section):
         min_length=1,
     )
     model: str | None = _option(None, "ONNX file of the first detector, instead of the embedded one")
+    quantised: bool = _option(
+        True, "on a CPU, use the embedded first detector's 8-bit form: less time, nearly the same scores"
+    )
     second: str | None = _option(
         "tiny_face", "second opinion for what the first misses: a detector's name, or none", flag="--second"
     )

@@ -4,12 +4,47 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 log = logging.getLogger(__name__)
 
 CPU = ("CPUExecutionProvider",)
+TINY = 32
+"""Side of a picture that every detector takes."""
+
+
+@cache
+def _share_memory() -> None:
+    """Let the sessions of this process draw on one arena: networks that run in turn need the memory of one."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    # No limit; grows by doubling; onnxruntime's own sizes of first and spare pieces.
+    arena = onnxruntime.OrtArenaCfg(0, 0, -1, -1)
+    try:
+        onnxruntime.create_and_register_allocator(memory, arena)
+    except RuntimeError as error:  # the caller's program has one already: that one is shared
+        log.debug("onnxruntime's arena: %s", error)
+
+
+def give_back(session: Any) -> None:
+    """Return what no network holds of the shared arena to the system, by a run of a session on a tiny picture."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    inputs = {}
+    for entry in session.get_inputs():
+        batch, *rest = entry.shape
+        shape = [batch if isinstance(batch, int) else 1, *(side if isinstance(side, int) else TINY for side in rest)]
+        inputs[entry.name] = np.zeros(shape, np.float32)
+    session.run(None, inputs, options)
 
 
 def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0) -> Any:
@@ -32,6 +67,8 @@ def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the cores meanwhile
+    _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     here = onnxruntime.get_available_providers()
     wanted = [name for name in providers if name in here] or list(CPU)
     try:

@@ -109,6 +109,24 @@ def test_the_face_is_found_in_every_picture(
         assert 45 < height < 80
 
 
+@pytest.mark.parametrize("scale", [0.6, 1.0, 2.5])
+def test_eight_bits_see_what_floating_point_sees(
+    detectors: dict[str, FaceDetector], assets: Path, pictures: list[Image], scale: float
+) -> None:
+    quantised = build_detector("centerface_int8", assets / "centerface_int8.onnx")
+    for picture in pictures:
+        for light in (1.0, 0.35):
+            lit = cv2.convertScaleAbs(picture, alpha=light)
+            seen = np.asarray(cv2.resize(lit, None, fx=scale, fy=scale), dtype=np.uint8)
+            known, found = detectors["centerface"].detect(seen), quantised.detect(seen)
+            assert len(found) == len(known)
+            for one, other in zip(known, found, strict=True):
+                assert abs(one.score - other.score) < 0.12
+                assert float(iou_matrix(one.box[None], other.box[None])[0, 0]) > 0.8
+                eyes = float(np.linalg.norm(one.landmarks[0] - one.landmarks[1]))
+                assert float(np.abs(one.landmarks - other.landmarks).max()) < 0.35 * eyes
+
+
 def test_two_networks_agree_on_the_landmarks(detectors: dict[str, FaceDetector], pictures: list[Image]) -> None:
     """Different families, different training sets: what they share is the face."""
     errors = []
@@ -448,7 +466,7 @@ def test_the_whole_chain_on_the_demo_clip(
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no detector 'mtcnn': choose one of centerface, tiny_face, scrfd"):
+    with pytest.raises(ValueError, match="no detector 'mtcnn': choose one of centerface, centerface_int8, tiny_face"):
         build_detector("mtcnn", tmp_path / "x.onnx")
 
 

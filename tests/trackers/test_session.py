@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,41 @@ def test_outputs_are_compared_by_their_fixed_sizes(mesh: Path) -> None:
     for wrong in ([(468, 2), (1,)], [(468, 3)], [(468, 3), (1,), (1,)]):
         with pytest.raises(ValueError, match=r"facemesh468\.onnx is no face mesh: .* it has \[\(468, 3\), \(1,\)\]"):
             check_outputs(session, mesh, "face mesh", wrong)
+
+
+SHARED = """
+import sys
+from pathlib import Path
+import numpy as np
+from fluidvid.trackers.session import give_back, open_session
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024
+
+def look(session, side):
+    session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, side, side), np.float32)})
+
+folder = Path(sys.argv[1])
+first = open_session(folder / "centerface.onnx", threads=1)
+look(first, 64)
+little = held()
+look(first, 1024)
+once = held()
+second = open_session(folder / "centerface.onnx", threads=1)
+look(second, 1024)
+twice = held()
+give_back(second)
+print(little, once, twice, held())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_networks_share_their_memory_and_give_it_back(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED, str(root / "fluidvid" / "assets")], capture_output=True, text=True, check=True
+    )
+    little, once, twice, after = (int(part) for part in done.stdout.split())
+    grown = once - little
+    assert grown > 50
+    assert twice - once < 0.5 * grown  # its weights, and no memory of its own for what it computes
+    assert after - little < 0.4 * grown

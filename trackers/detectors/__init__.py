@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fluidvid.trackers.detectors.base import FaceDetector
-from fluidvid.trackers.detectors.centerface import CenterFace
+from fluidvid.trackers.detectors.centerface import CenterFace, QuantisedCenterFace
 from fluidvid.trackers.detectors.ensemble import EnsembleDetector
 from fluidvid.trackers.detectors.insightface_app import InsightFace
 from fluidvid.trackers.detectors.refined import RefinedDetector
@@ -15,7 +15,7 @@ from fluidvid.trackers.detectors.tiny_face import TinyFace
 from fluidvid.trackers.detectors.yunet import YuNet
 from fluidvid.trackers.session import CPU
 
-DETECTORS = ("centerface", "tiny_face", "scrfd", "yunet", "insightface")
+DETECTORS = ("centerface", "centerface_int8", "tiny_face", "scrfd", "yunet", "insightface")
 
 __all__ = ["DETECTORS", "EnsembleDetector", "FaceDetector", "RefinedDetector", "build_detector"]
 
@@ -54,6 +54,7 @@ def build_detector(
         )
     kinds: dict[str, Callable[..., FaceDetector]] = {
         "centerface": CenterFace,
+        "centerface_int8": QuantisedCenterFace,
         "scrfd": Scrfd,
         "yunet": YuNet,
         "insightface": InsightFace,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.session import CPU, open_session
+from fluidvid.trackers.session import CPU, give_back, open_session
 from fluidvid.trackers.types import Detection, Image
 
 STRIDE = 32
@@ -52,6 +52,7 @@ class FaceDetector(ABC):
             if isinstance(part, FaceDetector):
                 part.close()
             elif isinstance(part, InferenceSession):
+                give_back(part)
                 delattr(self, name)
 
 

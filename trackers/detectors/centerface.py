@@ -27,6 +27,8 @@ class CenterFace(OnnxDetector):
 
     name = "centerface"
 
+    _bonus = np.float32(0)
+
     def _check(self, path: Path) -> None:
         check_outputs(self._session, path, "CenterFace", [(1,), (2,), (2,), (10,)])
 
@@ -48,6 +50,7 @@ class CenterFace(OnnxDetector):
         blob = pictures.transpose(0, 3, 1, 2).astype(np.float32)
         outputs = self._session.run(None, {self._input: blob})
         heat, scale, offset, points = outputs
+        heat = np.minimum(heat + self._bonus, np.float32(1))
         return [self._found(heat[i], scale[i], offset[i], points[i], factors, least) for i in range(len(pictures))]
 
     def _found(
@@ -75,3 +78,14 @@ class CenterFace(OnnxDetector):
         ).astype(np.float32)
         scores = heat[0, rows, columns].astype(np.float32)
         return suppressed(scaled(boxes, scores, landmarks, factors, self.name))
+
+
+class QuantisedCenterFace(CenterFace):
+    """The same network in 8 bits (`tools/quantise_detector.py`): half the time on a CPU.
+
+    Its scores are off by .02 (standard deviation) to either side. Two of those are added: what floating point would
+    just have found must not be lost.
+    """
+
+    name = "centerface_int8"
+    _bonus = np.float32(0.04)

@@ -7,7 +7,6 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from fluidvid.config import Config, TrackConfig
 from fluidvid.editing import FaceEditor
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
+from fluidvid.soon import EditorSoon, alignment
 from fluidvid.stages import Stages
 from fluidvid.trackers.types import TrackedFace
 
@@ -119,7 +119,7 @@ def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) 
     # Both judge their arguments when they are made: a wrong ending or an empty cut should not cost a whole first pass.
     with open_reader() as reader:
         open_writer(reader)
-    return _stages(config, open_reader, open_writer, source)
+    return _stages(config, open_reader, open_writer, source, soon=True)
 
 
 def frame_stages(config: Config, *, workers: int | None = None) -> Stages:
@@ -142,17 +142,26 @@ def _stages(
     open_writer: Callable[[Any], AbstractContextManager[Any]],
     source: Path | None = None,
     workers: int | None = None,
+    *,
+    soon: bool = False,
 ) -> Stages:
     from fluidvid.embedding import OnnxEmbedder
     from fluidvid.trackers import SceneCutDetector, Tracker, face_pose, smooth_transforms
     from fluidvid.trackers.detectors.near import NearDetector
 
     models = ModelStore()
-    editor, memory = _editor_with_memory(config, models, source)
+    later = _editor_soon(config, models, source) if soon else None
+    editor, memory = (later, later) if later is not None else _editor_with_memory(config, models, source)
     workers, threads = look_workers(config.device, workers)
     detector = make_detector(config, models, threads=threads)
     track = config.track
     tracker = Tracker(high_score=config.detect.score, low_score=config.detect.low_score)
+
+    def looked() -> None:
+        detector.close()
+        if later is not None:
+            later.wait()
+
     # Landmarks serve edits alone: what is masked whatever they say keeps the detector's.
     refined_from = 0.8 * config.edit.min_face if config.mode == "fluid" else math.inf
 
@@ -167,15 +176,21 @@ def _stages(
         pose=face_pose,
         editor=editor,
         embedder=OnnxEmbedder(models.resolve("identity_student"), threads=threads),
-        link=_linker() if track.link and config.mode == "fluid" else None,
+        link=_linker(later) if track.link and config.mode == "fluid" else None,
         detectors=(f"{detector.name} ({', '.join(detector.providers)})",),
         near=NearDetector(detector, long_side=config.detect.long_side, min_refined=refined_from),
         uncertain=tracker.uncertain,
         workers=workers,
-        identify=getattr(editor, "identify", None) if track.link else None,
+        identify=_identify(editor) if track.link else None,
         memory=memory,
-        looked=detector.close,
+        looked=looked,
     )
+
+
+def _identify(editor: Any) -> Callable[..., Any] | None:
+    if isinstance(editor, EditorSoon):  # not asked yet: that would wait for it
+        return lambda *seen: editor.identify(*seen)
+    return getattr(editor, "identify", None)
 
 
 def completing(track: TrackConfig) -> Callable[..., Mapping[int, list[TrackedFace]]]:
@@ -191,18 +206,26 @@ def completing(track: TrackConfig) -> Callable[..., Mapping[int, list[TrackedFac
     return complete
 
 
-def _linker() -> Any:
+def _linker(later: EditorSoon | None) -> Any:
     """Tracks of the same person by the editor's identities, with the threshold that was measured for them."""
-    from fluidvid.engine.memory import THRESHOLD
     from fluidvid.trackers import link_tracks
 
-    return partial(link_tracks, threshold=THRESHOLD)
+    def link(*tracks: Any) -> Any:
+        if later is not None:
+            later.wait()  # two threads must not load the engine at once
+        from fluidvid.engine.memory import THRESHOLD
+
+        return link_tracks(*tracks, threshold=THRESHOLD)
+
+    return link
 
 
 def _editor_with_memory(config: Config, models: ModelStore, source: Path | None) -> tuple[FaceEditor | None, Any]:
     """The editor, and the memory of people it asks; both None in the classic modes."""
-    if config.mode != "fluid":
-        return None, None
+    return (None, None) if config.mode != "fluid" else _built(config, models, run_seed(config, source))
+
+
+def _built(config: Config, models: ModelStore, seed: int) -> tuple[Any, Any]:
     from fluidvid.cache.opening import People, open_people
 
     opened: list[People] = []
@@ -211,8 +234,21 @@ def _editor_with_memory(config: Config, models: ModelStore, source: Path | None)
         opened.append(open_people(config.cache, basis))
         return opened[-1].run
 
-    editor = make_editor(config, models, run_seed(config, source), remember)
+    editor = make_editor(config, models, seed, remember)
     return editor, opened[0] if opened else None
+
+
+def _editor_soon(config: Config, models: ModelStore, source: Path | None) -> Any:
+    """`_editor_with_memory` in the background; None where it cannot be: a cache may ask for its passphrase, and only a
+    backbone that says so is known to align faces in a certain way before it is loaded.
+    """
+    if config.mode != "fluid" or config.cache.path is not None:
+        return None
+    known = alignment(backbone_source(config.edit.backbone, models))
+    if known is None:
+        return None
+    seed = run_seed(config, source)
+    return EditorSoon(lambda: _built(config, models, seed), *known)
 
 
 def look_workers(device: str, wanted: int | None = None) -> tuple[int, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +22,14 @@ from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.onnx_module import OnnxModule
 from fluidvid.engine.training.pictures import augment, to_crops
-from fluidvid.engine.training.runs import append_row, load_state, save_state
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, falling, set_rate, warmed
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class AutoencoderTraining:
-    """Options of one run; weights multiply the mean of each term.
-
-    `steps`: stop after so many in all, whatever the hours say.
-    """
+class AutoencoderTraining(TrainingOptions):
+    """Options of one run; weights multiply the mean of each term."""
 
     hours: float = 0.7
     batch: int = 12
@@ -44,8 +40,6 @@ class AutoencoderTraining:
     identity: float = 0.3
     features: float = 0.1
     checkpoint_seconds: float = 180.0
-    steps: int | None = None
-    seed: int = 0
 
 
 def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,29 +129,22 @@ def train_autoencoder(
 
     A run that was killed continues from `out/state.pt`, with its clock, when called again with the same options.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(out, options)
     generator = torch.Generator().manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    step, spent = 0, 0.0
-    if (state := load_state(out)) is not None:
+    if (state := run.resume()) is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
         generator.set_state(state["generator"])
         rng = state["rng"]
     model.train()
     training, validation = np.flatnonzero(~held_out), to_crops(pictures[held_out][:192])
     figures: dict[str, float] = evaluate(model, validation, features)
-    log.info("start at step %d: %s", step, figures)
-    clock, last_save = time.monotonic(), time.monotonic()
-    running: list[dict[str, float]] = []
-    while True:
-        elapsed = spent + time.monotonic() - clock
-        progress = min(elapsed / (options.hours * 3600), 1.0)
-        rate = options.learning_rate * min(1.0, (step + 1) / 100) * (0.5 * (1 + math.cos(math.pi * progress)) + 0.01)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    log.info("start at step %d: %s", run.step, figures)
+    for progress in run.loop():
+        rate = options.learning_rate * warmed(run.step, 100) * falling(progress)
+        set_rate(optimiser, rate)
         rows = rng.choice(training, options.batch, replace=len(training) < options.batch)
         x = augment(to_crops(pictures[rows]), generator)
         with torch.autocast("cpu", torch.bfloat16):
@@ -183,25 +170,17 @@ def train_autoencoder(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {step}: lower the learning rate")
+        run.check_finite(loss.item())
         optimiser.step()
-        step += 1
-        running.append({k: v.item() for k, v in terms.items()})
-        done = progress >= 1.0 or step == options.steps
-        if done or time.monotonic() - last_save > options.checkpoint_seconds:
-            if done:
+        run.made({k: v.item() for k, v in terms.items()})
+        if run.due:
+            if run.done:
                 model.eval()
                 calibrate(model, to_crops(pictures[rng.permutation(training)[:512]]))
                 model.train()
             figures = evaluate(model, validation, features)
-            mean = {k: float(np.mean([r[k] for r in running])) for k in running[0]}
-            row = {"step": step, "pictures": step * options.batch, "hours": elapsed / 3600, "lr": rate} | mean | figures
-            log.info("%s", {k: round(v, 4) for k, v in row.items()})
-            append_row(out, row)
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "spent": elapsed}
-            save_state(out, state | {"generator": generator.get_state(), "rng": rng})
+            row = {"step": run.step, "pictures": run.step * options.batch, "hours": run.hours, "lr": rate}
+            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
+            run.checkpoint(row | run.means() | figures, state | {"generator": generator.get_state(), "rng": rng})
             model.save_pretrained(out / "autoencoder")
-            last_save, running = time.monotonic(), []
-        if done:
-            return figures
+    return figures

@@ -13,9 +13,6 @@ diffusion model.
 from __future__ import annotations
 
 import copy
-import logging
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,18 +32,15 @@ from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
 from fluidvid.engine.training.pictures import augment, to_crops
-from fluidvid.engine.training.runs import append_row, load_state, save_state
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, held, warmed
 from fluidvid.engine.training.sharpen import decoding_half
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BankTraining:
+class BankTraining(TrainingOptions):
     """Options of one run; weights multiply the mean of each term.
 
     Attributes:
-        hours: length of the run.
         batch: edits per step, an even number: each person becomes two others.
         learning_rate: of the decoding half.
         direction_rate: of basis and read-out.
@@ -60,12 +54,8 @@ class BankTraining:
         critic_warmup: steps in which the critic only learns, and its push is measured.
         partial: share of the samples that are edited at less than full strength, as in a fade.
         ema: decay of the average that is kept.
-        checkpoint_seconds: time between checkpoints.
-        steps: stop after so many in all, whatever the hours say; None for no such limit.
-        seed: of everything random.
     """
 
-    hours: float = 1.0
     batch: int = 8
     learning_rate: float = 6e-5
     direction_rate: float = 2e-3
@@ -89,9 +79,6 @@ class BankTraining:
     highest: int = 700
     partial: float = 0.2
     ema: float = 0.998
-    checkpoint_seconds: float = 300.0
-    steps: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +146,7 @@ def train_bank(
         out: folder for checkpoints and `log.csv`.
         options: see `BankTraining`.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(out, options)
     torch.manual_seed(options.seed)
     generator, rng = torch.Generator().manual_seed(options.seed), np.random.default_rng(options.seed)
     unet, schedule = backbone.unet, backbone.schedule
@@ -184,26 +171,22 @@ def train_bank(
     rates = [float(group["lr"]) for group in optimiser.param_groups]
     trained = [*parameters, *directed]
     averaged = [p.detach().clone() for p in trained]
-    step, spent, share = 0, 0.0, 0.0
+    share = 0.0
     judged, weight = 0, 0.0  # the critic's steps, and what its gradient is multiplied by
-    if (state := load_state(out)) is not None:
+    if (state := run.resume()) is not None:
         with torch.no_grad():
             for now, kept in zip((*trained, *averaged), (*state["trained"], *state["averaged"]), strict=True):
                 now.copy_(kept)
         optimiser.load_state_dict(state["optimiser"])
-        step, spent, share = state["step"], state["spent"], state["share"]
+        share = state["share"]
         if "critic_training" in state:
             critic_training.load_state_dict(state["critic_training"])
             judged, weight = state["judged"], state["weight"]
-        rng = np.random.default_rng(options.seed + step)
-        generator.manual_seed(options.seed + step)
+        rng = np.random.default_rng(options.seed + run.step)
+        generator.manual_seed(options.seed + run.step)
     chances = chances / chances.sum()
-    clock = last_save = time.monotonic()
-    running: list[dict[str, float]] = []
-    while True:
-        elapsed = spent + time.monotonic() - clock
-        progress = min(elapsed / (options.hours * 3600), 1.0)
-        pace = min(1.0, (step + 1) / 100) * (1.0 if progress < 0.6 else (1 - progress) / 0.4 + 0.02)
+    for progress in run.loop():
+        pace = warmed(run.step, 100) * held(progress)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = pace * rate
         people = options.batch // 2
@@ -214,7 +197,7 @@ def train_bank(
         strength[:faded] = 0.4 + 0.6 * torch.rand(faded, generator=generator)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             z = backbone.encode(x).float()
-            with_mesh = step % 2 == 0
+            with_mesh = run.step % 2 == 0
             kept = attributes(x, mesh=with_mesh).repeat(2)
             source = {r.name: r(x).repeat(2, 1) for r in recognisers}
             before = backbone.decode(z).repeat(2, 1, 1, 1)
@@ -295,38 +278,27 @@ def train_bank(
             z_t = schedule.add_noise(pair, noise, ts)
             correction = teacher.decode(teacher.encode(z_t, ts)).float() - pair
         back = correction[n:] - correction[:n]
-        if step < 200:  # calibrated at first, then fixed: what is near the manifold is hardly pulled
+        if run.step < 200:  # calibrated at first, then fixed: what is near the manifold is hardly pulled
             ratio = options.manifold * float(pull.norm() / back.norm().clamp_min(1e-12))
-            share = ratio if step == 0 else share + 0.05 * (ratio - share)
+            share = ratio if run.step == 0 else share + 0.05 * (ratio - share)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward([after, denoising], [pull + share * back, torch.ones_like(denoising)])
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         torch.nn.utils.clip_grad_norm_(directed, 1.0)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"a gradient is not finite at step {step}: lower the learning rate")
+        run.check_finite(float(norm), "a gradient")
         optimiser.step()
-        step += 1
-        with torch.no_grad():
-            decay = min(options.ema, (1 + step) / (10 + step))
-            torch._foreach_lerp_(averaged, [p.detach() for p in trained], 1 - decay)
-        running.append(
+        run.made(
             {k: v.item() for k, v in terms.items() if k != "mesh"}
             | {"manifold": float(back.pow(2).mean()), "share": share, "weight": weight, "norm": float(norm)}
         )
-        done = progress >= 1.0 or step == options.steps
-        if done or time.monotonic() - last_save > options.checkpoint_seconds:
-            values: dict[str, float] = {"step": step, "hours": elapsed / 3600, "pace": pace}
-            values |= {k: float(np.mean([r[k] for r in running])) for k in running[0]}
-            log.info("%s", {k: round(v, 4) for k, v in values.items()})
-            append_row(out, values)
-            state = {"trained": [p.detach() for p in trained], "averaged": averaged, "step": step}
-            state |= {"optimiser": optimiser.state_dict(), "share": share, "spent": elapsed}
+        follow(averaged, trained, options.ema, run.step)
+        if run.due:
+            row = {"step": run.step, "hours": run.hours, "pace": pace} | run.means()
+            state = {"trained": [p.detach() for p in trained], "averaged": averaged}
+            state |= {"optimiser": optimiser.state_dict(), "share": share}
             state |= {"critic_training": critic_training.state_dict(), "judged": judged, "weight": weight}
-            save_state(out, state)
+            run.checkpoint(row, state)
             _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out)
-            last_save, running = time.monotonic(), []
-        if done:
-            return
 
 
 @torch.no_grad()

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from fluidvid.engine.sampling import denoised
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import to_pictures
-from fluidvid.engine.training.runs import append_row, load_state, save_state
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, falling, follow, set_rate, warmed
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +35,9 @@ SHEET_DDIM = 20
 
 
 @dataclass(frozen=True)
-class DiffusionTraining:
-    """Options of one run.
+class DiffusionTraining(TrainingOptions):
+    """Options of one run. `sheet_steps`: draw a sheet of samples every so many steps; 0: none."""
 
-    `steps`: stop after so many in all, whatever the hours say. `sheet_steps`: draw a sheet of samples every so many
-    steps; 0: none.
-    """
-
-    hours: float = 1.0
-    batch: int = 16
     learning_rate: float = 6e-4
     warmup: int = 200
     skip_dropout: float = 0.6
@@ -55,10 +47,7 @@ class DiffusionTraining:
     ema: float = 0.999
     alignment: float = 0.3
     fresh_per_step: int = 4
-    checkpoint_seconds: float = 300.0
     sheet_steps: int = 1000
-    steps: int | None = None
-    seed: int = 0
 
 
 def new_unet(latent_channels: int = 16, sample_size: int = 16) -> UNet2DModel:
@@ -164,7 +153,7 @@ def train_diffusion(
         out: folder for checkpoints and `log.csv`.
         options: see `DiffusionTraining`.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(out, options)
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     rng = np.random.default_rng(options.seed)
@@ -176,31 +165,20 @@ def train_diffusion(
     probe = _IdentityProbe(channels, cells, embeddings.shape[1])
     parameters = [*unet.parameters(), *probe.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    step, spent = 0, 0.0
-    if (state := load_state(out)) is not None:
+    if (state := run.resume()) is not None:
         unet.load_state_dict(state["unet"])
         ema.load_state_dict(state["ema"])
         probe.load_state_dict(state["probe"])
         optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
         generator.set_state(state["generator"])
         rng = state["rng"]
     log.info("caching latents of %d pictures", int((~held_out).sum()))
     weights = np.where(held_out, 0.0, shares)
     kept = None if state is None else state["cache"]
     cache = LatentCache(autoencoder, pictures, weights, options.fresh_per_step, rng, generator, kept)
-    clock = last_save = time.monotonic()
-    running: list[tuple[float, float]] = []
-    while True:
-        elapsed = spent + time.monotonic() - clock
-        progress = min(elapsed / (options.hours * 3600), 1.0)
-        rate = (
-            options.learning_rate
-            * min(1.0, (step + 1) / options.warmup)
-            * (0.5 * (1 + math.cos(math.pi * progress)) + 0.01)
-        )
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    for progress in run.loop():
+        rate = options.learning_rate * warmed(run.step, options.warmup) * falling(progress)
+        set_rate(optimiser, rate)
         z = cache.draw(options.batch)
         uniform = torch.randn(len(z), generator=generator) * options.time_std + options.time_mean
         ts = (torch.sigmoid(uniform) * len(schedule.alphas_cumprod)).long()
@@ -218,34 +196,17 @@ def train_diffusion(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {step}: lower the learning rate")
+        run.check_finite(loss.item())
         optimiser.step()
-        step += 1
-        decay = min(options.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(unet.parameters()), 1 - decay)
-        running.append((picture.item(), align.item()))
-        if options.sheet_steps and step % options.sheet_steps == 0:
-            write_sheet(SplitUNet(ema), schedule, autoencoder, out / "samples" / f"{step:07d}.png")
-        done = progress >= 1.0 or step == options.steps
-        if done or time.monotonic() - last_save > options.checkpoint_seconds:
-            row: dict[str, float] = {"step": step, "hours": elapsed / 3600, "lr": rate}
-            row |= dict(zip(("loss", "align"), np.mean(running, 0).tolist(), strict=True))
+        run.made({"loss": picture.item(), "align": align.item()})
+        follow(ema.parameters(), unet.parameters(), options.ema, run.step)
+        if options.sheet_steps and run.step % options.sheet_steps == 0:
+            write_sheet(SplitUNet(ema), schedule, autoencoder, out / "samples" / f"{run.step:07d}.png")
+        if run.due:
+            row = {"step": run.step, "hours": run.hours, "lr": rate} | run.means()
             for name, latents in validation.items():
                 row |= {f"{name}_{k}": v for k, v in denoising_errors(SplitUNet(ema), schedule, latents).items()}
-            log.info("%s", {k: round(v, 4) for k, v in row.items()})
-            append_row(out, row)
-            state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "probe": probe.state_dict(), "step": step}
-            state |= {
-                "optimiser": optimiser.state_dict(),
-                "spent": elapsed,
-                "generator": generator.get_state(),
-                "rng": rng,
-                "cache": cache.kept,
-            }
-            save_state(out, state)
+            state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "probe": probe.state_dict()}
+            state |= {"optimiser": optimiser.state_dict(), "generator": generator.get_state(), "rng": rng}
+            run.checkpoint(row, state | {"cache": cache.kept})
             ema.save_pretrained(out / "unet")
-            last_save, running = time.monotonic(), []
-        if done:
-            return

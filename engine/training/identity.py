@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.training.pictures import augment, to_crops, to_pictures
-from fluidvid.engine.training.runs import append_row, load_state, save_state
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, set_rate, warmed
 from fluidvid.engine.training.student import SIDE, IdentityStudent, write_student
 from fluidvid.engine.training.variety import degrade, mix, reshape_heads
 
@@ -30,12 +29,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class IdentityTraining:
+class IdentityTraining(TrainingOptions):
     """Options of one run.
 
     Attributes:
-        hours: length of the run.
-        batch: faces per step.
         fresh: share of them newly made and labelled by the teacher.
         kept: labelled faces to draw from, in batches.
         mixed: share of faces that are mixtures of two.
@@ -45,9 +42,6 @@ class IdentityTraining:
         weight_decay: of AdamW.
         relational: weight of the cosines within the batch.
         ema: decay of the average that is exported.
-        checkpoint_seconds: time between checkpoints.
-        steps: stop after so many steps in all, whatever the hours say; None for no such limit.
-        seed: of everything random.
     """
 
     hours: float = 2.0
@@ -62,8 +56,6 @@ class IdentityTraining:
     relational: float = 5.0
     ema: float = 0.998
     checkpoint_seconds: float = 240.0
-    steps: int | None = None
-    seed: int = 0
 
 
 @dataclass(eq=False)
@@ -173,12 +165,11 @@ def train_identity(
     Raises:
         FloatingPointError: the loss is no number any more.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(out, options)
     ema = copy.deepcopy(student).requires_grad_(False)
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
     )
-    step, spent = 0, 0.0
     kept = np.where(held_out, 0.0, weights)
     generator = torch.Generator().manual_seed(options.seed)
     source = LabelledFaces(teacher, pictures, kept, options.mixed, np.random.default_rng(options.seed), generator)
@@ -192,24 +183,18 @@ def train_identity(
         torch.Generator().manual_seed(1),
     )
     judge.fill(256)
-    if (state := load_state(out)) is not None:
+    if (state := run.resume()) is not None:
         student.load_state_dict(state["student"])
         ema.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
         source.restore(state["source"])
     else:
         source.fill(options.kept * options.batch)
     figures = agreement(ema, to_crops(judge.faces), judge.labels)
-    log.info("start at step %d: %s", step, figures)
-    clock = last_save = time.monotonic()
-    running: list[tuple[float, float]] = []
-    while True:
-        elapsed = spent + time.monotonic() - clock
-        left = 1 - min(elapsed / (options.hours * 3600), 1.0)
-        rate = options.learning_rate * min(1.0, (step + 1) / options.warmup, left / options.cooling)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    log.info("start at step %d: %s", run.step, figures)
+    for progress in run.loop():
+        rate = options.learning_rate * min(warmed(run.step, options.warmup), (1 - progress) / options.cooling)
+        set_rate(optimiser, rate)
         x, labels = source.draw(options.batch, math.ceil(options.fresh * options.batch))
         with torch.autocast("cpu", torch.bfloat16):
             found = student(x.contiguous(memory_format=torch.channels_last))
@@ -218,26 +203,15 @@ def train_identity(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {step}: lower the learning rate")
+        run.check_finite(loss.item())
         optimiser.step()
-        step += 1
-        decay = min(options.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(student.parameters()), 1 - decay)
-        running.append((cosine.item(), gram.item()))
-        done = left <= 0 or step == options.steps
-        if done or time.monotonic() - last_save > options.checkpoint_seconds:
-            elapsed = spent + time.monotonic() - clock
+        run.made({"loss": cosine.item(), "relational": gram.item()})
+        follow(ema.parameters(), student.parameters(), options.ema, run.step)
+        if run.due:
             figures = agreement(ema, to_crops(judge.faces), judge.labels)
-            row: dict[str, float] = {"step": step, "faces": step * options.batch, "hours": elapsed / 3600, "lr": rate}
-            row |= dict(zip(("loss", "relational"), np.mean(running, 0).tolist(), strict=True))
+            row = {"step": run.step, "faces": run.step * options.batch, "hours": run.hours, "lr": rate} | run.means()
             row |= {f"held_out_{name}": value for name, value in figures.items()}
-            log.info("%s", {k: round(v, 4) for k, v in row.items()})
-            append_row(out, row)
             state = {"student": student.state_dict(), "ema": ema.state_dict(), "optimiser": optimiser.state_dict()}
-            save_state(out, state | {"step": step, "spent": elapsed, "source": source.state()})
+            run.checkpoint(row, state | {"source": source.state()})
             write_student(ema, out / "identity_student.onnx")
-            last_save, running = time.monotonic(), []
-        if done:
-            return figures
+    return figures

@@ -1,13 +1,113 @@
-"""What every training run keeps in its folder: a state that survives `kill -9`, and a table of figures."""
+"""What every training run has: options, a clock, a state that survives `kill -9`, and a table of figures."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What every kind of run is told.
+
+    Attributes:
+        hours: length of the run in all, over every resumption.
+        batch: samples per step.
+        checkpoint_seconds: time between checkpoints.
+        steps: stop after so many in all, whatever the hours say; None for no such limit.
+        seed: of everything random.
+    """
+
+    hours: float = 1.0
+    batch: int = 16
+    checkpoint_seconds: float = 300.0
+    steps: int | None = None
+    seed: int = 0
+
+
+class TrainingRun:
+    """Clock, state and log of one run in a folder: `for progress in run.loop()`, and in it `made`, `due`, `checkpoint`.
+
+    Attributes:
+        out: folder of the run, made where there is none.
+        step: steps made in all, over every resumption.
+    """
+
+    def __init__(self, out: Path, options: TrainingOptions) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.out, self.options = out, options
+        self.step = 0
+        self._spent, self._progress = 0.0, 0.0
+        self._begun = self._saved = time.monotonic()
+        self._figures: list[Mapping[str, float]] = []
+
+    def resume(self) -> dict[str, Any] | None:
+        """The last checkpoint's state, from whose step and hours the run goes on; None where it begins."""
+        state = load_state(self.out)
+        if state is not None:
+            self.step, self._spent = state["step"], state["spent"]
+        return state
+
+    def loop(self) -> Iterator[float]:
+        """The share of the hours that has passed, in [0, 1], step by step; one step is made also when time is over."""
+        self._begun = self._saved = time.monotonic()
+        while True:
+            self._progress = min(self.hours / self.options.hours, 1.0)
+            yield self._progress
+            if self.done:
+                return
+
+    @property
+    def hours(self) -> float:
+        """Hours in all, over every resumption."""
+        return (self._spent + time.monotonic() - self._begun) / 3600
+
+    @property
+    def done(self) -> bool:
+        """The step that was made is the last one."""
+        return self._progress >= 1.0 or self.step == self.options.steps
+
+    @property
+    def due(self) -> bool:
+        """A checkpoint has to be written now."""
+        return self.done or time.monotonic() - self._saved > self.options.checkpoint_seconds
+
+    def check_finite(self, value: float, what: str = "the loss") -> None:
+        """Guard the weights before they are changed.
+
+        Raises:
+            FloatingPointError: the value is no number any more.
+        """
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{what} became {value} at step {self.step}: lower the learning rate")
+
+    def made(self, figures: Mapping[str, float]) -> None:
+        """Count a step; `means` is over its figures too."""
+        self.step += 1
+        self._figures.append(figures)
+
+    def means(self) -> dict[str, float]:
+        """Mean figures of the steps since the last checkpoint."""
+        return {name: float(np.mean([f[name] for f in self._figures])) for name in self._figures[0]}
+
+    def checkpoint(self, row: Mapping[str, float], state: Mapping[str, Any]) -> None:
+        """Add a row to the log, and keep the state with step and time."""
+        log.info("%s", {name: round(value, 4) for name, value in row.items()})
+        append_row(self.out, row)
+        save_state(self.out, {**state, "step": self.step, "spent": self.hours * 3600})
+        self._saved, self._figures = time.monotonic(), []
 
 
 def save_state(out: Path, state: Mapping[str, Any]) -> None:
@@ -33,3 +133,30 @@ def append_row(out: Path, row: Mapping[str, float]) -> None:
         if names != ",".join(row):
             writer.writeheader()
         writer.writerow(row)
+
+
+def warmed(step: int, steps: int) -> float:
+    """Multiple of the learning rate that rises over the first steps."""
+    return min(1.0, (step + 1) / steps)
+
+
+def falling(progress: float) -> float:
+    """Multiple of the learning rate that falls over the whole run, to a hundredth."""
+    return 0.5 * (1 + math.cos(math.pi * progress)) + 0.01
+
+
+def held(progress: float) -> float:
+    """Multiple of the learning rate that is held for three fifths of the run, then falls to a fiftieth."""
+    return 1.0 if progress < 0.6 else (1 - progress) / 0.4 + 0.02
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """One learning rate for all parameters."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def follow(averages: Iterable[Tensor], values: Iterable[Tensor], decay: float, step: int) -> None:
+    """Move the exponential averages on by one step; the first steps count more, so that the start is forgotten."""
+    torch._foreach_lerp_(list(averages), list(values), 1 - min(decay, (1 + step) / (10 + step)))

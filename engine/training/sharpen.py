@@ -10,9 +10,6 @@ means. Only the decoding half moves, so h-space, its components and the pseudony
 from __future__ import annotations
 
 import copy
-import logging
-import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,18 +24,14 @@ from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.diffusion import denoising_errors, drop_skips, new_scheduler
 from fluidvid.engine.training.latents import LatentCache
-from fluidvid.engine.training.runs import append_row, load_state, save_state
-
-log = logging.getLogger(__name__)
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, held, set_rate, warmed
 
 
 @dataclass(frozen=True)
-class SharpenTraining:
-    """Options of one run.
+class SharpenTraining(TrainingOptions):
+    """Options of one run; half of a step's latents are displaced.
 
     Attributes:
-        hours: length of the run.
-        batch: latents per step; half of them are displaced.
         learning_rate: of the decoding half.
         critic_rate: of the heads.
         adversarial: length of the adversarial gradient as a share of the reconstruction's.
@@ -47,12 +40,8 @@ class SharpenTraining:
         critic_highest: largest timestep to which the critic's input is noised.
         displacement: coordinates of a displacement in standard deviations, largest.
         ema: decay of the average that is kept.
-        checkpoint_seconds: time between checkpoints.
-        seed: of everything random.
     """
 
-    hours: float = 1.0
-    batch: int = 16
     learning_rate: float = 5e-5
     critic_rate: float = 1e-4
     adversarial: float = 0.5
@@ -61,8 +50,6 @@ class SharpenTraining:
     critic_highest: int = 350
     displacement: float = 0.7
     ema: float = 0.998
-    checkpoint_seconds: float = 300.0
-    seed: int = 0
 
 
 class Critic(nn.Module):
@@ -111,7 +98,7 @@ def train_sharp(
         out: folder for checkpoints and `log.csv`.
         options: see `SharpenTraining`.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    run = TrainingRun(out, options)
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     schedule = NoiseSchedule.from_scheduler(new_scheduler())
@@ -142,8 +129,7 @@ def train_sharp(
         betas=(0.5, 0.99),
     )
     share = 0.0
-    step, spent = 0, 0.0
-    if (state := load_state(out)) is not None:
+    if (state := run.resume()) is not None:
         unet.load_state_dict(state["unet"])
         average.load_state_dict(state["ema"])
         critic.load_state_dict(state["critic"])
@@ -151,20 +137,10 @@ def train_sharp(
         share = state["share"]
         optimiser.load_state_dict(state["optimiser"])
         critic_optimiser.load_state_dict(state["critic_optimiser"])
-        step, spent = state["step"], state["spent"]
     levels = torch.tensor(spaces.timesteps)
-    clock = last_save = time.monotonic()
-    running: list[tuple[float, ...]] = []
-    while True:
-        elapsed = spent + time.monotonic() - clock
-        progress = min(elapsed / (options.hours * 3600), 1.0)
-        rate = (
-            options.learning_rate
-            * min(1.0, (step + 1) / 500)
-            * (1.0 if progress < 0.6 else (1 - progress) / 0.4 + 0.02)
-        )
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    for progress in run.loop():
+        rate = options.learning_rate * warmed(run.step, 500) * held(progress)
+        set_rate(optimiser, rate)
         z = cache.draw(options.batch)
         n, half = len(z), len(z) // 2
         ts = torch.randint(60, options.highest + 1, (n,), generator=generator)
@@ -174,10 +150,10 @@ def train_sharp(
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             bottleneck = drop_skips(student.encode(z_t, ts), keep)
             moved = bottleneck.h.float()
-            row = (ts[:half, None] - levels[None]).abs().argmin(1)
+            nearest = (ts[:half, None] - levels[None]).abs().argmin(1)
             size = torch.rand(half, 1, generator=generator) * options.displacement
             coordinates = torch.randn(half, spaces.basis.shape[1], generator=generator) * size
-            shift = torch.einsum("nk,nkd->nd", coordinates, spaces.basis[row])
+            shift = torch.einsum("nk,nkd->nd", coordinates, spaces.basis[nearest])
             moved[:half] += shift.reshape(half, *spaces.shape)
             goal = z.clone()
             goal[:half] = teacher.decode(
@@ -210,28 +186,22 @@ def train_sharp(
             features = judge.encode(schedule.add_noise(leaf, noise, seen), seen)
         drawn = -critic(_float(features)).mean()
         (push,) = torch.autograd.grad(drawn, leaf)
-        if step <= 300:  # calibrated while only the critic learns, then fixed: a critic that cannot tell pushes little
+        # Calibrated while only the critic learns, then fixed: a critic that cannot tell pushes little.
+        if run.step <= 300:
             ratio = options.adversarial * float(pull.norm() / push.norm().clamp_min(1e-12))
-            share = ratio if step == 0 else share + 0.02 * (ratio - share)
+            share = ratio if run.step == 0 else share + 0.02 * (ratio - share)
         optimiser.zero_grad(set_to_none=True)
-        x0.backward(pull + share * min(1.0, max(0, step - 300) / 500) * push)
+        x0.backward(pull + share * min(1.0, max(0, run.step - 300) / 500) * push)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        run.check_finite(picture.item() + critic_loss.item())
         optimiser.step()
-        if not math.isfinite(picture.item() + critic_loss.item()):
-            raise FloatingPointError(f"a loss is not finite at step {step}: lower the learning rate")
-        step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, parameters, 1 - min(options.ema, (1 + step) / (10 + step)))
-        running.append((picture.item(), critic_loss.item(), drawn.item(), share * float(push.norm() / pull.norm())))
-        done = progress >= 1.0
-        if done or time.monotonic() - last_save > options.checkpoint_seconds:
-            values: dict[str, float] = {"step": step, "hours": elapsed / 3600, "lr": rate}
-            means = torch.tensor(running).mean(0).tolist()
-            values |= dict(zip(("loss", "critic", "drawn", "push"), means, strict=True))
+        figures = {"loss": picture.item(), "critic": critic_loss.item(), "drawn": drawn.item()}
+        run.made(figures | {"push": share * float(push.norm() / pull.norm())})
+        follow(averaged, parameters, options.ema, run.step)
+        if run.due:
+            row = {"step": run.step, "hours": run.hours, "lr": rate} | run.means()
             for name, latents in validation.items():
-                values |= {f"{name}_{k}": v for k, v in denoising_errors(SplitUNet(average), schedule, latents).items()}
-            log.info("%s", {k: round(v, 4) for k, v in values.items()})
-            append_row(out, values)
+                row |= {f"{name}_{k}": v for k, v in denoising_errors(SplitUNet(average), schedule, latents).items()}
             state = {
                 "unet": unet.state_dict(),
                 "ema": average.state_dict(),
@@ -240,11 +210,8 @@ def train_sharp(
                 "share": share,
             }
             state |= {"optimiser": optimiser.state_dict(), "critic_optimiser": critic_optimiser.state_dict()}
-            save_state(out, state | {"step": step, "spent": elapsed})
+            run.checkpoint(row, state)
             average.save_pretrained(out / "unet")
-            last_save, running = time.monotonic(), []
-        if done:
-            return
 
 
 def _float(b: Bottleneck) -> Bottleneck:

@@ -77,7 +77,7 @@ class TrainingRun:
     @property
     def done(self) -> bool:
         """The step that was made is the last one."""
-        return self._progress >= 1.0 or self.step == self.options.steps
+        return self._progress >= 1.0 or (self.options.steps is not None and self.step >= self.options.steps)
 
     @property
     def due(self) -> bool:

@@ -1,7 +1,7 @@
 """The runs of `fluidvid prior train`: from pictures and a start to a folder the engine can load.
 
-Every run keeps its state in `out/run` and writes its result into `out` when it ends. A run that goes on with fewer
-hours than it had makes one step more and ends.
+Every run keeps its state in `out/run` and writes its result into `out` when it ends. A run that goes on with no
+more hours or steps than it had makes one step more and ends.
 """
 
 from __future__ import annotations

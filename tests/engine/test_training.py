@@ -18,7 +18,7 @@ from fluidvid.engine.training.critic import CriticTraining, FaceCritic, hinge
 from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusion
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import load_pictures
-from fluidvid.engine.training.runs import append_row
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row
 from fluidvid.engine.training.sharpen import SharpenTraining, train_sharp
 from fluidvid.errors import InputError
 from tests.engine.tiny import TINY_AUTOENCODER, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
@@ -31,6 +31,19 @@ def test_rows_of_other_terms_begin_under_a_header_of_their_own(tmp_path: Path) -
         append_row(tmp_path, row)
     lines = (tmp_path / "log.csv").read_text().splitlines()
     assert lines == ["step,loss", "1,0.5", "2,0.25", "step,loss,apart", "3,0.125,-1.0"]
+
+
+def test_a_run_stops_at_its_steps_and_makes_one_more_where_it_has_them_already(tmp_path: Path) -> None:
+    for expected in (2, 3, 4):
+        run = TrainingRun(tmp_path, TrainingOptions(hours=100.0, steps=2))
+        run.resume()
+        for _ in run.loop():
+            run.made({"loss": 1.0})
+            assert run.due == run.done
+            if run.due:
+                run.checkpoint({"step": run.step} | run.means(), {})
+            assert run.step <= expected
+        assert run.step == expected
 
 
 @pytest.fixture

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fluidvid.errors import ConfigError, TrainingError, TrainingInterruptedError
+
+if TYPE_CHECKING:
+    from fluidvid.models import ModelStore
+    from fluidvid.prior.training import TrainingRequest
+
+_Run = Callable[["TrainingRequest", "ModelStore"], dict[str, float]]
+_Load = Callable[[], _Run]
 
 prior_app = typer.Typer(
     no_args_is_help=True,
@@ -29,25 +37,37 @@ _Data = Annotated[
     list[str],
     typer.Argument(metavar="DATA...", help="folder, zip or npz of faces; DATA=SHARE: how often it is drawn from"),
 ]
-_Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="the result, and in DIR/run state and log")]
-_Start = Annotated[str, typer.Option("--start", metavar="NAME|DIR", help="weights to begin with")]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="begin with new weights; --start only gives the shapes")]
-_Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in DIR")]
-_Hours = Annotated[float, typer.Option("--hours", metavar="H", help="length in all, over every resumption")]
-_Steps = Annotated[int | None, typer.Option("--steps", help="stop after so many in all, whatever --hours says")]
-_Batch = Annotated[int | None, typer.Option("--batch", help="faces a step")]
-_Checkpoint = Annotated[
-    float | None, typer.Option("--checkpoint", metavar="SECONDS", help="time between checkpoints, default some minutes")
-]
 _Aligned = Annotated[
     bool | None,
     typer.Option("--aligned/--raw", help="pictures are aligned or not; otherwise those of the crop's size are"),
 ]
 _Seed = Annotated[int, typer.Option("--seed", metavar="S")]
 _Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads, default: torch's own")]
-_Licence = Annotated[str | None, typer.Option("--licence", help="of the result, for its card")]
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
+
+_OPTIONS: dict[str, tuple[Any, Any] | None] = {
+    "data": (_Data, inspect.Parameter.empty),
+    "out": (Path, typer.Option(..., "--out", metavar="DIR", help="the result, and in DIR/run state and log")),
+    "teacher": None,
+    "start": (str, typer.Option("prior", "--start", metavar="NAME|DIR", help="weights to begin with")),
+    "fresh": (bool, typer.Option(False, "--fresh", help="begin with new weights; --start only gives the shapes")),
+    "resume": (bool, typer.Option(False, "--resume", help="go on with the run in DIR")),
+    "hours": (float, typer.Option(1.0, "--hours", metavar="H", help="length in all, over every resumption")),
+    "steps": (int | None, typer.Option(None, "--steps", help="stop after so many in all, whatever --hours says")),
+    "batch": (int | None, typer.Option(None, "--batch", help="faces a step")),
+    "checkpoint": (
+        float | None,
+        typer.Option(None, "--checkpoint", metavar="SECONDS", help="time between checkpoints, default some minutes"),
+    ),
+    "aligned": (_Aligned, None),
+    "seed": (_Seed, 0),
+    "threads": (_Threads, None),
+    "licence": (str | None, typer.Option(None, "--licence", help="of the result, for its card")),
+    "as_json": (_Json, False),
+    "quiet": (_Quiet, False),
+}
+"""Options of training in the order of the help: type and default by parameter; None: only some kinds have it."""
 
 
 def _prepare(threads: int | None, quiet: bool) -> None:
@@ -61,7 +81,7 @@ def _prepare(threads: int | None, quiet: bool) -> None:
     logging.getLogger("fluidvid").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
-def _train(run: Callable[..., dict[str, float]], threads: int | None, quiet: bool, as_json: bool, **given: Any) -> None:
+def _train(load: _Load, *, threads: int | None, quiet: bool, as_json: bool, **given: Any) -> None:
     from fluidvid.models import ModelStore
     from fluidvid.prior.training import TrainingRequest
 
@@ -69,11 +89,11 @@ def _train(run: Callable[..., dict[str, float]], threads: int | None, quiet: boo
         raise ConfigError("--hours and --steps must be positive")
     if given["checkpoint"] is not None and given["checkpoint"] < 0:
         raise ConfigError("--checkpoint must not be negative")
-    if given.get("batch") is not None and given["batch"] < 2:
+    if given["batch"] is not None and given["batch"] < 2:
         raise ConfigError(f"--batch {given['batch']}: at least 2 are needed")
     _prepare(threads, quiet)
     try:
-        figures = run(TrainingRequest(**{**given, "data": tuple(given["data"])}), ModelStore())
+        figures = load()(TrainingRequest(**{**given, "data": tuple(given["data"])}), ModelStore())
     except KeyboardInterrupt:
         raise TrainingInterruptedError(
             f"interrupted: --resume goes on from the last checkpoint in {given['out']}"
@@ -86,116 +106,73 @@ def _train(run: Callable[..., dict[str, float]], threads: int | None, quiet: boo
         sys.stdout.write(json.dumps({"out": str(given["out"]), "figures": figures}) + "\n")
 
 
-@train_app.command("autoencoder")
-def train_autoencoder(
-    data: _Data,
-    out: _Out,
-    start: _Start = "prior",
-    fresh: _Fresh = False,
-    resume: _Resume = False,
-    hours: _Hours = 1.0,
-    steps: _Steps = None,
-    batch: _Batch = None,
-    checkpoint: _Checkpoint = None,
-    aligned: _Aligned = None,
-    seed: _Seed = 0,
-    threads: _Threads = None,
-    licence: _Licence = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
-) -> None:
+def _trains(name: str, **own: tuple[Any, Any] | None) -> Callable[[_Load], _Load]:
+    """Make a command of what loads a run: with the options of all runs, but for its `own`, or without one that is None.
+
+    Args:
+        name: of the command; its help is the loader's docstring.
+        own: as in `_OPTIONS`.
+    """
+    parameters = [
+        inspect.Parameter(parameter, inspect.Parameter.KEYWORD_ONLY, annotation=option[0], default=option[1])
+        for parameter, option in {**_OPTIONS, **own}.items()
+        if option is not None
+    ]
+
+    def add(load: _Load) -> _Load:
+        def command(**given: Any) -> None:
+            _train(load, **given)
+
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        train_app.command(name, help=load.__doc__)(command)
+        return load
+
+    return add
+
+
+@_trains("autoencoder")
+def _autoencoder() -> _Run:
     """Train the first stage, pixels to latents and back. Its latents change: train the diffusion on it afterwards."""
     from fluidvid.prior.training import run_autoencoder
 
-    _train(
-        run_autoencoder, threads, quiet, as_json, data=data, out=out, start=start, fresh=fresh, resume=resume,
-        hours=hours, steps=steps, batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, licence=licence,
-    )  # fmt: skip
+    return run_autoencoder
 
 
-@train_app.command("diffusion")
-def train_diffusion(
-    data: _Data,
-    out: _Out,
-    start: _Start = "prior",
-    fresh: _Fresh = False,
-    resume: _Resume = False,
-    hours: _Hours = 1.0,
-    steps: _Steps = None,
-    batch: _Batch = None,
-    checkpoint: _Checkpoint = None,
-    aligned: _Aligned = None,
-    seed: _Seed = 0,
-    threads: _Threads = None,
-    licence: _Licence = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
-) -> None:
+@_trains("diffusion")
+def _diffusion() -> _Run:
     """Train the U-Net on the latents of --start's first stage; DIR is then a backbone for edit.backbone."""
     from fluidvid.prior.training import run_diffusion
 
-    _train(
-        run_diffusion, threads, quiet, as_json, data=data, out=out, start=start, fresh=fresh, resume=resume,
-        hours=hours, steps=steps, batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, licence=licence,
-    )  # fmt: skip
+    return run_diffusion
 
 
-@train_app.command("identity")
-def train_identity(
-    data: _Data,
-    out: _Out,
-    teacher: Annotated[Path, typer.Option("--teacher", metavar="FILE", help="ONNX recogniser, ArcFace-aligned")],
-    start: Annotated[
-        str, typer.Option("--start", metavar="NAME|FILE", help="a student to begin with")
-    ] = "identity_student",
-    fresh: Annotated[bool, typer.Option("--fresh", help="begin with new weights")] = False,
-    resume: _Resume = False,
-    hours: _Hours = 1.0,
-    steps: _Steps = None,
-    batch: _Batch = None,
-    checkpoint: _Checkpoint = None,
-    aligned: _Aligned = None,
-    seed: _Seed = 0,
-    threads: _Threads = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
-) -> None:
+@_trains(
+    "identity",
+    teacher=(Path, typer.Option(..., "--teacher", metavar="FILE", help="ONNX recogniser, ArcFace-aligned")),
+    start=(str, typer.Option("identity_student", "--start", metavar="NAME|FILE", help="a student to begin with")),
+    fresh=(bool, typer.Option(False, "--fresh", help="begin with new weights")),
+    licence=None,
+)
+def _identity() -> _Run:
     """Distil a small recogniser from a teacher into DIR/identity_student.onnx."""
     from fluidvid.prior.training import run_identity
 
-    _train(
-        run_identity, threads, quiet, as_json, data=data, out=out, start=start, fresh=fresh, resume=resume,
-        hours=hours, steps=steps, batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, teacher=teacher,
-    )  # fmt: skip
+    return run_identity
 
 
-@train_app.command("bank")
-def train_bank(
-    data: _Data,
-    out: _Out,
-    teacher: Annotated[
-        Path, typer.Option("--teacher", metavar="FILE", help="recogniser that guides, e.g. mobilefacenet_ms1m.onnx")
-    ],
-    start: _Start = "prior",
-    resume: _Resume = False,
-    hours: _Hours = 1.0,
-    steps: _Steps = None,
-    batch: _Batch = None,
-    checkpoint: _Checkpoint = None,
-    aligned: _Aligned = None,
-    seed: _Seed = 0,
-    threads: _Threads = None,
-    licence: _Licence = None,
-    as_json: _Json = False,
-    quiet: _Quiet = False,
-) -> None:
+@_trains(
+    "bank",
+    teacher=(
+        Path,
+        typer.Option(..., "--teacher", metavar="FILE", help="recogniser that guides, e.g. mobilefacenet_ms1m.onnx"),
+    ),
+    fresh=None,
+)
+def _bank() -> _Run:
     """Train universal directions to pseudonyms, drawn from the first DATA, from a complete prior."""
     from fluidvid.prior.bank import run_bank
 
-    _train(
-        run_bank, threads, quiet, as_json, data=data, out=out, start=start, resume=resume, hours=hours, steps=steps,
-        batch=batch, checkpoint=checkpoint, aligned=aligned, seed=seed, licence=licence, teacher=teacher,
-    )  # fmt: skip
+    return run_bank
 
 
 @prior_app.command("sample")

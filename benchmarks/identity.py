@@ -20,8 +20,8 @@ from cache import labelled_faces, verdict
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import Recogniser, RecogniserSpec
-from fluidvid.engine.training.pictures import to_crops
 from fluidvid.geometry import FFHQ_112
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.onnx_module import OnnxModule
-from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, falling, set_rate, warmed
 
 log = logging.getLogger(__name__)

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import composite, face_region, skin_region
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
-from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, held, warmed
 from fluidvid.engine.training.sharpen import decoding_half
 

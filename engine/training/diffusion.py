@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.crops import to_pictures
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
 from fluidvid.engine.sampling import denoised
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.training.latents import LatentCache
-from fluidvid.engine.training.pictures import to_pictures
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, falling, follow, set_rate, warmed
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluidvid.engine.crops import to_crops, to_pictures
 from fluidvid.engine.face_networks import Recogniser
-from fluidvid.engine.training.pictures import augment, to_crops, to_pictures
+from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, set_rate, warmed
 from fluidvid.engine.training.student import SIDE, IdentityStudent, write_student
 from fluidvid.engine.training.variety import degrade, mix, reshape_heads

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
-from fluidvid.engine.training.pictures import augment, to_crops
+from fluidvid.engine.crops import to_crops
+from fluidvid.engine.training.pictures import augment
 
 
 @dataclass(eq=False)

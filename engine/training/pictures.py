@@ -107,18 +107,6 @@ def load_pictures(sources: Sequence[Path], size: int = 128) -> tuple[NDArray[np.
     return np.stack(pictures), np.array(held_out)
 
 
-def to_crops(pictures: NDArray[np.uint8] | Tensor) -> Tensor:
-    """`(N, S, S, 3)` uint8 to `(N, 3, S, S)` float32 in [-1, 1]."""
-    tensor = torch.as_tensor(np.ascontiguousarray(pictures) if isinstance(pictures, np.ndarray) else pictures)
-    return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
-
-
-def to_pictures(crops: Tensor) -> NDArray[np.uint8]:
-    """`(N, 3, S, S)` in [-1, 1] to `(N, S, S, 3)` uint8 RGB."""
-    pixels = ((crops.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
-
-
 def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     """Imitate real footage: mirror, light, colour, small affine, horizontal squeeze of a half, blur, noise.
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.build import RECOGNISERS, h_shape, load_recogniser
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_bank
 from fluidvid.engine.training.directions import bottlenecks, fit_components
-from fluidvid.engine.training.pictures import to_crops
 from fluidvid.engine.training.runs import load_state
 from fluidvid.errors import ModelError
 from fluidvid.models import ModelStore

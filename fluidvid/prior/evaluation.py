@@ -18,10 +18,10 @@ from fluidvid.assembly import backbone_source, make_detector
 from fluidvid.config import Config
 from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.build import load_recogniser
+from fluidvid.engine.crops import to_crops, to_pictures
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.sampling import sample
 from fluidvid.engine.training.diffusion import denoising_errors
-from fluidvid.engine.training.pictures import to_crops, to_pictures
 from fluidvid.errors import ConfigError
 from fluidvid.models import ModelStore
 from fluidvid.prior.dataset import SURE, Detect, gather

@@ -9,8 +9,8 @@ import torch
 
 from fluidvid.assembly import backbone_source
 from fluidvid.engine.backbone import load_backbone
+from fluidvid.engine.crops import to_pictures
 from fluidvid.engine.sampling import sample
-from fluidvid.engine.training.pictures import to_pictures
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.models import ModelStore
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.build import h_shape, load_recogniser
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import Recogniser, RecogniserSpec
 from fluidvid.engine.training.autoencoder import AutoencoderTraining, FaceFeatures, train_autoencoder
 from fluidvid.engine.training.diffusion import DiffusionTraining, new_scheduler, new_unet, train_diffusion
 from fluidvid.engine.training.directions import bottlenecks, fit_components
 from fluidvid.engine.training.identity import IdentityTraining, train_identity
-from fluidvid.engine.training.pictures import to_crops
 from fluidvid.engine.training.runs import load_state
 from fluidvid.engine.training.student import IdentityStudent, read_student
 from fluidvid.errors import ModelError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fluidvid.engine.training.pictures import to_crops
+from fluidvid.engine.crops import to_crops
 from fluidvid.prior.evaluation import denoising, frechet_distance, one_face_share, round_trip, table
 from fluidvid.trackers.types import Detection
 from tests.engine.tiny import faces, tiny_backbone, tiny_recogniser

@@ -40,6 +40,7 @@ from fluidvid.cache.templates import Projection
 from fluidvid.config import Config
 from fluidvid.engine.build import load_recogniser
 from fluidvid.engine.cache import Known, Provenance
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.memory import MARGIN, THRESHOLD, recognisable
 from fluidvid.geometry import FFHQ_112, similarity
 from fluidvid.models import ModelStore
@@ -148,7 +149,7 @@ class Identities:
     @torch.inference_mode()
     def __call__(self, crops: Sequence[Picture], only: str | None = None) -> NDArray[np.float32]:
         """`(N, D)` unit vectors, zeros where too little is seen (fused only)."""
-        x = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        x = to_crops(np.stack(crops))
         parts = [net(x) for net in self.nets if only in (None, net.name)]
         fused = torch.nn.functional.normalize(torch.cat(parts, 1), dim=1)
         found: NDArray[np.float32] = (fused if only else fused * recognisable(x)[:, None]).numpy()
@@ -312,7 +313,7 @@ def labelled_faces(clips: Path, work: Path) -> tuple[list[Picture], list[str]]:
         for key in longest["keys"]:
             pictures += [key[1], degraded(key[1])]
             names += [name, name]
-    x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+    x = to_crops(np.stack(pictures))
     clear = recognisable(x).numpy()
     return [p for p, c in zip(pictures, clear, strict=True) if c], [n for n, c in zip(names, clear, strict=True) if c]
 
@@ -457,7 +458,7 @@ def likeness(videos: Sequence[Path], names: Sequence[str], guests: Path | None, 
         )
     count = min(map(len, faces))
     with torch.inference_mode():
-        x = [torch.from_numpy(np.stack(f[:count])).permute(0, 3, 1, 2).float().div(127.5).sub(1.0) for f in faces]
+        x = [to_crops(np.stack(f[:count])) for f in faces]
         seen = {net.name: [net(one) for one in x] for net in nets}
     lines = [
         "| cosine, mean of " + f"{count} pictures | " + " | ".join(wanted) + " |",

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from fluidvid.assembly import file_stages
 from fluidvid.config import Config
 from fluidvid.engine.build import build_editor, load_recogniser
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.search import EditorOptions, eye_distance
 from fluidvid.geometry import transform
 from fluidvid.keyframes import merge
@@ -165,7 +166,7 @@ def _judge(
     after: NDArray[np.uint8],
     figures: dict[str, list[float]],
 ) -> str:
-    x, y = (torch.from_numpy(p).permute(0, 3, 1, 2).float().div(127.5).sub(1) for p in (before, after))
+    x, y = map(to_crops, (before, after))
     words = []
     for net in judges:
         old, new = net(x), net(y)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, DirectionStore, Known, MemoryStore, PersonState
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.inversion import InversionEditor
@@ -112,8 +113,7 @@ class FluidEditor:
         """Pseudonyms of people in the picture, and those that a search under way chooses from."""
 
     def _crops(self, crops: NDArray[np.uint8]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(crops)).to(self.backbone.device)
-        return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        return to_crops(torch.from_numpy(np.ascontiguousarray(crops)).to(self.backbone.device))
 
     @torch.no_grad()
     def identify(self, crops: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fluidvid.audit.graders import Panel
 from fluidvid.audit.timeline import Picture
+from fluidvid.engine.crops import to_crops
 from fluidvid.trackers.align import crop
 
 SIZE = 128
@@ -47,28 +48,17 @@ def crops_of(picture: Picture, matrices: NDArray[np.float64]) -> NDArray[np.uint
     )
 
 
-def tensor_of(crops: NDArray[np.uint8]) -> torch.Tensor:
-    """`(N, S, S, 3)` uint8 to `(N, 3, S, S)` float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
-
-
-def crops_from(pictures: torch.Tensor) -> NDArray[np.uint8]:
-    """`(N, 3, S, S)` float in [-1, 1] to `(N, S, S, 3)` uint8: the way back from `tensor_of`."""
-    values = pictures.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return np.ascontiguousarray(values.cpu().numpy())
-
-
 @torch.inference_mode()
 def embed(panel: Panel, crops: NDArray[np.uint8]) -> dict[str, Floats]:
     """Recogniser -> `(N, D)` unit embeddings of `(N, S, S, 3)` uint8 crops."""
-    tensor = tensor_of(crops)
+    tensor = to_crops(crops)
     return {net.name: net(tensor).numpy() for net in panel.recognisers}
 
 
 @torch.inference_mode()
 def look(panel: Panel, crops: NDArray[np.uint8]) -> Look:
     """Everything the panel says about `(N, S, S, 3)` uint8 crops."""
-    seen = panel.attributes(tensor_of(crops), mesh=False)
+    seen = panel.attributes(to_crops(crops), mesh=False)
     landmarks = (seen.landmarks * SIZE).numpy()
     return Look(embed(panel, crops), landmarks, seen.expression.numpy(), seen.age.numpy(), seen.male.numpy())
 

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from fluidvid.audit.attacks import Attack, AttackOutcome
 from fluidvid.audit.graders import Panel
-from fluidvid.audit.look import Crops, crops_from, tensor_of
+from fluidvid.audit.look import Crops
 from fluidvid.audit.measure import Measured, measure_result
 from fluidvid.audit.privacy import Recognition, recognise
 from fluidvid.audit.statistics import not_measured
 from fluidvid.audit.study import Study, Tick
 from fluidvid.config import Config
+from fluidvid.engine.crops import to_crops, to_pictures
 from fluidvid.errors import FluidvidError
 from fluidvid.models import ModelStore
 from fluidvid.trackers.detectors.near import NearDetector
@@ -59,7 +60,7 @@ def negation(measured: Measured, models: ModelStore) -> Attack:
 
     @torch.inference_mode()
     def attack(rows: list[int]) -> list[Crops]:
-        crops = torch.stack([tensor_of(measured.kept[r][1][None])[0] for r in rows])
+        crops = torch.stack([to_crops(measured.kept[r][1][None])[0] for r in rows])
         z = backbone.encode(crops)
         noise = torch.randn(z.shape[1:], generator=torch.Generator().manual_seed(SEED)).expand_as(z)
         steps: list[Tensor] = []
@@ -79,7 +80,7 @@ def negation(measured: Measured, models: ModelStore) -> Attack:
 def _applied(editor: Any, backbone: Any, crops: Tensor, z: Tensor, noise: Tensor, values: Tensor) -> Crops:
     """`(N, S, S, 3)` uint8 crops moved by `(N, L, C, h, w)` displacements."""
     before, after = editor(z, values, noise, torch.ones(len(z)))
-    return crops_from(crops + backbone.decode(after) - backbone.decode(before))
+    return to_pictures(crops + backbone.decode(after) - backbone.decode(before))
 
 
 Anonymise = Callable[[Path, Path, Config], Any]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fluidvid.audit.attacks import Attack, deconvolved
-from fluidvid.audit.look import Crops, crops_from, tensor_of
+from fluidvid.audit.look import Crops
 from fluidvid.audit.measure import Measured
 from fluidvid.engine.backbone import Backbone, load_backbone
+from fluidvid.engine.crops import to_crops, to_pictures
 from fluidvid.models import ModelStore
 
 PLAIN, CLEANED = 600, 300
@@ -39,8 +40,8 @@ def superresolution(measured: Measured, models: ModelStore) -> Attack:
         crops = np.stack([measured.kept[r][1] for r in rows])
         sharp = [np.stack([deconvolved(c, sigma) for c in crops]) for sigma in SIGMAS]
         return [
-            regenerated(backbone, tensor_of(crops), PLAIN),
-            *(regenerated(backbone, tensor_of(s), CLEANED) for s in sharp),
+            regenerated(backbone, to_crops(crops), PLAIN),
+            *(regenerated(backbone, to_crops(s), CLEANED) for s in sharp),
         ]
 
     return attack
@@ -65,4 +66,4 @@ def regenerated(backbone: Backbone, crops: Tensor, level: int) -> Crops:
     for now, after in zip(steps, [*steps[1:], -1], strict=True):
         x0, eps = backbone.predict(state, torch.full((len(z),), now, device=z.device))
         state = backbone.schedule.ddim(x0, eps, torch.full((len(z),), after, device=z.device))
-    return crops_from(backbone.decode(state))
+    return to_pictures(backbone.decode(state))

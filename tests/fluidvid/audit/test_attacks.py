@@ -12,7 +12,6 @@ import pytest
 
 from fluidvid.audit import Auditor, AuditReport, State
 from fluidvid.audit.attacks import AttackOutcome
-from fluidvid.audit.look import tensor_of
 from fluidvid.audit.negation import rerun
 from fluidvid.audit.pictures import luma, psnr
 from fluidvid.audit.privacy import recognise
@@ -20,6 +19,7 @@ from fluidvid.audit.superresolution import PLAIN, regenerated
 from fluidvid.audit.verdict import decide
 from fluidvid.config import Config
 from fluidvid.engine.backbone import load_backbone
+from fluidvid.engine.crops import to_crops
 from fluidvid.errors import StrictError
 from tests.fluidvid.audit.conftest import Case
 from tests.fluidvid.audit.media import masked, pictures_of
@@ -95,8 +95,8 @@ def test_superresolution_makes_a_sharp_face_that_fits(auditor: Auditor, clip: Pa
     crop = np.asarray(cv2.resize(face, (128, 128), interpolation=cv2.INTER_CUBIC), np.uint8)
     soft = np.asarray(cv2.GaussianBlur(crop, (0, 0), 5.0), np.uint8)
     backbone = load_backbone(auditor.models.resolve("prior"))
-    made = regenerated(backbone, tensor_of(soft[None]), PLAIN)[0]
-    assert made.shape == crop.shape and (made == regenerated(backbone, tensor_of(soft[None]), PLAIN)[0]).all()
+    made = regenerated(backbone, to_crops(soft[None]), PLAIN)[0]
+    assert made.shape == crop.shape and (made == regenerated(backbone, to_crops(soft[None]), PLAIN)[0]).all()
     detail = [float(cv2.Laplacian(luma(p), cv2.CV_32F).std()) for p in (soft, made)]
     assert detail[1] > 1.5 * detail[0], "it adds detail"
     blurred = np.asarray(cv2.GaussianBlur(made, (0, 0), 5.0), np.uint8)

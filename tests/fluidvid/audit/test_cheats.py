@@ -11,8 +11,9 @@ import torch
 
 from fluidvid.audit import Auditor, AuditReport, State
 from fluidvid.audit.graders import Panel
-from fluidvid.audit.look import crops_of, tensor_of
+from fluidvid.audit.look import crops_of
 from fluidvid.engine.build import load_recogniser
+from fluidvid.engine.crops import to_crops
 from fluidvid.geometry import FFHQ_112, invert
 from tests.fluidvid.audit.conftest import Case
 from tests.fluidvid.audit.media import Picture, blurred, masked, pictures_of, write
@@ -87,7 +88,7 @@ def attacked(case: Case, auditor: Auditor, name: str, steps: int = 8, most: floa
     for frame, picture in enumerate(case.pictures):
         (row,) = case.study.rows_of(frame)
         matrix = case.study.matrices[row]
-        crop = tensor_of(crops_of(picture, matrix[None]))
+        crop = to_crops(crops_of(picture, matrix[None]))
         assert case.study.look is not None
         person = torch.from_numpy(case.study.look.embeddings[name][row])
         noise = torch.zeros_like(crop, requires_grad=True)

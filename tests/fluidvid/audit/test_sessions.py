@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fluidvid.audit import Auditor
-from fluidvid.audit.look import tensor_of
 from fluidvid.audit.run import beside
 from fluidvid.engine.build import load_recogniser
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks
 from fluidvid.errors import ModelError
 from fluidvid.geometry import FFHQ_112
@@ -19,7 +19,7 @@ from fluidvid.geometry import FFHQ_112
 
 @pytest.fixture(scope="module")
 def crops() -> torch.Tensor:
-    return tensor_of(np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3)).astype(np.uint8))
+    return to_crops(np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3)).astype(np.uint8))
 
 
 def test_recognisers_agree(auditor: Auditor, crops: torch.Tensor) -> None:

@@ -116,14 +116,13 @@ class FluidEditor:
         return to_crops(torch.from_numpy(np.ascontiguousarray(crops)).to(self.backbone.device))
 
     @torch.no_grad()
-    def identify(self, crops: NDArray[np.uint8], landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
+    def identify(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Who is seen: the recognisers' embeddings side by side, to be compared by their dot product.
 
         They agree better on a person than any one of them. Biometric data: for the life of the run only.
 
         Args:
             crops: `(N, S, S, 3)` uint8 RGB, aligned to `template`.
-            landmarks: `(N, 5, 2)` crop pixels; not used, the crops are aligned.
 
         Returns:
             `(N, D)` float32 of unit length; zeros where too little is seen of the face.
@@ -149,7 +148,7 @@ class FluidEditor:
         Args:
             person_id: key under which `edit` will find it.
             crops: `(K, S, S, 3)` uint8 RGB, best first, aligned to `template`.
-            landmarks: `(K, 5, 2)` crop pixels.
+            landmarks: `(K, 5, 2)` crop pixels; not used, the crops are aligned.
             frames: `(K,)` indices of the crops' frames, for the record.
         """
         return self._prepare(person_id, crops, frames, search=True)
@@ -248,7 +247,7 @@ class FluidEditor:
         Args:
             person_ids: N keys of prepared people; who comes several times comes in the order of the frames.
             crops: `(N, S, S, 3)` uint8 RGB.
-            landmarks: `(N, 5, 2)` crop pixels.
+            landmarks: `(N, 5, 2)` crop pixels; not used.
             strengths: `(N,)` in [0, 1].
 
         Returns:

@@ -212,8 +212,7 @@ def _identities(stages: Stages, found: Analysis) -> dict[int, NDArray[np.float32
         return {track: np.stack(seen) for track, seen in found.embeddings.items()}
     known = {}
     for track, kept in found.key_crops.items():
-        chosen = kept.best()
-        seen = stages.identify(np.stack([c.crop for c in chosen]), np.stack([c.landmarks for c in chosen]))
+        seen = stages.identify(np.stack([c.crop for c in kept.best()]))
         known[track] = seen[np.abs(seen).max(axis=1) > 0]
     return known
 

@@ -86,9 +86,8 @@ Linker = Callable[[Mapping[int, NDArray[np.float32]], Mapping[int, NDArray[np.in
 """`{track: (K, D) embeddings}, {track: frames} -> {track: person}`."""
 
 
-Identify = Callable[[Crops, NDArray[np.float32]], NDArray[np.float32]]
-"""`(K, S, S, 3)` key crops and `(K, 5, 2)` landmarks -> `(K, D)` float32 unit identities, zeros where too little is
-seen. In memory only."""
+Identify = Callable[[Crops], NDArray[np.float32]]
+"""`(K, S, S, 3)` key crops -> `(K, D)` float32 unit identities, zeros where too little is seen. In memory only."""
 
 
 class Memory(Protocol):

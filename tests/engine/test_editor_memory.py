@@ -166,8 +166,8 @@ def test_pseudonyms_of_known_people_are_given_to_nobody_else(parts: dict[str, An
 
 
 def test_identities_are_unit_vectors_of_both_kinds_of_recognisers(parts: dict[str, Any], tmp_path: Path) -> None:
-    crops, points = faces(3)
+    crops, _ = faces(3)
     crops[2] = 40
-    found = _editor(parts, RunMemory()).identify(crops, points)
+    found = _editor(parts, RunMemory()).identify(crops)
     assert found.shape == (3, 16) and found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 1, 0], atol=1e-5)

@@ -281,7 +281,7 @@ def plan(stages: Stages, analysis: Analysis, preparations: Mapping[int, Preparat
             weights[:] = 0
         elif weights.any():
             template = editor.template * editor.crop_size
-            matrices = stages.smooth(rows["landmarks"], rows["observed"], template)
+            matrices = stages.smooth(rows["landmarks"], template)
             bad = ~np.isfinite(matrices).all(axis=(1, 2))
             weights[bad], reasons[bad] = 0, code_of(Reason.NO_LANDMARKS)
             table.set(indices, "matrix", np.nan_to_num(matrices).astype(np.float32))

@@ -126,7 +126,7 @@ class Stages:
         tracker: follows them.
         cuts: scene cuts, or None.
         complete: `(faces of one track, frames, cuts) -> faces by frame`, gaps filled and ends extended.
-        smooth: `(T, 5, 2) landmarks, (T,) observed, (5, 2) template in crop pixels -> (T, 2, 3)` transforms.
+        smooth: `(T, 5, 2) landmarks, (5, 2) template in crop pixels -> (T, 2, 3)` transforms.
         pose: `(landmarks, picture or None, box) -> Pose`.
         editor: None in the classic modes.
         embedder: for appearance in tracking and for linking, or None.
@@ -147,7 +147,7 @@ class Stages:
     detector: Detector
     tracker: OnlineTracker
     complete: Callable[[list[TrackedFace], int, Collection[int]], Mapping[int, list[TrackedFace]]]
-    smooth: Callable[[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]], NDArray[np.float64]]
+    smooth: Callable[[NDArray[np.float32], NDArray[np.float64]], NDArray[np.float64]]
     pose: Callable[[NDArray[np.float32], NDArray[np.uint8] | None, NDArray[np.float32]], Pose]
     cuts: CutDetector | None = None
     editor: FaceEditor | None = None

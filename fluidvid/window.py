@@ -275,9 +275,7 @@ class Window:
             yaw = self.stages.pose(face.landmarks, None, face.box).yaw
             side = float(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
             matrix = self.stages.smooth(
-                np.stack([other.landmarks for other in near]),
-                np.array([other.observed for other in near], dtype=bool),
-                editor.template * editor.crop_size,
+                np.stack([other.landmarks for other in near]), editor.template * editor.crop_size
             )[next(i for i, other in enumerate(near) if other is face)]
         except ValueError:
             return replace(plain, reason=Reason.NO_LANDMARKS)

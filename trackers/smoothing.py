@@ -16,17 +16,14 @@ SMALLEST = 1e-3
 """Picture pixels per crop pixel below which landmarks coincide (or are mirrored): no face has this shape."""
 
 
-def smooth_transforms(
-    landmarks: NDArray[np.float32], observed: NDArray[np.bool_], template: ArrayLike
-) -> NDArray[np.float64]:
+def smooth_transforms(landmarks: NDArray[np.float32], template: ArrayLike) -> NDArray[np.float64]:
     """Similarity transforms that carry landmarks onto the template, smoothed along the track.
 
     Local quadratic fits (Savitzky and Golay, 1964) over nine frames follow a nod without lag or flattening, and take
     out two thirds of the detector's jitter. What is smoothed is the inverse: where the crop lies in the picture.
 
     Args:
-        landmarks: `(T, 5, 2)` pixels, in frame order.
-        observed: `(T,)`; faces that were not observed are interpolated already and are taken as they are.
+        landmarks: `(T, 5, 2)` pixels, in frame order; of a face that was not observed, the interpolated ones.
         template: `(5, 2)` landmarks in crop pixels.
 
     Returns:

@@ -270,9 +270,7 @@ class Rig:
             self.boom("complete")
             return {face.frame: [face] for face in faces}
 
-        def smooth(
-            landmarks: NDArray[np.float32], observed: NDArray[np.bool_], template: NDArray[np.float64]
-        ) -> NDArray[np.float64]:
+        def smooth(landmarks: NDArray[np.float32], template: NDArray[np.float64]) -> NDArray[np.float64]:
             self.boom("smooth")
             return np.stack([similarity(points, template) for points in landmarks])
 

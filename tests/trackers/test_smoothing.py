@@ -29,7 +29,7 @@ def _middles(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _smooth(points: NDArray[np.float32]) -> NDArray[np.float64]:
-    return smooth_transforms(points, np.ones(len(points), dtype=bool), TEMPLATE)
+    return smooth_transforms(points, TEMPLATE)
 
 
 def _raw(points: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -113,7 +113,7 @@ def test_short_tracks(count: int) -> None:
 
 
 def test_an_empty_track() -> None:
-    assert smooth_transforms(np.zeros((0, 5, 2), np.float32), np.zeros(0, bool), TEMPLATE).shape == (0, 2, 3)
+    assert _smooth(np.zeros((0, 5, 2), np.float32)).shape == (0, 2, 3)
 
 
 def test_angles_wrap_around() -> None:

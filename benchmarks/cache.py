@@ -397,8 +397,6 @@ def protection(clips: Path, work: Path) -> str:
 
 def warm(clip: Path, work: Path, guests: Path | None, options: list[str]) -> str:
     """Three runs over one clip: an empty cache, the same cache again, and no cache."""
-    from fluidvid.trackers.detectors.base import iou_matrix
-
     cache = work / "warm.cache"
     for stale in work.glob("warm.cache*"):
         stale.unlink()
@@ -429,11 +427,11 @@ def warm(clip: Path, work: Path, guests: Path | None, options: list[str]) -> str
         )
         results.append(target)
         sys.stderr.write(f"{lines[-1]} {report['memory']}\n")
-    lines += ["", *likeness([clip, *results], ["source", *(name for name, _ in rows)], guests, iou_matrix)]
+    lines += ["", *likeness([clip, *results], ["source", *(name for name, _ in rows)], guests)]
     return "\n".join(lines)
 
 
-def likeness(videos: Sequence[Path], names: Sequence[str], guests: Path | None, iou_matrix: Any) -> list[str]:
+def likeness(videos: Sequence[Path], names: Sequence[str], guests: Path | None) -> list[str]:
     """Mean cosines between the faces of several versions of one video, at the places of the source's faces."""
     store = ModelStore()
     wanted = [*FUSED, *(("edgeface_xs", "mobilefacenet_ms1m") if guests is not None else ())]

@@ -122,7 +122,6 @@ class MemoryStore:
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._states: OrderedDict[int, PersonState] = OrderedDict()
         self.max_bytes = max_bytes
-        self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._states)
@@ -143,7 +142,6 @@ class MemoryStore:
         self._states[person_id] = state
         while len(self._states) > 1 and self.nbytes > self.max_bytes:
             self._states.popitem(last=False)
-            self.evicted += 1
 
     def forget(self, person_id: int) -> None:
         self._states.pop(person_id, None)

@@ -46,12 +46,6 @@ def invert(matrix: ArrayLike) -> NDArray[np.float64]:
     return np.hstack([linear, -(linear @ m[:, 2:])])
 
 
-def compose(second: ArrayLike, first: ArrayLike) -> NDArray[np.float64]:
-    """`(2, 3)` matrix that applies `first`, then `second`."""
-    a, b = np.asarray(second, dtype=np.float64), np.asarray(first, dtype=np.float64)
-    return np.hstack([a[:, :2] @ b[:, :2], a[:, :2] @ b[:, 2:] + a[:, 2:]])
-
-
 def transform(matrix: ArrayLike, points: ArrayLike) -> NDArray[np.float64]:
     """Apply a `(2, 3)` affine matrix to `(..., 2)` points."""
     m, p = np.asarray(matrix, dtype=np.float64), np.asarray(points, dtype=np.float64)

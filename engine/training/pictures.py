@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,28 +83,6 @@ def resized(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return picture
     how = cv2.INTER_AREA if picture.shape[0] > size else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, (size, size), interpolation=how), np.uint8)
-
-
-def load_pictures(sources: Sequence[Path], size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Read aligned face pictures.
-
-    Args:
-        sources: folders, zips or npz of pictures that are already aligned to the backbone's template.
-        size: side in pixels; others are resized.
-
-    Returns:
-        `(N, size, size, 3)` uint8 RGB, and `(N,)` bool: True where held out (`held_out_by_name`).
-
-    Raises:
-        InputError: as `read_pictures`.
-    """
-    pictures: list[NDArray[np.uint8]] = []
-    held_out: list[bool] = []
-    for source in map(Path, sources):
-        for name, picture in read_pictures(source):
-            pictures.append(resized(picture, size))
-            held_out.append(held_out_by_name(source, name))
-    return np.stack(pictures), np.array(held_out)
 
 
 def augment(crops: Tensor, generator: torch.Generator) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,7 +164,7 @@ def test_pseudonyms_of_known_people_are_given_to_nobody_else(parts: dict[str, An
     assert state is not None and state.known.pseudonym in range(30, 40)
 
 
-def test_identities_are_unit_vectors_of_both_kinds_of_recognisers(parts: dict[str, Any], tmp_path: Path) -> None:
+def test_identities_are_unit_vectors_of_both_kinds_of_recognisers(parts: dict[str, Any]) -> None:
     crops, _ = faces(3)
     crops[2] = 40
     found = _editor(parts, RunMemory()).identify(crops)

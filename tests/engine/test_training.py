@@ -17,7 +17,7 @@ from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic, hinge
 from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusion
 from fluidvid.engine.training.latents import LatentCache
-from fluidvid.engine.training.pictures import load_pictures
+from fluidvid.engine.training.pictures import read_pictures
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row
 from fluidvid.engine.training.sharpen import SharpenTraining, train_sharp
 from fluidvid.errors import InputError
@@ -199,13 +199,12 @@ def test_pictures_are_read_and_bad_ones_named(tmp_path: Path) -> None:
     red = np.zeros((32, 32, 3), np.uint8)
     red[:, :, 2] = 200  # OpenCV writes BGR
     cv2.imwrite(str(tmp_path / "a.png"), red)
-    found, held_out = load_pictures([tmp_path], size=16)
-    assert found.shape == (1, 16, 16, 3)
-    assert found[0, 0, 0].tolist() == [200, 0, 0]
-    assert held_out.shape == (1,)
+    ((name, found),) = read_pictures(tmp_path)
+    assert name == "a.png" and found.shape == (32, 32, 3)
+    assert found[0, 0].tolist() == [200, 0, 0]
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"b\.png"):
-        load_pictures([tmp_path])
+        list(read_pictures(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures"):
-        load_pictures([tmp_path / "empty"])
+        list(read_pictures(tmp_path / "empty"))

@@ -111,7 +111,7 @@ def test_two_machines_with_one_key(url: str, tmp_path: Path) -> None:
     assert "--key-file" in open_people(_settings(url), BASIS).warnings()[0]
 
 
-def test_no_server_is_one_warning_without_the_password(tmp_path: Path) -> None:
+def test_no_server_is_one_warning_without_the_password() -> None:
     pytest.importorskip("redis", reason="NOT TESTED: pip install redis")
     people = open_people(_settings("redis://user:hunter2@127.0.0.1:1/0#people"), BASIS)
     (line,) = people.warnings()

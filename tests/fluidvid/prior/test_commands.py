@@ -271,7 +271,7 @@ def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, se
     assert "000000.png exists already" in err
 
 
-def test_the_evaluation_is_a_table_or_json(fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path) -> None:
+def test_the_evaluation_is_a_table_or_json(fluidvid: Fluidvid, data: Path, seed_prior: Path) -> None:
     arguments = ("evaluate", data, "--prior", seed_prior, "--training", data, "--count", 4, "--ddim", 3, "--quiet")
     code, out, _ = fluidvid(*arguments, "--json")
     assert code == 0

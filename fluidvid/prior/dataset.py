@@ -182,5 +182,12 @@ def gather(
         out[-1] = True
     counts = np.bincount(of, minlength=len(places))
     shares = np.array([share for _, share in places])
-    names = {path.name: int(count) for (path, _), count in zip(places, counts, strict=True)}
-    return FaceSet(stack[kept], out, (shares / np.maximum(counts, 1))[of], names)
+    names = _distinct([path.absolute().name for path, _ in places])
+    return FaceSet(
+        stack[kept], out, (shares / np.maximum(counts, 1))[of], dict(zip(names, counts.tolist(), strict=True))
+    )
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names as they are; the second of one name is "NAME (2)"."""
+    return [name if name not in names[:i] else f"{name} ({names[: i + 1].count(name)})" for i, name in enumerate(names)]

@@ -103,6 +103,13 @@ def test_a_set_is_kept_and_read_again(tmp_path: Path) -> None:
     assert again.sources == found.sources
 
 
+def test_sources_of_one_name_are_counted_apart(tmp_path: Path) -> None:
+    write_faces(tmp_path / "mine" / "faces", 9)
+    write_faces(tmp_path / "yours" / "faces", 11, seed=1)
+    found = gather([str(tmp_path / whose / "faces") for whose in ("mine", "yours")], 64, FFHQ_112, no_detector)
+    assert found.sources == {"faces": 9, "faces (2)": 11}
+
+
 def _nothing(folder: Path) -> None:
     folder.mkdir()
 

@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, face_region, skin_region
+from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.crops import to_crops
-from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
-from fluidvid.engine.geodesic import displace
-from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
+from fluidvid.engine.training.edits import displaced, faces_of, identity_terms, kept_terms
 from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, held, warmed
 from fluidvid.engine.training.sharpen import decoding_half
@@ -119,106 +118,6 @@ class ReadOut(nn.Module):
         return out.reshape(len(codes), self.levels, -1)
 
 
-@dataclass(frozen=True, eq=False)
-class _Faces:
-    """The people of one step, one after another and then again: each becomes two others.
-
-    Attributes:
-        crops: `(N, 3, S, S)`.
-        latents: `(N, c, s, s)` of the crops.
-        decoded: `(N, 3, S, S)` what the first stage makes of them.
-        strength: `(N,)` of the edits.
-        kept: what stays.
-        source: embeddings `(N, D)` by recogniser name.
-    """
-
-    crops: Tensor
-    latents: Tensor
-    decoded: Tensor
-    strength: Tensor
-    kept: Attributes
-    source: dict[str, Tensor]
-
-
-def _seen(
-    backbone: Backbone,
-    recognisers: Sequence[Recogniser],
-    attributes: AttributeNetworks,
-    x: Tensor,
-    strength: Tensor,
-    *,
-    mesh: bool,
-) -> _Faces:
-    """What has to be known of `(N / 2, 3, S, S)` crops; `(N / 2,)` strengths."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        z = backbone.encode(x).float()
-        kept = attributes(x, mesh=mesh).repeat(2)
-        source = {r.name: r(x).repeat(2, 1) for r in recognisers}
-        decoded = backbone.decode(z).repeat(2, 1, 1, 1)
-    return _Faces(x.repeat(2, 1, 1, 1), z.repeat(2, 1, 1, 1), decoded, strength.repeat(2), kept, source)
-
-
-def _displaced(
-    backbone: Backbone, space: ComponentSpace, faces: _Faces, noise: Tensor, directions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Difference editing along `(N, L, C * h * w)` directions: latents after it, and the error of what was not moved.
-
-    The encoding half has no gradient at the first level: nothing that is trained comes before it.
-    """
-    n, after, denoise = len(noise), faces.latents, noise.new_zeros(())
-    for level, t in enumerate(space.timesteps):
-        ts = torch.full((n,), t)
-        with torch.set_grad_enabled(level > 0):
-            bottleneck = backbone.unet.encode(backbone.schedule.add_noise(after, noise, ts), ts)
-        direction = directions[:, level].reshape(n, *space.shape)
-        moved = displace(bottleneck.h.float(), direction, faces.strength, "geodesic")
-        both = backbone.unet.decode(bottleneck.repeat(2), torch.cat([bottleneck.h.float(), moved])).float()
-        if level == 0:
-            denoise = (both[:n] - faces.latents).pow(2).mean()
-        after = after + both[n:] - both[:n].detach()
-    return after, denoise
-
-
-def _identity_terms(
-    faces: _Faces, edited: Tensor, recognisers: Sequence[Recogniser], goals: dict[str, Tensor], margin: float
-) -> dict[str, Tensor]:
-    """How much the edited faces are who they become, are not who they were, and are two people; mean over recognisers.
-
-    `goals`: `(N, D)` embeddings to become, by recogniser name.
-    """
-    terms = {name: edited.new_zeros(()) for name in ("displace", "suppress", "apart")}
-    people, full = len(edited) // 2, faces.strength >= 1
-    for net in recognisers:
-        new = net(edited)
-        goal = goals[net.name]
-        terms["displace"] = terms["displace"] + (faces.strength * (1 - (new * goal).sum(1))).mean()
-        source = faces.source[net.name][full].float()
-        terms["suppress"] = terms["suppress"] + suppress(new[full], source, margin * net.threshold)
-        # Two pseudonyms of one person are no more alike than the two people they are drawn from.
-        one, other = new[:people][full[:people]], new[people:][full[people:]]
-        like = (goal[:people] * goal[people:]).sum(1)[full[:people]]
-        terms["apart"] = terms["apart"] + ((one * other).sum(1) - like).relu().mean()
-    return {name: term / len(recognisers) for name, term in terms.items()}
-
-
-def _attribute_terms(
-    faces: _Faces, edited: Tensor, change: Tensor, region: Tensor, attributes: AttributeNetworks
-) -> dict[str, Tensor]:
-    """What should have stayed: shape, expression, eyes and mouth, colours, bare skin."""
-    kept = faces.kept
-    windows = part_windows(kept.landmarks)
-    terms = {
-        "landmarks": (attributes.landmarks(edited) - kept.landmarks.float()).pow(2).mean(),
-        "expression": (attributes.expression(edited) - kept.expression.float()).pow(2).sum(1).mean(),
-        "parts": part_correlation(parts(edited, windows), parts(faces.crops, windows)),
-        "colour": colour_shift(change, region),
-        "skin": skin_change(change, region * skin_region(kept.landmarks, edited.shape[-1])),
-    }
-    if kept.mesh is not None:
-        terms["mesh"] = (attributes.mesh(edited) - kept.mesh.float()).pow(2).mean()
-    return terms
-
-
 def train_bank(
     backbone: Backbone,
     space: ComponentSpace,
@@ -296,20 +195,20 @@ def train_bank(
         strength = torch.ones(people)
         faded = round(options.partial * people)
         strength[:faded] = 0.4 + 0.6 * torch.rand(faded, generator=generator)
-        faces = _seen(backbone, recognisers, attributes, x, strength, mesh=run.step % 2 == 0)
+        faces = faces_of(backbone, recognisers, attributes, x, strength, mesh=run.step % 2 == 0)
         z, kept = faces.latents, faces.kept
         rows = targets.alike(kept.age.float(), kept.male.float(), generator)
         region = face_region(kept.landmarks, backbone.crop_size)
         noise = torch.randn((people, *z.shape[1:]), generator=generator).repeat(2, 1, 1, 1)
         directions = torch.einsum("nlk,lkd->nld", read_out(targets.codes[rows]), basis)
         with torch.autocast("cpu", torch.bfloat16):
-            after, denoise = _displaced(backbone, space, faces, noise, directions)
+            after, denoise = displaced(backbone, space, faces, noise, directions)
             leaf = after.detach().requires_grad_()
             decoded = backbone.decode(leaf)
         edited = composite(faces.crops, faces.decoded, decoded, region, 0.0)
         goals = {net.name: targets.embeddings[net.name][rows] for net in recognisers}
-        terms = _identity_terms(faces, edited, recognisers, goals, options.margin)
-        terms |= _attribute_terms(faces, edited, region * (decoded - faces.decoded), region, attributes)
+        terms = identity_terms(faces, edited, recognisers, goals, options.margin)
+        terms |= kept_terms(faces, edited, region * (decoded - faces.decoded), region, attributes)
         # Ordinary denoising at any level, with and without skips.
         clean = z[:people]
         ts = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)

@@ -1,0 +1,116 @@
+"""What one step of the bank's training edits, and what is asked of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fluidvid.engine.backbone import Backbone
+from fluidvid.engine.composite import skin_region
+from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
+from fluidvid.engine.geodesic import displace
+from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
+from fluidvid.engine.subspace import ComponentSpace
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """The people of one step, one after another and then again: each becomes two others.
+
+    Attributes:
+        crops: `(N, 3, S, S)`.
+        latents: `(N, c, s, s)` of the crops.
+        decoded: `(N, 3, S, S)` what the first stage makes of them.
+        strength: `(N,)` of the edits.
+        kept: what stays.
+        source: embeddings `(N, D)` by recogniser name.
+    """
+
+    crops: Tensor
+    latents: Tensor
+    decoded: Tensor
+    strength: Tensor
+    kept: Attributes
+    source: dict[str, Tensor]
+
+
+def faces_of(
+    backbone: Backbone,
+    recognisers: Sequence[Recogniser],
+    attributes: AttributeNetworks,
+    x: Tensor,
+    strength: Tensor,
+    *,
+    mesh: bool,
+) -> Faces:
+    """What has to be known of `(N / 2, 3, S, S)` crops; `(N / 2,)` strengths."""
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        z = backbone.encode(x).float()
+        kept = attributes(x, mesh=mesh).repeat(2)
+        source = {r.name: r(x).repeat(2, 1) for r in recognisers}
+        decoded = backbone.decode(z).repeat(2, 1, 1, 1)
+    return Faces(x.repeat(2, 1, 1, 1), z.repeat(2, 1, 1, 1), decoded, strength.repeat(2), kept, source)
+
+
+def displaced(
+    backbone: Backbone, space: ComponentSpace, faces: Faces, noise: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Difference editing along `(N, L, C * h * w)` directions: latents after it, and the error of what was not moved.
+
+    The encoding half has no gradient at the first level: nothing that is trained comes before it.
+    """
+    n, after, denoise = len(noise), faces.latents, noise.new_zeros(())
+    for level, t in enumerate(space.timesteps):
+        ts = torch.full((n,), t)
+        with torch.set_grad_enabled(level > 0):
+            bottleneck = backbone.unet.encode(backbone.schedule.add_noise(after, noise, ts), ts)
+        direction = directions[:, level].reshape(n, *space.shape)
+        moved = displace(bottleneck.h.float(), direction, faces.strength, "geodesic")
+        both = backbone.unet.decode(bottleneck.repeat(2), torch.cat([bottleneck.h.float(), moved])).float()
+        if level == 0:
+            denoise = (both[:n] - faces.latents).pow(2).mean()
+        after = after + both[n:] - both[:n].detach()
+    return after, denoise
+
+
+def identity_terms(
+    faces: Faces, edited: Tensor, recognisers: Sequence[Recogniser], goals: dict[str, Tensor], margin: float
+) -> dict[str, Tensor]:
+    """How much the edited faces are who they become, are not who they were, and are two people; mean over recognisers.
+
+    `goals`: `(N, D)` embeddings to become, by recogniser name.
+    """
+    terms = {name: edited.new_zeros(()) for name in ("displace", "suppress", "apart")}
+    people, full = len(edited) // 2, faces.strength >= 1
+    for net in recognisers:
+        new = net(edited)
+        goal = goals[net.name]
+        terms["displace"] = terms["displace"] + (faces.strength * (1 - (new * goal).sum(1))).mean()
+        source = faces.source[net.name][full].float()
+        terms["suppress"] = terms["suppress"] + suppress(new[full], source, margin * net.threshold)
+        # Two pseudonyms of one person are no more alike than the two people they are drawn from.
+        one, other = new[:people][full[:people]], new[people:][full[people:]]
+        like = (goal[:people] * goal[people:]).sum(1)[full[:people]]
+        terms["apart"] = terms["apart"] + ((one * other).sum(1) - like).relu().mean()
+    return {name: term / len(recognisers) for name, term in terms.items()}
+
+
+def kept_terms(
+    faces: Faces, edited: Tensor, change: Tensor, region: Tensor, attributes: AttributeNetworks
+) -> dict[str, Tensor]:
+    """What should have stayed: shape, expression, eyes and mouth, colours, bare skin."""
+    kept = faces.kept
+    windows = part_windows(kept.landmarks)
+    terms = {
+        "landmarks": (attributes.landmarks(edited) - kept.landmarks.float()).pow(2).mean(),
+        "expression": (attributes.expression(edited) - kept.expression.float()).pow(2).sum(1).mean(),
+        "parts": part_correlation(parts(edited, windows), parts(faces.crops, windows)),
+        "colour": colour_shift(change, region),
+        "skin": skin_change(change, region * skin_region(kept.landmarks, edited.shape[-1])),
+    }
+    if kept.mesh is not None:
+        terms["mesh"] = (attributes.mesh(edited) - kept.mesh.float()).pow(2).mean()
+    return terms

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+
+NOTHING_WRITTEN = ": stopped, nothing was written"
+"""How a run over a file ends its words."""
 
 
 class ExitCode(IntEnum):
@@ -83,3 +88,19 @@ class InterruptedStreamError(FluidvidError):
     """A second signal ended a live stream before its outputs were finished."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+@contextmanager
+def detection_errors(place: str, ending: str = "") -> Iterator[None]:
+    """Whatever fails while faces are looked for is a DetectionError that says where.
+
+    Raises:
+        FluidvidError: as it is.
+        DetectionError: in place of every other exception; `ending` follows its words.
+    """
+    try:
+        yield
+    except FluidvidError:
+        raise
+    except Exception as error:
+        raise DetectionError(f"face detection failed in {place} ({type(error).__name__}: {error}){ending}") from error

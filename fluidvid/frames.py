@@ -7,7 +7,7 @@ from contextlib import closing, nullcontext
 
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
-from fluidvid.errors import DetectionError, FluidvidError
+from fluidvid.errors import detection_errors
 from fluidvid.stages import Stages
 from fluidvid.trackers.types import Detection
 from fluidvid.window import DirectionsAtOnce, Image, Window, check_picture
@@ -64,10 +64,6 @@ def process(stages: Stages, config: Config, frames: Iterable[Image], coverage: C
 
 def _inspected(stages: Stages, index: int, image: Image) -> tuple[bool, list[Detection]]:
     """Whether the picture begins a shot, and its faces."""
-    try:
+    with detection_errors(f"picture {index}"):
         cut = stages.cuts.update(image) if stages.cuts else False
         return cut, stages.detector.detect(image)
-    except FluidvidError:
-        raise
-    except Exception as error:
-        raise DetectionError(f"face detection failed in picture {index}: {type(error).__name__}: {error}") from error

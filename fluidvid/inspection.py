@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.errors import DetectionError, FluidvidError
+from fluidvid.errors import NOTHING_WRITTEN, detection_errors
 from fluidvid.overlap import read_ahead
 from fluidvid.stages import CutDetector, SourceFrame, Stages
 from fluidvid.trackers.sparse import Look, SparseDetector, paired
@@ -105,15 +105,8 @@ def _see(frames: Iterable[SourceFrame], cuts: CutDetector | None) -> Iterator[_S
 
 
 def _guarded(frame: SourceFrame, work: Callable[[], T]) -> T:
-    try:
+    with detection_errors(f"frame {frame.index}", NOTHING_WRITTEN):
         return work()
-    except FluidvidError:
-        raise
-    except Exception as error:
-        raise DetectionError(
-            f"face detection failed in frame {frame.index} ({type(error).__name__}: {error}): stopped, nothing was "
-            "written"
-        ) from error
 
 
 class _Inspection:

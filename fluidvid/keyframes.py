@@ -7,6 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.editing import FaceEditor
+from fluidvid.geometry import similarity, transform
+from fluidvid.stages import Pose
+from fluidvid.trackers.align import crop as aligned_crop
+from fluidvid.trackers.types import TrackedFace
+
 YAW_BIN = 15.0
 MIN_SPACING = 5
 
@@ -22,6 +28,17 @@ class KeyCrop:
     frame: int
     quality: float
     yaw: float
+
+
+def key_crop(face: TrackedFace, image: NDArray[np.uint8], pose: Pose, editor: FaceEditor) -> KeyCrop:
+    """The face in a `(H, W, 3)` picture as the editor wants it.
+
+    Raises:
+        ValueError: the landmarks coincide.
+    """
+    matrix = similarity(face.landmarks, editor.template * editor.crop_size)
+    placed = transform(matrix, face.landmarks).astype(np.float32)
+    return KeyCrop(aligned_crop(image, matrix, editor.crop_size), placed, face.frame, pose.quality, pose.yaw)
 
 
 class KeyCrops:

@@ -19,20 +19,18 @@ from numpy.typing import NDArray
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage, Reason
 from fluidvid.editing import FaceEditor, Preparation
-from fluidvid.errors import DetectionError, FluidvidError, StrictError
+from fluidvid.errors import NOTHING_WRITTEN, DetectionError, StrictError, detection_errors
+from fluidvid.following import Follower
 from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
-from fluidvid.geometry import similarity, transform
 from fluidvid.inspection import Inspected, inspect
-from fluidvid.keyframes import KeyCrop, KeyCrops, merge
+from fluidvid.keyframes import KeyCrops, key_crop, merge
 from fluidvid.overlap import feed_behind, read_ahead
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
 from fluidvid.stages import SourceFrame, Stages, Writer
 from fluidvid.suspicion import longest_held, suspicious_gaps
-from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import Detection, TrackedFace
 from fluidvid.tracktable import TrackTable, landmarks_of
 from fluidvid.treatment import FrameTreatment, PlannedFace
-from fluidvid.unclaimed import FIRST_ID, with_unclaimed
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +58,6 @@ class Analysis:
     people: dict[int, int] = field(default_factory=dict)
     gaps: tuple[str, ...] = ()
     longest_held: int = 0
-    unclaimed: int = 0
     first_time: Fraction | None = None
     last_time: Fraction | None = None
 
@@ -106,6 +103,7 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
 def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analysis:
     """First pass: detect, track, choose key crops; then complete the tracks and link them."""
     found = Analysis(TrackTable(compact=stages.editor is None))
+    follower = Follower(stages, config.detect.score)
     with stages.open_reader() as reader:
         total = getattr(getattr(reader, "info", None), "frames_estimate", None)
         for seen in inspect(reader, stages, every=config.detect.every, sure_score=config.detect.score):
@@ -113,7 +111,7 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
             if frame.index != found.frames:
                 raise DetectionError(f"frame {frame.index} came where {found.frames} was due; re-mux the source")
             found.shape = seen.rgb.shape[:2]
-            found.table.append(_follow(stages, config, found, seen))
+            found.table.append(_follow(stages, follower, config, found, seen))
             found.pts.append(frame.pts)
             found.last_time = frame.time
             found.first_time = frame.time if found.first_time is None else found.first_time
@@ -127,41 +125,15 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
     return found
 
 
-def _follow(stages: Stages, config: Config, found: Analysis, seen: Inspected) -> list[TrackedFace]:
-    index, rgb, detections = seen.frame.index, seen.rgb, seen.detections
-    try:
+def _follow(stages: Stages, follower: Follower, config: Config, found: Analysis, seen: Inspected) -> list[TrackedFace]:
+    index, rgb = seen.frame.index, seen.rgb
+    with detection_errors(f"frame {index}", NOTHING_WRITTEN):
         if seen.cut:
             found.cuts.add(index)
-        embeddings = appearances(stages, rgb, detections)
-        tracked = stages.tracker.update(index, detections, embeddings, scene_cut=seen.cut)
-        faces = with_unclaimed(
-            tracked, detections, frame=index, score=config.detect.score, next_id=FIRST_ID + found.unclaimed
-        )
-        found.unclaimed += len(faces) - len(tracked)
+        faces = follower.follow(index, rgb, seen.detections, cut=seen.cut)
         if stages.editor is not None:
             _collect(stages, stages.editor, config, found, rgb, faces)
-    except FluidvidError:
-        raise
-    except Exception as error:
-        raise DetectionError(
-            f"face detection failed in frame {index} ({type(error).__name__}: {error}): stopped, nothing was written"
-        ) from error
     return faces
-
-
-def appearances(stages: Stages, rgb: NDArray[np.uint8], detections: Sequence[Detection]) -> NDArray[np.float32] | None:
-    """`(N, D)` embeddings of the detections the tracker is uncertain of, zeros for the others; None without any."""
-    if stages.embedder is None or not detections:
-        return None
-    if stages.uncertain is None:
-        return stages.embedder(rgb, detections)
-    wanted = np.flatnonzero(stages.uncertain(detections)).tolist()
-    if len(wanted) == 0:
-        return None
-    known = stages.embedder(rgb, [detections[i] for i in wanted])
-    embeddings = np.zeros((len(detections), known.shape[1]), np.float32)
-    embeddings[wanted] = known
-    return embeddings
 
 
 def _collect(
@@ -173,7 +145,6 @@ def _collect(
     faces: list[TrackedFace],
 ) -> None:
     """Keep key crops, and an embedding of each unless `identify` makes it later, of the faces that are good enough."""
-    size = editor.crop_size
     for face in faces:
         box = face.box
         if not face.observed or min(box[2] - box[0], box[3] - box[1]) < config.edit.min_face:
@@ -184,10 +155,7 @@ def _collect(
         keep = found.key_crops.setdefault(face.track_id, KeyCrops(config.edit.key_frames))
         if not keep.wants(face.frame, pose.quality, pose.yaw):
             continue
-        matrix = similarity(face.landmarks, editor.template * size)
-        crop = aligned_crop(rgb, matrix, size)
-        placed = transform(matrix, face.landmarks).astype(np.float32)
-        keep.offer(KeyCrop(crop, placed, face.frame, pose.quality, pose.yaw))
+        keep.offer(key_crop(face, rgb, pose, editor))
         if stages.embedder is not None and stages.identify is None:
             seen = found.embeddings.setdefault(face.track_id, [])
             detection = Detection(box=box, score=face.score, landmarks=face.landmarks)

@@ -18,17 +18,15 @@ from numpy.typing import NDArray
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage, Reason
 from fluidvid.editing import FaceEditor
-from fluidvid.errors import DetectionError, FluidvidError
+from fluidvid.errors import detection_errors
+from fluidvid.following import Follower
 from fluidvid.gating import CausalGate, GateLimits
-from fluidvid.geometry import similarity, transform
-from fluidvid.keyframes import KeyCrop, KeyCrops
+from fluidvid.keyframes import KeyCrop, KeyCrops, key_crop
 from fluidvid.masks import clip_region
-from fluidvid.pipeline import appearances
 from fluidvid.stages import Stages
-from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import Detection, TrackedFace
 from fluidvid.treatment import FrameTreatment, PlannedFace, TreatedFrame
-from fluidvid.unclaimed import FIRST_ID, duplicates, with_unclaimed
+from fluidvid.unclaimed import duplicates
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +140,6 @@ class Window:
     _keys: dict[int, KeyCrops] = field(default_factory=dict)
     _arrived: int = 0
     _left: int = 0
-    _unclaimed: int = 0
     _present: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -155,6 +152,7 @@ class Window:
             batch=edit.batch,
             fade_frames=edit.fade_frames,
         )
+        self._follower = Follower(self.stages, self.config.detect.score)
         self._history = max(self.config.track.look_ahead, self.config.track.max_gap)
         self._shape: tuple[int, ...] | None = None
 
@@ -181,19 +179,8 @@ class Window:
             raise ValueError(f"pictures must be of one size: {self._shape} came first, now {image.shape}")
         self._shape = image.shape
         index = self._arrived
-        try:
-            embeddings = appearances(self.stages, image, detections)
-            tracked = self.stages.tracker.update(index, detections, embeddings, scene_cut=cut)
-            faces = with_unclaimed(
-                tracked, detections, frame=index, score=self.config.detect.score, next_id=FIRST_ID + self._unclaimed
-            )
-            self._unclaimed += len(faces) - len(tracked)
-        except FluidvidError:
-            raise
-        except Exception as error:
-            raise DetectionError(
-                f"face detection failed in picture {index}: {type(error).__name__}: {error}"
-            ) from error
+        with detection_errors(f"picture {index}"):
+            faces = self._follower.follow(index, image, detections, cut=cut)
         if cut:
             self._cuts.add(index)
         present = {face.track_id for face in faces}
@@ -218,10 +205,7 @@ class Window:
                 pose = self.stages.pose(face.landmarks, image, face.box)
                 if not abs(pose.yaw) <= edit.max_yaw or not keys.wants(face.frame, pose.quality, pose.yaw):
                     continue
-                matrix = similarity(face.landmarks, editor.template * editor.crop_size)
-                crop = aligned_crop(image, matrix, editor.crop_size)
-                placed = transform(matrix, face.landmarks).astype(np.float32)
-                keys.offer(KeyCrop(crop, placed, face.frame, pose.quality, pose.yaw))
+                keys.offer(key_crop(face, image, pose, editor))
                 if len(keys) == FIRST_KEYS < edit.key_frames:
                     directions.begin(face.track_id, keys.best())
                 if len(keys) >= edit.key_frames:

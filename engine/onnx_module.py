@@ -267,6 +267,18 @@ def _attributes(node: onnx.NodeProto) -> Attributes:
     return values
 
 
+def read_graph(path: Path) -> Any:
+    """The graph of an ONNX file.
+
+    Raises:
+        ModelError: the file is unreadable.
+    """
+    try:
+        return onnx.load(str(path)).graph
+    except Exception as error:  # onnx raises protobuf's own classes
+        raise ModelError(f"{path} is not a readable ONNX file: {error}; run 'fluidvid models verify'") from error
+
+
 class OnnxModule(nn.Module):
     """A frozen ONNX graph of one input as a differentiable module.
 
@@ -280,10 +292,7 @@ class OnnxModule(nn.Module):
 
     def __init__(self, path: Path, taps: Sequence[str] = ()) -> None:
         super().__init__()
-        try:
-            graph = onnx.load(str(path)).graph
-        except Exception as error:  # onnx raises protobuf's own classes
-            raise ModelError(f"{path} is not a readable ONNX file: {error}; run 'fluidvid models verify'") from error
+        graph = read_graph(path)
         missing = sorted({node.op_type for node in graph.node} - OPERATORS.keys())
         if missing:
             raise ModelError(f"{path} uses ONNX operators without a torch form here: {', '.join(missing)}")

@@ -11,7 +11,7 @@ from typing import Any
 from fluidvid.assembly import file_stages
 from fluidvid.config import Config
 from fluidvid.editing import Preparation
-from fluidvid.errors import InputError, OutputError
+from fluidvid.errors import InputError
 from fluidvid.pipeline import Outcome, reasons_not_prepared, run
 from fluidvid.progress import ProgressCallback, silent
 from fluidvid.report import RunReport
@@ -60,18 +60,13 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
 
     Raises:
         InputError: the source does not exist or is a folder.
-        OutputError: the target is the source, exists without `overwrite`, or its folder does not exist.
+        OutputError: see `check_target`.
     """
+    from fluidvid.video.target_file import check_target
+
     if not source.is_file():
         raise InputError(f"no such file: {source}")
-    if target.exists() and target.resolve() == source.resolve():
-        raise OutputError(f"{target} is the source itself: choose another name for the result")
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder: give the result a file name")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists: add --overwrite to replace it")
-    if not target.parent.is_dir():
-        raise OutputError(f"folder {target.parent} does not exist: create it first")
+    check_target(target, source, overwrite)
 
 
 def make_report(

@@ -11,12 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-import onnx
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fluidvid.engine.onnx_module import read_graph
 from fluidvid.errors import ModelError
 
 SIDE = 112
@@ -100,10 +100,7 @@ def read_student(path: Path) -> IdentityStudent:
     Raises:
         ModelError: unreadable, or another architecture.
     """
-    try:
-        graph = onnx.load(str(path)).graph
-    except Exception as error:  # onnx raises protobuf's own classes
-        raise ModelError(f"{path} is not a readable ONNX file: {error}; run 'fluidvid models verify'") from error
+    graph = read_graph(path)
     values = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
     # The exporter keeps equal tensors once.
     values |= {n.output[0]: values[n.input[0]] for n in graph.node if n.op_type == "Identity" and n.input[0] in values}

@@ -216,33 +216,18 @@ def test_strict_refuses_a_suspicious_gap() -> None:
     assert rig.writers == []
 
 
-def test_a_frame_that_was_not_inspected_stops_the_run() -> None:
+@pytest.mark.parametrize(("count", "words"), [(41, "not inspected"), (30, "the second pass gave 30")])
+def test_other_frames_in_the_second_pass_stop_the_run(count: int, words: str) -> None:
     rig = Rig()
     stages = rig.stages()
-    passes = []
+    counts = iter((40, count))
 
-    def growing() -> Any:
-        passes.append(1)
-        rig.count = 40 if len(passes) == 1 else 41
+    def changing() -> Any:
+        rig.count = next(counts)
         return stages.open_reader()
 
-    with pytest.raises(DetectionError, match="not inspected"):
-        run(dataclasses.replace(stages, open_reader=growing), CONFIG)
-    assert not rig.writers[0].committed
-
-
-def test_fewer_frames_in_the_second_pass_stop_the_run() -> None:
-    rig = Rig()
-    stages = rig.stages()
-    passes = []
-
-    def shrinking() -> Any:
-        passes.append(1)
-        rig.count = 40 if len(passes) == 1 else 30
-        return stages.open_reader()
-
-    with pytest.raises(DetectionError, match="the second pass gave 30"):
-        run(dataclasses.replace(stages, open_reader=shrinking), CONFIG)
+    with pytest.raises(DetectionError, match=words):
+        run(dataclasses.replace(stages, open_reader=changing), CONFIG)
     assert not rig.writers[0].committed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,43 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.between import Sample
 from fluidvid.engine.editor import FluidEditor
-from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import OptimiseOptions, SearchStopped
-from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.optimise import SearchStopped
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
-from fluidvid.engine.subspace import ComponentSpace, FreeSpace
-from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_backbone
+from fluidvid.engine.subspace import ComponentSpace
+from tests.engine.tiny import easy_options, editor_parts, faces
 
-# The tiny networks are random, so what they call landmarks and colour means nothing: only identity counts here.
-IDENTITY_ONLY = LossWeights(5, *[0] * (len(fields(LossWeights)) - 1))
-EASY = EditorOptions(
-    optimise=OptimiseOptions(steps=25, learning_rate=0.5, margin=0.5, weights=IDENTITY_ONLY),
-    key_crops=2,
-    accept=3.0,
-    frame_limit=3.0,
-    landmark_limit=10.0,
-    attempts=1,
-)
+EASY = easy_options(25)
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("editor")
-    backbone = load_backbone(write_backbone(folder))
-    return {
-        "backbone": backbone,
-        "plan": EditPlan((500,), False),
-        "space": FreeSpace((1, 16, 4, 4), torch.full((1,), 20.0)),
-        "guides": [tiny_recogniser(folder, "guide", 1)],
-        "verifiers": [tiny_recogniser(folder, "verifier", 2)],
-        "attributes": tiny_attributes(folder),
-        "bank": None,
-    }
+    return editor_parts(tmp_path_factory.mktemp("editor"))
 
 
 def _editor(parts: dict[str, Any], options: EditorOptions = EASY, **changes: Any) -> FluidEditor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,44 +10,23 @@ import pytest
 import torch
 
 from fluidvid.engine import search as search_module
-from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import FluidEditor
-from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import OptimiseOptions, optimise_direction
-from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.optimise import optimise_direction
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.search import EditorOptions
-from fluidvid.engine.subspace import FreeSpace
-from tests.engine.tiny import faces, tiny_attributes, tiny_recogniser, write_backbone
+from tests.engine.tiny import easy_options, editor_parts, faces
 
-OPTIONS = EditorOptions(
-    optimise=OptimiseOptions(
-        steps=6, learning_rate=0.5, margin=0.5, weights=LossWeights(5, *[0] * (len(fields(LossWeights)) - 1))
-    ),
-    key_crops=2,
-    accept=3.0,
-    frame_limit=3.0,
-    landmark_limit=10.0,
-    attempts=1,
-)
+OPTIONS = easy_options(6)
 ONE = np.ones(1, np.float32)
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("memory")
     table = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    return {
-        "backbone": load_backbone(write_backbone(folder)),
-        "plan": EditPlan((500,), False),
-        "space": FreeSpace((1, 16, 4, 4), torch.full((1,), 20.0)),
-        "guides": [tiny_recogniser(folder, "guide", 1)],
-        "verifiers": [tiny_recogniser(folder, "verifier", 2)],
-        "attributes": tiny_attributes(folder),
-        "bank": PseudonymBank({"guide": table}, torch.linspace(20, 60, 40), torch.full((40,), 0.5)),
-    }
+    bank = PseudonymBank({"guide": table}, torch.linspace(20, 60, 40), torch.full((40,), 0.5))
+    return editor_parts(tmp_path_factory.mktemp("memory")) | {"bank": bank}
 
 
 def _editor(parts: dict[str, Any], memory: RunMemory, options: EditorOptions = OPTIONS, **changes: Any) -> FluidEditor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from fluidvid.engine.autoencoder import FaceAutoencoder, FaceAutoencoderConfig
 from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec, box_window
+from fluidvid.engine.losses import LossWeights
+from fluidvid.engine.optimise import OptimiseOptions
+from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.search import EditorOptions
+from fluidvid.engine.subspace import FreeSpace
 from fluidvid.geometry import FFHQ_112
 
 TINY_AUTOENCODER = FaceAutoencoderConfig(
@@ -174,6 +180,32 @@ def tiny_attributes(folder: Path) -> AttributeNetworks:
         _read_out(folder / "mesh.onnx", 192, {"mesh": ([468, 3], None), "score": ([1], None)}, 4),
         FFHQ_112,
     ).eval()
+
+
+def editor_parts(folder: Path) -> dict[str, Any]:
+    """What a `FluidEditor` is made of, without a bank."""
+    return {
+        "backbone": load_backbone(write_backbone(folder)),
+        "plan": EditPlan((500,), False),
+        "space": FreeSpace((1, 16, 4, 4), torch.full((1,), 20.0)),
+        "guides": [tiny_recogniser(folder, "guide", 1)],
+        "verifiers": [tiny_recogniser(folder, "verifier", 2)],
+        "attributes": tiny_attributes(folder),
+        "bank": None,
+    }
+
+
+def easy_options(steps: int) -> EditorOptions:
+    """The tiny networks are random, so what they call landmarks and colour means nothing: only identity counts."""
+    weights = LossWeights(5, *[0] * (len(fields(LossWeights)) - 1))
+    return EditorOptions(
+        optimise=OptimiseOptions(steps=steps, learning_rate=0.5, margin=0.5, weights=weights),
+        key_crops=2,
+        accept=3.0,
+        frame_limit=3.0,
+        landmark_limit=10.0,
+        attempts=1,
+    )
 
 
 def faces(count: int, side: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -5,29 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 
 from fluidvid.cache.opening import open_people
-from fluidvid.cli import app, run
 from fluidvid.config import Config
 from tests.fluidvid.cache.people import BASIS, known, person
-
-Fluidvid = Callable[..., tuple[int, str, str]]
+from tests.fluidvid.commands import Fluidvid, caller
 
 
 @pytest.fixture
 def fluidvid(capsys: pytest.CaptureFixture[str]) -> Fluidvid:
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        command = typer.main.get_command(app)
-        code = run(lambda: command(["cache", *map(str, arguments)], standalone_mode=False))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return caller(capsys, "cache")
 
 
 def met(path: Path, *seeds: int, **changes: str) -> list[str]:

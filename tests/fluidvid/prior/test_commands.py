@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import typer
 from diffusers import UNet2DModel
 from safetensors.torch import load_file
 
-from fluidvid.cli import app, run
 from fluidvid.engine import build_editor
 from fluidvid.engine.backbone import load_backbone, weight_digest
 from fluidvid.engine.build import edit_plan, h_shape
@@ -31,20 +28,13 @@ from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.models import ModelStore
 from tests.engine.tiny import embedding_net, faces, write_backbone
+from tests.fluidvid.commands import Fluidvid, caller
 from tests.fluidvid.prior.faces import write_faces
-
-Fluidvid = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def fluidvid(capsys: pytest.CaptureFixture[str]) -> Fluidvid:
-    def call(*arguments: str | Path | int) -> tuple[int, str, str]:
-        command = typer.main.get_command(app)
-        code = run(lambda: command(["prior", *map(str, arguments)], standalone_mode=False))
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return caller(capsys, "prior")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,12 +25,6 @@ class SourceFrame(Protocol):
     @property
     def time(self) -> Fraction: ...
     def rgb(self) -> NDArray[np.uint8]: ...
-
-
-class Reader(Protocol):
-    """A source of frames, iterable once."""
-
-    def __iter__(self) -> Iterator[Any]: ...
 
 
 class Writer(Protocol):

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.critic import hinge
 from fluidvid.engine.training.diffusion import denoising_errors, drop_skips, new_scheduler
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, held, set_rate, warmed
@@ -123,11 +123,7 @@ def train_sharp(
         {"params": trunk},
         {"params": list(critic.parameters()), "lr": 5 * options.critic_rate},
     ]
-    critic_optimiser = torch.optim.AdamW(
-        groups,
-        lr=options.critic_rate,
-        betas=(0.5, 0.99),
-    )
+    critic_optimiser = torch.optim.AdamW(groups, lr=options.critic_rate, betas=(0.5, 0.99))
     share = 0.0
     if (state := run.resume()) is not None:
         unet.load_state_dict(state["unet"])
@@ -171,7 +167,7 @@ def train_sharp(
             both = torch.cat([schedule.add_noise(real, noise, seen), schedule.add_noise(x0.detach(), noise, seen)])
             features = judge.encode(both, seen.repeat(2))
         scores = critic(_float(features))
-        critic_loss = F.relu(1 - scores[:n]).mean() + F.relu(1 + scores[n:]).mean()
+        critic_loss = hinge(scores[:n], scores[n:])
         critic_optimiser.zero_grad(set_to_none=True)
         critic_loss.backward()
         critic_optimiser.step()

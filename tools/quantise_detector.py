@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from fluidvid.engine.training.pictures import load_pictures
+from fluidvid.engine.training.pictures import read_pictures
 
 ASSETS = Path(__file__).resolve().parent.parent / "fluidvid" / "assets"
 FIRST, LAST = 5, 4
@@ -82,7 +82,8 @@ def main() -> None:
     parser.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     parser.add_argument("--faces", type=Path, required=True)
     options = parser.parse_args()
-    scenes = Scenes(load_pictures([options.faces])[0], frames_of(options.clips), 36)
+    faces = np.stack([picture for _, picture in read_pictures(options.faces)])
+    scenes = Scenes(faces, frames_of(options.clips), 36)
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(ASSETS / "centerface.onnx"), str(prepared), skip_symbolic_shape=True)

@@ -18,9 +18,9 @@ from fluidvid.assembly import frame_stages
 from fluidvid.config import Config
 from fluidvid.errors import ConfigError, InterruptedStreamError
 from fluidvid.live.addresses import Address, sink_address, source_address
-from fluidvid.live.memory import share_heaps
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
+from fluidvid.memory import share_heaps
 
 
 def stream(

@@ -21,13 +21,13 @@ from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.directions import BackgroundDirections, leave_room
 from fluidvid.live.encoding import Coded, LiveEncoder
 from fluidvid.live.ladder import Ladder, LevelledEditor, Rung, rungs
-from fluidvid.live.memory import give_back
 from fluidvid.live.metrics import MetricsServer
 from fluidvid.live.monitor import Monitor
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.report import LiveReport
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.source import LiveFrame, LiveSource
+from fluidvid.memory import give_back
 from fluidvid.overlap import read_ahead
 from fluidvid.stages import Stages
 from fluidvid.window import Window

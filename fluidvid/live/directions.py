@@ -90,6 +90,11 @@ class BackgroundDirections:
                 return False
             return time.monotonic() >= self._again.get(track, (0.0, 0.0))[0]
 
+    @property
+    def idle(self) -> bool:
+        """No search waits or is under way."""
+        return not self._pending
+
     def begin(self, track: int, keys: Sequence[KeyCrop]) -> None:
         with self._change:
             if track not in self._tried and len(self._quick) < MAX_WAITING:

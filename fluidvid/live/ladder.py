@@ -7,6 +7,7 @@ by what had piled up before it, a fast enough one would look too slow.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ SETTLING = 10
 """Pictures after a change before the next judgement: those under way do not show its effect."""
 RELIEF = 0.75
 """Share of the budget below which there is room to go back; half of it may be spent in waiting on purpose."""
-FIRST_REST = 75
-LONGEST_REST = 1500
-"""Pictures in a row with room before a rung is given back; doubled each time that was too early."""
+ROOM = 3.0
+"""Seconds of pictures in a row with room before a rung is given back."""
+SOON = 60.0
+"""Seconds: a step up that is undone within them, or within the wait before it, was too early."""
+LONGEST_REST = 300.0
+"""Seconds that a rung is kept at most after steps up that were too early; doubled from `ROOM` each time."""
 
 
 @runtime_checkable
@@ -70,6 +74,9 @@ def rungs(*, edits: bool, levels: int) -> list[Rung]:
 class Ladder:
     """Goes down a rung when pictures are late, and back up when there is room again.
 
+    A step up that soon has to be undone is tried less and less often: each rung keeps its own wait, so that a machine at
+    its limit between two of them still climbs quickly to the better one it can hold.
+
     Args:
         steps: at least one, the best first.
         budget: seconds from arriving to leaving.
@@ -78,10 +85,12 @@ class Ladder:
     def __init__(self, steps: Sequence[Rung], budget: float) -> None:
         self._steps, self._budget = steps, budget
         self._at = 0
-        self._late = self._easy = 0
+        self._late = 0
+        self._easy_since: float | None = None
         self._settling = STARTING
-        self._rest = FIRST_REST
-        self._since_relief = LONGEST_REST
+        self._rests = [ROOM] * len(steps)  # seconds that a rung is kept before the one above is tried
+        self._taken = [-math.inf] * len(steps)  # when it was last taken from above
+        self._given_back = [-math.inf] * len(steps)  # when the one above was last tried
         self.pictures: Counter[str] = Counter()
         """Pictures that left on each rung."""
 
@@ -95,36 +104,51 @@ class Ladder:
         """0 is the best."""
         return self._at
 
-    def observe(self, latency: float, *, dropped: bool) -> bool:
-        """Take in a picture that left: its latency in seconds, and whether any was dropped before it.
+    def observe(self, latency: float, *, at: float, dropped: bool) -> bool:
+        """Take in a picture that left.
+
+        Args:
+            latency: seconds from its arriving to its leaving.
+            at: when it left, in seconds of a steady clock.
+            dropped: whether any was dropped before it.
 
         Returns:
             True if the rung changed.
         """
         self.pictures[self.rung.name] += 1
-        self._since_relief += 1
         if self._settling:
             self._settling -= 1
             return False
         self._late = self._late + 1 if latency > self._budget else 0
-        self._easy = self._easy + 1 if latency < RELIEF * self._budget and not dropped else 0
+        if latency >= RELIEF * self._budget or dropped:
+            self._easy_since = None
+        elif self._easy_since is None:
+            self._easy_since = at
         if self._late >= PATIENCE and self._at + 1 < len(self._steps):
-            if self._since_relief < 2 * self._rest:
-                self._rest = min(LONGEST_REST, 2 * self._rest)
-            return self._move(1)
-        if self._easy >= self._rest and self._at:
-            self._since_relief = 0
-            return self._move(-1)
-        if self._since_relief > LONGEST_REST:
-            self._rest = FIRST_REST
+            self._down(at)
+            return True
+        easy = self._easy_since is not None and at - self._easy_since >= ROOM
+        if easy and self._at and at - self._taken[self._at] >= self._rests[self._at]:
+            self._up(at)
+            return True
         return False
 
     def reconsider(self) -> None:
         """What made pictures late is over: the next rung comes back as soon as the first did."""
-        self._rest, self._since_relief = FIRST_REST, LONGEST_REST
+        self._rests = [ROOM] * len(self._steps)
+        self._given_back = [-math.inf] * len(self._steps)
 
-    def _move(self, step: int) -> bool:
+    def _down(self, at: float) -> None:
+        self._move(1)
+        rest, held = self._rests[self._at], at - self._given_back[self._at]
+        self._rests[self._at] = min(LONGEST_REST, 2 * rest) if held < max(SOON, rest) else ROOM
+        self._taken[self._at] = at
+
+    def _up(self, at: float) -> None:
+        self._given_back[self._at] = at
+        self._move(-1)
+
+    def _move(self, step: int) -> None:
         self._at += step
-        self._late = self._easy = 0
+        self._late, self._easy_since = 0, None
         self._settling = SETTLING
-        return True

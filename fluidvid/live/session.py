@@ -244,12 +244,13 @@ class LiveSession:
             give_back()
         self._check_outputs()
         dropped, self._dropped = self._source.dropped - self._dropped, self._source.dropped
-        if self._directions is not None and self._directions.found != self._found:
-            # A search is over, and what it found needs fewer edits that are made anew.
+        if self._directions is not None and self._directions.found != self._found and self._directions.idle:
+            # All searches are over, and what they found needs fewer edits that are made anew.
             self._found = self._directions.found
             self._ladder.reconsider()
         position = self._ladder.position
-        if self._ladder.observe(self.monitor.published - frame.arrived, dropped=dropped > 0):
+        left = self.monitor.published
+        if self._ladder.observe(left - frame.arrived, at=left, dropped=dropped > 0):
             if self._ladder.position > position:
                 self._source.catch_up()
             self._obey(self._ladder.rung, window)

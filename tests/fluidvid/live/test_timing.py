@@ -15,7 +15,7 @@ from fluidvid.live import backoff as waits
 from fluidvid.live.backoff import Backoff
 from fluidvid.live.clock import STEP, TIME_BASE, Timeline
 from fluidvid.live.figures import Latencies, Rate
-from fluidvid.live.ladder import PATIENCE, SETTLING, STARTING, Ladder, rungs
+from fluidvid.live.ladder import LONGEST_REST, PATIENCE, ROOM, SETTLING, SOON, STARTING, Ladder, Rung, rungs
 from fluidvid.live.source import Pace
 
 
@@ -61,12 +61,28 @@ def test_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limited.failed() == 0.5
 
 
-def descend(ladder: Ladder, latency: float, *, pictures: int = 400, dropped: bool = False) -> list[str]:
-    names = [ladder.rung.name]
-    for _ in range(pictures):
-        if ladder.observe(latency, dropped=dropped):
-            names.append(ladder.rung.name)
-    return names
+class Viewer:
+    """Shows a ladder pictures at a steady pace on a simulated clock."""
+
+    def __init__(self, *steps: Rung, rate: float = 25.0) -> None:
+        self.ladder, self.now, self._apart = Ladder(steps, 0.5), 0.0, 1 / rate
+
+    def show(self, latency: float, *, pictures: int, dropped: bool = False) -> list[str]:
+        """Names of the rungs from now on."""
+        names = [self.ladder.rung.name]
+        for _ in range(pictures):
+            self.now += self._apart
+            if self.ladder.observe(latency, at=self.now, dropped=dropped):
+                names.append(self.ladder.rung.name)
+        return names
+
+    def until_changed(self, latency: float) -> float:
+        """Seconds that the present rung lasts at this latency."""
+        began, position = self.now, self.ladder.position
+        while self.ladder.position == position:
+            assert self.now - began < 1000, "it never changes"
+            self.show(latency, pictures=1)
+        return self.now - began
 
 
 def test_the_ladder_goes_down_in_the_stated_order_and_up_again() -> None:
@@ -75,42 +91,87 @@ def test_the_ladder_goes_down_in_the_stated_order_and_up_again() -> None:
     assert [s.fewer_levels for s in steps] == [False] * 4 + [True] * 3
     assert [s.editing for s in steps] == [True] * 5 + [False] * 2
     assert [s.dropping for s in steps] == [False] * 6 + [True]
-    ladder = Ladder(steps, 0.5)
-    assert descend(ladder, 0.6) == [s.name for s in steps]
-    assert descend(ladder, 0.1, pictures=3000) == [s.name for s in reversed(steps)]
+    viewer = Viewer(*steps)
+    assert viewer.show(0.6, pictures=400) == [s.name for s in steps]
+    assert viewer.show(0.1, pictures=3000) == [s.name for s in reversed(steps)]
 
 
 def test_no_rung_without_a_reason() -> None:
-    ladder = Ladder(rungs(edits=True, levels=1), 0.5)
     assert len(rungs(edits=True, levels=1)) == 6, "no rung of fewer levels for a backbone with one"
-    descend(ladder, 0.1, pictures=STARTING)
+    viewer = Viewer(*rungs(edits=True, levels=1))
+    viewer.show(0.1, pictures=STARTING)
     for _ in range(50):  # late now and then
-        assert descend(ladder, 0.9, pictures=PATIENCE - 1) == ["full"]
-        assert descend(ladder, 0.2, pictures=1) == ["full"]
-    assert descend(ladder, 0.4, pictures=1000) == ["full"], "within the budget"
-    classic = Ladder(rungs(edits=False, levels=1), 0.5)
-    assert descend(classic, 0.6) == ["full", "dropping pictures"]
-    assert descend(classic, 0.1, dropped=True) == ["dropping pictures"], "low latency by dropping is no room"
+        assert viewer.show(0.9, pictures=PATIENCE - 1) == ["full"]
+        assert viewer.show(0.2, pictures=1) == ["full"]
+    assert viewer.show(0.4, pictures=1000) == ["full"], "within the budget"
+    classic = Viewer(*rungs(edits=False, levels=1))
+    assert classic.show(0.6, pictures=400) == ["full", "dropping pictures"]
+    assert classic.show(0.1, pictures=400, dropped=True) == ["dropping pictures"], "low latency by dropping is no room"
 
 
-def test_a_rung_given_back_too_early_is_kept_longer() -> None:
-    ladder = Ladder(rungs(edits=False, levels=1), 0.5)
+@pytest.mark.parametrize("rate", [5.0, 25.0, 60.0])
+def test_a_step_up_that_is_soon_undone_is_tried_less_and_less_often(rate: float) -> None:
+    viewer = Viewer(*rungs(edits=False, levels=1), rate=rate)
     rests = []
+    for _ in range(10):
+        viewer.until_changed(0.6)
+        rests.append(viewer.until_changed(0.1))
+    settling = (SETTLING + 3) / rate
+    wanted = [min(LONGEST_REST, ROOM * 2**n) for n in range(10)]
+    assert wanted[-1] == wanted[-2] == LONGEST_REST, "it is tried again and again, but not for nothing"
+    assert all(want <= rest + 1e-6 <= want + settling for want, rest in zip(wanted, rests, strict=True))
+    viewer.until_changed(0.6)
+    viewer.ladder.reconsider()
+    assert viewer.until_changed(0.1) <= ROOM + settling
+
+
+def test_a_step_up_that_held_is_forgiven() -> None:
+    viewer = Viewer(*rungs(edits=False, levels=1))
     for _ in range(4):
-        while not ladder.observe(0.6, dropped=False):
-            pass
-        count = 0
-        while not ladder.observe(0.1, dropped=False):
-            count += 1
-        rests.append(count - SETTLING)
-    assert rests[0] < rests[1] < rests[2] < rests[3]
-    while not ladder.observe(0.6, dropped=False):
-        pass
-    ladder.reconsider()
-    count = 0
-    while not ladder.observe(0.1, dropped=False):
-        count += 1
-    assert count - SETTLING == rests[0]
+        viewer.until_changed(0.6)
+        viewer.until_changed(0.1)
+    viewer.show(0.1, pictures=round(25 * SOON))
+    viewer.until_changed(0.6)
+    assert viewer.until_changed(0.1) <= ROOM + 1
+
+
+def test_one_picture_without_room_costs_no_long_rest() -> None:
+    viewer = Viewer(*rungs(edits=False, levels=1))
+    for _ in range(5):
+        viewer.until_changed(0.6)
+        viewer.until_changed(0.1)
+    viewer.until_changed(0.6)
+    began = viewer.now
+    while viewer.ladder.position:  # a hiccup every ten seconds, as on any machine
+        viewer.show(0.45, pictures=1)
+        viewer.show(0.1, pictures=249)
+        assert viewer.now - began < 2 * 32 * ROOM + 20
+
+
+def served(viewer: Viewer, seconds: float, *costs: float) -> list[str]:
+    """A machine that needs `costs[rung]` seconds for each picture, at 25 pictures/s: the rungs it was on, in order."""
+    names, backlog = [viewer.ladder.rung.name], 0.0
+    for _ in range(round(25 * seconds)):
+        viewer.now += 0.04
+        backlog = max(0.0, backlog - 0.04) + costs[viewer.ladder.position]
+        if viewer.ladder.observe(0.1 + backlog, at=viewer.now, dropped=False):
+            down = viewer.ladder.rung.name != names[-1] and costs[viewer.ladder.position] < 0.04
+            backlog = 0.0 if down else backlog  # the session begins with the newest picture
+            names.append(viewer.ladder.rung.name)
+    return names
+
+
+def test_a_machine_at_its_limit_does_not_flap() -> None:
+    """Every 2nd picture is what it can do. It still climbs there quickly from below, and to the top when that is free."""
+    viewer = Viewer(*rungs(edits=True, levels=1))
+    limit = (0.05, 0.03, 0.02, 0.01, 0.01, 0.01)
+    tries = [served(viewer, 600, *limit).count("full") for _ in range(6)]  # an hour
+    assert tries[0] <= 9 and max(tries[1:]) <= 3
+    assert viewer.ladder.position <= 1
+    assert served(viewer, 20, *[0.06] * 6)[-1] == "masking and dropping pictures"  # something else takes the machine
+    assert served(viewer, 30, *limit)[-1] == "editing every 2nd picture"
+    assert served(viewer, LONGEST_REST + 5, *[0.01] * 6)[-1] == "full"
+    assert served(viewer, 600, *[0.01] * 6) == ["full"]
 
 
 def test_latencies_are_bounded_and_right() -> None:

@@ -74,8 +74,8 @@ def rungs(*, edits: bool, levels: int) -> list[Rung]:
 class Ladder:
     """Goes down a rung when pictures are late, and back up when there is room again.
 
-    A step up that soon has to be undone is tried less and less often: each rung keeps its own wait, so that a machine at
-    its limit between two of them still climbs quickly to the better one it can hold.
+    A step up that soon has to be undone is tried less and less often. Each rung keeps its own wait: a machine at its
+    limit between two of them still climbs quickly to the better one that it can hold.
 
     Args:
         steps: at least one, the best first.

@@ -58,6 +58,7 @@ class Publisher:
         say: takes one line for the user; called from threads.
         need_key: asks the encoder for a key frame, since a new worker has to begin with one; called from threads.
         took: called with the latency in seconds of every picture that was written; from threads.
+        gone: called when it was given up; from its thread.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Publisher:
         say: Callable[[str], None],
         need_key: Callable[[], None],
         took: Callable[[float], None],
+        gone: Callable[[], None],
     ) -> None:
         self.address, self._settings = address, settings
-        self._say, self._need_key, self._took = say, need_key, took
+        self._say, self._need_key, self._took, self._gone = say, need_key, took, gone
         self.account = OutputAccount()
         self._stores = address.kind in ("file", "segments", "hls")
         self._description = b""
@@ -82,9 +84,12 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name=f"publish {address.kind}", daemon=True)
 
     def start(self, description: bytes) -> None:
-        """Begin; `description` is `LiveEncoder.description`."""
-        self._description = description
-        self._thread.start()
+        """Begin, unless it was closed already; `description` is `LiveEncoder.description`."""
+        with self._change:
+            if self._ending:
+                return
+            self._description = description
+            self._thread.start()
 
     @property
     def gave_up(self) -> str:
@@ -139,6 +144,7 @@ class Publisher:
             if wait is None:
                 self.account.gave_up = reason
                 self._say(f"{self.address.shown}: given up: {reason}")
+                self._gone()
                 return
             self.account.reconnects += 1
             self._say(f"{self.address.shown}: {reason}; trying again in {wait:g} s")
@@ -263,7 +269,12 @@ class _Worker:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Kill a worker that makes no progress although something is to be done."""
+        publisher = self._publisher
         while not self._ended.wait(_TICK):
+            if publisher._ending and not self.opened and not publisher._stores:
+                self._reason = "it did not open before the end"  # and there is nothing to finish
+                process.kill()
+                return
             idle = self.opened and not self._sent and not self._closing
             limit = self._timeout if self._started else max(STARTING, self._timeout)
             if not idle and time.monotonic() - self._progress > limit:

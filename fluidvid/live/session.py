@@ -109,7 +109,8 @@ class LiveSession:
         )
         settings = OutputSettings(live.transport, live.segment, live.timeout, live.retries)
         self._publishers = [
-            Publisher(sink, settings, say=say, need_key=self._need_key, took=self._took) for sink in sinks
+            Publisher(sink, settings, say=say, need_key=self._need_key, took=self._took, gone=self._gone)
+            for sink in sinks
         ]
         self.monitor = Monitor(
             shown=source.shown,
@@ -154,7 +155,9 @@ class LiveSession:
             for stretch in self._source.stretches():
                 self._treat(stretch)
                 self._check_outputs()
-            self._stopped = self._stopped or "the input ended"
+            if not self._stopped:
+                self._check_outputs()
+                self._stopped = "the input ended"
         except Exception as error:
             self._stopped = self._stopped or str(error)
             self._close()
@@ -163,12 +166,14 @@ class LiveSession:
 
     def _close(self) -> None:
         self._ended.set()
-        self._source.close()
-        closing = [threading.Thread(target=publisher.close) for publisher in self._publishers]
+        self._source.stop()
+        # Trailers first: who sent the signal may not wait for the rest. Daemons: a second signal ends at once.
+        closing = [threading.Thread(target=publisher.close, daemon=True) for publisher in self._publishers]
         for thread in closing:
             thread.start()
         for thread in closing:
             thread.join()
+        self._source.close()
         if self._directions is not None:
             self._directions.close()
         if self._metrics is not None:
@@ -218,12 +223,16 @@ class LiveSession:
         looks = inspect(stretch, self._stages, every=self._every, sure_score=self._config.detect.score)
         # Faces of the next picture are looked for while those of this one are edited.
         with read_ahead(looks, limit=self._every, size=lambda _: 1) as inspected:
-            for seen in inspected:
-                window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
-                first = False
-                while window.waiting and seen.frame.pts - window.waiting[0].tag.pts >= self._wait:
-                    self._send_oldest(window)
-                del seen
+            try:
+                for seen in inspected:
+                    window.push(seen.rgb, seen.detections, cut=seen.cut or first, tag=seen.frame)
+                    first = False
+                    while window.waiting and seen.frame.pts - window.waiting[0].tag.pts >= self._wait:
+                        self._send_oldest(window)
+                    del seen
+            except BaseException:
+                self._source.stop()  # or who reads ahead would wait for the next picture
+                raise
         while window.waiting:
             self._send_oldest(window)
         give_back()
@@ -276,6 +285,11 @@ class LiveSession:
 
     def _took(self, seconds: float) -> None:
         self.monitor.latencies.add(seconds)
+
+    def _gone(self) -> None:
+        """The last output may be given up while no picture comes in."""
+        if all(publisher.gave_up for publisher in self._publishers):
+            self._source.stop()
 
     def _check_outputs(self) -> None:
         if all(publisher.gave_up for publisher in self._publishers):

@@ -26,6 +26,9 @@ from fluidvid.video.orientation import Orientation
 MAX_WAITING = 256 * 2**20
 """Bytes of decoded pictures that may wait to be treated, whatever the time; beyond, the oldest are dropped."""
 
+PARTING = 1.0
+"""Seconds that the end of a run waits for a read under way."""
+
 
 class LiveFrame(Frame):
     """A picture of the input on the published clock.
@@ -123,10 +126,14 @@ class LiveSource:
             self._change.notify_all()
 
     def close(self) -> None:
-        """Stop, and wait for the reading thread as long as a read may take."""
+        """Stop, and wait a little for the reading thread.
+
+        FFmpeg cannot be called back from a read of an input that fell silent before the timeout, and nobody should wait
+        so long for the end of a run: the thread then ends by itself and hands nothing on.
+        """
         self.stop()
         if self._thread.ident is not None:
-            self._thread.join(self._timeout + 1)
+            self._thread.join(PARTING)
 
     def catch_up(self) -> None:
         """Drop the pictures that wait, but for the newest."""

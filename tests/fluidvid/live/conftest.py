@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +24,8 @@ from fluidvid import config
 from fluidvid.assembly import frame_stages
 from fluidvid.live.addresses import sink_address, source_address
 from fluidvid.live.session import LiveSession
+from tests.fluidvid.live.camera import write_code
+from tests.fluidvid.live.seeing import filmed
 
 SHORT = 45
 HERE = Path(__file__).parent
@@ -98,14 +101,22 @@ class Server:
 
 
 class Sender(threading.Thread):
-    """Serves chunks of bytes to one TCP client after another."""
+    """Serves chunks of bytes to one TCP client after another; with `stall` the last one then hears nothing more."""
 
-    def __init__(self, *services: bytes, rate: int) -> None:
+    def __init__(self, *services: bytes, rate: int, stall: bool = False) -> None:
         super().__init__(daemon=True)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
         self._services, self._rate = services, rate
+        self._stalled = threading.Event()
+        if not stall:
+            self._stalled.set()
         self.start()
+
+    def close(self) -> None:
+        """Let a client go that was kept waiting."""
+        self._stalled.set()
+        self.join()
 
     def run(self) -> None:
         for service in self._services:
@@ -115,9 +126,66 @@ class Sender(threading.Thread):
                     for begin in range(0, len(service), 1316):
                         client.sendall(service[begin : begin + 1316])
                         time.sleep(1316 / self._rate)
+                    if service is self._services[-1]:
+                        self._stalled.wait()
                 except OSError:
                     continue
         self._socket.close()
+
+
+def transport_stream(clip: Path, path: Path, size: tuple[int, int]) -> bytes:
+    """The clip as MPEG-TS, numbered like a camera's pictures."""
+    with av.open(str(path), "w", format="mpegts") as out:
+        stream = out.add_stream(
+            "libx264", 25, options={"preset": "ultrafast", "tune": "zerolatency", "g": "10", "threads": "1"}
+        )
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for number, image in enumerate(filmed(clip, *size)[:60]):
+            coded = image.copy()
+            write_code(coded, number)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(coded, format="rgb24")))
+        out.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+class FrozenServer(threading.Thread):
+    """Takes an RTSP publisher's requests, then reads nothing any more, with hardly any room in its socket."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen()
+        self.port = int(self._socket.getsockname()[1])
+        self.clients: list[socket.socket] = []
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self._socket.accept()
+            except OSError:
+                return
+            self.clients.append(client)
+            reading = client.makefile("rb")
+            recording = False
+            while not recording:
+                method, fields = reading.readline().split()[0], {}
+                while line := reading.readline().decode().strip():
+                    name, _, value = line.partition(":")
+                    fields[name] = value.strip()
+                reading.read(int(fields.get("Content-Length", 0)))
+                answer = ["RTSP/1.0 200 OK", f"CSeq: {fields['CSeq']}", "Session: 1"]
+                answer += [f"Transport: {fields['Transport']}"] if "Transport" in fields else []
+                client.sendall("".join(f"{line}\r\n" for line in [*answer, ""]).encode())
+                recording = method == b"RECORD"
+
+    def close(self) -> None:
+        self._socket.close()
+        for client in self.clients:
+            client.close()
 
 
 @dataclass
@@ -158,19 +226,25 @@ class Run:
         assert not self.thread.is_alive(), "the run does not end"
 
 
+def children(parent: int) -> list[int]:
+    """Process ids of a process's children."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
 def workers() -> list[int]:
     """Process ids of muxing workers that are children of this process."""
     found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (folder / "cmdline").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == os.getpid() and "fluidvid.live.muxing" in words:
-            found.append(int(folder.name))
+    for pid in children(os.getpid()):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if "fluidvid.live.muxing" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
     return found
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import typer
 
 from fluidvid.cli import app, run
+from tests.fluidvid.live.conftest import FrozenServer, Sender, children, transport_stream, until
 from tests.fluidvid.live.seeing import pictures
 from tests.fluidvid.test_cli import ENVIRONMENT, fluidvid
 
@@ -72,9 +76,10 @@ def test_anonymize_hands_addresses_over(tmp_path: Path) -> None:
     assert "correcthorse" not in done.stderr + done.stdout
 
 
-def started(clip: Path, out: Path) -> subprocess.Popen[str]:
-    """A run that has begun to publish."""
-    command = [sys.executable, "-m", "fluidvid", "stream", str(clip), str(out), "--mode", "solid", "--json"]
+def started(source: str, *targets: str) -> subprocess.Popen[str]:
+    """A run that has begun to publish, and would wait for a minute for whatever hangs."""
+    command = [sys.executable, "-m", "fluidvid", "stream", source, *targets, "--mode", "solid", "--json"]
+    command += ["--timeout", "1m"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     assert process.stderr is not None
     for line in process.stderr:
@@ -86,10 +91,61 @@ def started(clip: Path, out: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out.mp4"
-    process = started(clip, out)
+    process = started(str(clip), str(out))
     time.sleep(1)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 0, stderr
     assert f"{number.name}: finishing" in stderr and "0 raw" in stderr and f'"stopped": "{number.name}"' in stdout
     assert 0 < len(pictures(str(out))[0]) < 120 and not out.with_name("out.mp4.part").exists()
+
+
+def test_a_signal_does_not_wait_for_a_silent_input(clip: Path, tmp_path: Path) -> None:
+    sender = Sender(transport_stream(clip, tmp_path / "in.ts", (264, 224)), rate=10**6, stall=True)
+    out = tmp_path / "out.mp4"
+    process = started(f"tcp://127.0.0.1:{sender.port}", str(out))
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=8)
+    assert process.returncode == 0, stderr
+    report = json.loads(stdout)
+    assert report["stopped"] == "SIGTERM" and report["pictures_out"] == len(pictures(str(out))[0]) > 10
+    sender.close()
+
+
+def test_a_signal_does_not_wait_for_an_output_that_never_opened(clip: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/out"
+        process = started(str(clip), target, str(tmp_path / "out.ts"))
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=8)
+    assert process.returncode == 0 and f"{target}: not finished properly: it did not open before the end" in stderr
+    assert len(pictures(str(tmp_path / "out.ts"))[0]) > 0
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """The first one waits for the trailer of an output that hangs. Its worker goes, too."""
+    noise, out, frozen = tmp_path / "noise.mkv", tmp_path / "out.ts", FrozenServer()
+    dice = np.random.default_rng(0)
+    with av.open(str(noise), "w") as film:  # many bytes fill the hanging server's socket soon
+        stream = film.add_stream("libx264", 25, options={"preset": "ultrafast"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for _ in range(200):
+            picture = dice.integers(0, 256, (240, 320, 3), np.uint8)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        film.mux(stream.encode(None))
+    process = started(str(noise), f"rtsp://127.0.0.1:{frozen.port}/out", str(out), "--crf", "1", "--latency", "20s")
+    time.sleep(5)
+    muxing = children(process.pid)
+    assert len(muxing) == 2
+    process.send_signal(signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=5)
+    assert process.returncode == 130 and "second signal" in stderr.strip().splitlines()[-1]
+    assert json.loads(stdout)["raw"] == 0
+    assert len(pictures(str(out))[0]) > 10, "the output that does not hang is complete"
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in muxing), 10)
+    frozen.close()

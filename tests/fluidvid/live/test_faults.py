@@ -6,14 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -22,7 +21,18 @@ from fluidvid.errors import ConfigError, DetectionError, ExitCode, InputError, O
 from fluidvid.live.session import LiveSession
 from fluidvid.stages import NearDetector
 from fluidvid.trackers.types import Detection
-from tests.fluidvid.live.conftest import SHORT, Run, Sender, Server, free_port, until, workers
+from tests.fluidvid.live.conftest import (
+    SHORT,
+    FrozenServer,
+    Run,
+    Sender,
+    Server,
+    children,
+    free_port,
+    transport_stream,
+    until,
+    workers,
+)
 from tests.fluidvid.live.seeing import exposed, pictures
 
 SIZE = (264, 224)
@@ -88,45 +98,6 @@ def test_stalled_server_and_lost_publisher(serve: Serve, film: Film, live: Live,
     run.finish()
     assert run.error is None and run.session.report().reconnects >= 2
     covered(clip, tmp_path / "out.mkv", at_least=before + 15)
-
-
-class FrozenServer(threading.Thread):
-    """Takes an RTSP publisher's requests, then reads nothing any more, with hardly any room in its socket."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.listen()
-        self.port = int(self._socket.getsockname()[1])
-        self.clients: list[socket.socket] = []
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            try:
-                client, _ = self._socket.accept()
-            except OSError:
-                return
-            self.clients.append(client)
-            reading = client.makefile("rb")
-            recording = False
-            while not recording:
-                method, fields = reading.readline().split()[0], {}
-                while line := reading.readline().decode().strip():
-                    name, _, value = line.partition(":")
-                    fields[name] = value.strip()
-                reading.read(int(fields.get("Content-Length", 0)))
-                answer = ["RTSP/1.0 200 OK", f"CSeq: {fields['CSeq']}", "Session: 1"]
-                answer += [f"Transport: {fields['Transport']}"] if "Transport" in fields else []
-                client.sendall("".join(f"{line}\r\n" for line in [*answer, ""]).encode())
-                recording = method == b"RECORD"
-
-    def close(self) -> None:
-        self._socket.close()
-        for client in self.clients:
-            client.close()
 
 
 def test_frozen_output_server(serve: Serve, film: Film, live: Live, tmp_path: Path) -> None:
@@ -222,25 +193,6 @@ def test_full_disk_beside_a_working_output(live: Live, short: Path, tmp_path: Pa
     assert run.session.report().outputs[0]["gave_up"] == "the disk is full: free some space"
 
 
-def transport_stream(clip: Path, path: Path, size: tuple[int, int]) -> bytes:
-    """The clip as MPEG-TS, numbered like a camera's pictures."""
-    from tests.fluidvid.live.camera import write_code
-    from tests.fluidvid.live.seeing import filmed
-
-    with av.open(str(path), "w", format="mpegts") as out:
-        stream = out.add_stream(
-            "libx264", 25, options={"preset": "ultrafast", "tune": "zerolatency", "g": "10", "threads": "1"}
-        )
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for number, image in enumerate(filmed(clip, *size)[:60]):
-            coded = image.copy()
-            write_code(coded, number)
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(coded, format="rgb24")))
-        out.mux(stream.encode(None))
-    return path.read_bytes()
-
-
 def test_garbage_packets(live: Live, clip: Path, tmp_path: Path) -> None:
     """Damage inside a stream: pictures that cannot be decoded are left out, the others are treated."""
     sound = bytearray(transport_stream(clip, tmp_path / "in.ts", SIZE))
@@ -311,6 +263,42 @@ def test_an_exception_in_the_detector_stops_the_run(live: Live, short: Path, tmp
     assert len(pictures(str(tmp_path / "out.mkv"))[0]) <= 30  # with its trailer, under its name
 
 
+def test_an_exception_ends_the_run_at_once_although_the_input_is_silent(live: Live, clip: Path, tmp_path: Path) -> None:
+    """Nobody waits for the end of a read that lasts as long as the timeout."""
+    sender = Sender(transport_stream(clip, tmp_path / "in.ts", SIZE), rate=10**6, stall=True)
+
+    def alter(session: LiveSession) -> None:
+        session._stages = replace(session._stages, tracker=Broken(session._stages.tracker))
+
+    class Broken:
+        def __init__(self, tracker: Any) -> None:
+            self._tracker, self._calls = tracker, 0
+
+        def update(self, index: int, *arguments: Any, **named: Any) -> Any:
+            if index == 50:
+                time.sleep(1.0)  # all there is to read has been read
+                raise RuntimeError("boom")
+            return self._tracker.update(index, *arguments, **named)
+
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), alter=alter, live__timeout=60.0)
+    until(lambda: run.published >= 40)
+    began = time.monotonic()
+    run.wait(15)
+    assert time.monotonic() - began < 8
+    assert isinstance(run.error, DetectionError) and "boom" in str(run.error)
+    covered(clip, tmp_path / "out.mkv", at_least=40)
+    sender.close()
+
+
+def test_all_outputs_given_up_ends_the_run_although_the_input_is_silent(live: Live, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.mkv.part").symlink_to("/dev/full")
+    sender = Sender(transport_stream(clip, tmp_path / "in.ts", SIZE), rate=10**6, stall=True)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__timeout=60.0, live__retries=1)
+    run.wait(15)
+    assert isinstance(run.error, OutputError) and "the disk is full" in str(run.error)
+    sender.close()
+
+
 def test_a_worker_does_not_outlive_its_parent(serve: Serve, clip: Path) -> None:
     """Not even one that hangs in a frozen server."""
     viewers = serve("out").start()
@@ -320,23 +308,12 @@ def test_a_worker_does_not_outlive_its_parent(serve: Serve, clip: Path) -> None:
     for line in process.stderr:
         if "publishing" in line:
             break
-    mine = [
-        int(folder.name)
-        for folder in Path("/proc").iterdir()
-        if folder.name.isdigit() and _parent(folder) == process.pid
-    ]
+    mine = children(process.pid)
     assert mine
     viewers.signal(signal.SIGSTOP)
     process.kill()
     process.communicate()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine))
-
-
-def _parent(folder: Path) -> int:
-    try:
-        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return -1
 
 
 def test_port_of_metrics_taken(live: Live, short: Path, tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def served(viewer: Viewer, seconds: float, *costs: float) -> list[str]:
 
 
 def test_a_machine_at_its_limit_does_not_flap() -> None:
-    """Every 2nd picture is what it can do. It still climbs there quickly from below, and to the top when that is free."""
+    """Every 2nd picture is what it can do. It still climbs there quickly from below, and to the top when it can."""
     viewer = Viewer(*rungs(edits=True, levels=1))
     limit = (0.05, 0.03, 0.02, 0.01, 0.01, 0.01)
     tries = [served(viewer, 600, *limit).count("full") for _ in range(6)]  # an hour

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -85,7 +86,8 @@ class _Ended:
 class Coverage:
     """Running account; `edited + held + masked == faces` holds after every `add`.
 
-    Memory grows with the number of tracks only, or not at all if ended ones are folded by `forget`.
+    Memory grows with the number of tracks only, or not at all if ended ones are folded by `forget`. Other threads than
+    the one that adds look at a `snapshot`.
     """
 
     frames: int = 0
@@ -100,6 +102,7 @@ class Coverage:
     frames_fully_edited: int = 0
     _tracks: dict[int, _TrackLine] = field(default_factory=lambda: defaultdict(_TrackLine))
     _ended: _Ended = field(default_factory=lambda: _Ended())
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, frame: int, expected: int, outcomes: Iterable[FaceOutcome]) -> None:
         """Account for one frame.
@@ -118,11 +121,24 @@ class Coverage:
                 f"frame {frame}: {expected} faces tracked but {len(listed)} treated: stopped, nothing was written; "
                 "please report this as a bug"
             )
-        self.frames += 1
-        self.frames_with_faces += bool(listed)
-        self.frames_fully_edited += bool(listed) and all(o.treatment == "edited" for o in listed)
-        for outcome in listed:
-            self._count(frame, outcome)
+        with self._lock:
+            self.frames += 1
+            self.frames_with_faces += bool(listed)
+            self.frames_fully_edited += bool(listed) and all(o.treatment == "edited" for o in listed)
+            for outcome in listed:
+                self._count(frame, outcome)
+
+    def snapshot(self) -> Coverage:
+        """A copy in which everything adds up; from any thread."""
+        with self._lock:
+            return replace(
+                self,
+                masked_reasons=self.masked_reasons.copy(),
+                held_reasons=self.held_reasons.copy(),
+                _tracks={track: copy(line) for track, line in self._tracks.items()},
+                _ended=copy(self._ended),
+                _lock=threading.Lock(),
+            )
 
     def _count(self, frame: int, outcome: FaceOutcome) -> None:
         line = self._tracks[outcome.track_id]
@@ -150,8 +166,9 @@ class Coverage:
 
     def forget(self, frame: int) -> None:
         """Fold the tracks that were last seen before `frame`; they may not come again."""
-        for track in [k for k, line in self._tracks.items() if line.last_frame < frame]:
-            self._ended.fold(self._tracks.pop(track))
+        with self._lock:
+            for track in [k for k, line in self._tracks.items() if line.last_frame < frame]:
+                self._ended.fold(self._tracks.pop(track))
 
     @property
     def tracks(self) -> int:

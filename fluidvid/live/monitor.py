@@ -54,7 +54,7 @@ class Monitor:
         """One plain line."""
         took = self.latencies.recent()
         latency = "no picture yet" if took is None else f"{1000 * took[0]:.0f}/{1000 * took[1]:.0f} ms (median/95 %)"
-        c, source = self.coverage, self.source
+        c, source = self.coverage.snapshot(), self.source
         state = "" if source.connected else " (input lost)"
         outs = sum(p.account.connected for p in self.publishers)
         return (
@@ -77,14 +77,14 @@ class Monitor:
 
     def samples(self) -> Iterator[Sample]:
         """For Prometheus; names are prefixed with `fluidvid_`."""
-        c, source = self.coverage, self.source
+        c, source = self.coverage.snapshot(), self.source
         yield "counter", "pictures_in", "decoded pictures", {}, source.pictures_in
         yield "counter", "pictures_out", "published pictures", {}, c.frames
         yield "counter", "pictures_dropped", "decoded but not published: too slow", {}, source.dropped
         yield "counter", "pictures_corrupt", "damaged pictures and packets, not published", {}, source.corrupt
         for treatment, count in (("edited", c.edited), ("held", c.held), ("masked", c.masked), ("raw", 0)):
             yield "counter", "faces", "faces in published pictures by treatment", {"treatment": treatment}, count
-        for reason, count in list(c.masked_reasons.items()):
+        for reason, count in c.masked_reasons.items():
             yield "counter", "faces_masked", "masked faces by reason", {"reason": reason}, count
         yield "gauge", "fps", "published pictures per second", {}, self.rate_out.per_second()
         yield "gauge", "tracks", "faces followed at present", {}, self.tracks
@@ -107,7 +107,7 @@ class Monitor:
 
     def report(self, stopped: str, memory: Memory | None) -> LiveReport:
         """The account of the run so far: why it ended, and the memory of people, if there is one."""
-        c, source, took = self.coverage, self.source, self.latencies.overall()
+        c, source, took = self.coverage.snapshot(), self.source, self.latencies.overall()
         found = self.directions
         return LiveReport(
             input=self.shown,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -112,3 +114,31 @@ def test_summary_names_what_matters() -> None:
         "still identify",
     ):
         assert words in text
+
+
+def test_a_snapshot_adds_up_while_another_thread_adds() -> None:
+    coverage, done = Coverage(), threading.Event()
+
+    def add() -> None:
+        frame = 0
+        while not done.is_set():
+            faces = [FaceOutcome(frame // 5 + i, i != 1, "masked" if i else "edited", "mode") for i in range(3)]
+            coverage.add(frame, 3, faces)
+            coverage.forget(frame - 20)
+            frame += 1
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    adding = threading.Thread(target=add)
+    adding.start()
+    try:
+        for _ in range(2000):
+            seen = coverage.snapshot()
+            assert seen.edited + seen.held + seen.masked == seen.faces == 3 * seen.frames
+            assert sum(seen.masked_reasons.values()) == seen.masked
+            assert seen.summary()["held_masked"] == seen.held
+    finally:
+        done.set()
+        adding.join()
+        sys.setswitchinterval(usual)
+    assert coverage.frames > 0

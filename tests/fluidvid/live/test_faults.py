@@ -268,17 +268,16 @@ def test_an_exception_ends_the_run_at_once_although_the_input_is_silent(live: Li
     sender = Sender(transport_stream(clip, tmp_path / "in.ts", SIZE), rate=10**6, stall=True)
 
     def alter(session: LiveSession) -> None:
-        session._stages = replace(session._stages, tracker=Broken(session._stages.tracker))
+        tracker = session._stages.tracker
+        update = tracker.update
 
-    class Broken:
-        def __init__(self, tracker: Any) -> None:
-            self._tracker, self._calls = tracker, 0
-
-        def update(self, index: int, *arguments: Any, **named: Any) -> Any:
+        def broken(index: int, *arguments: Any, **named: Any) -> Any:
             if index == 50:
                 time.sleep(1.0)  # all there is to read has been read
                 raise RuntimeError("boom")
-            return self._tracker.update(index, *arguments, **named)
+            return update(index, *arguments, **named)
+
+        tracker.update = broken  # type: ignore[method-assign]
 
     run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), alter=alter, live__timeout=60.0)
     until(lambda: run.published >= 40)

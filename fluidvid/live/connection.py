@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -38,6 +39,14 @@ class Lost(Exception):  # noqa: N818 - no failure of the run: a state that recon
         self.permanent, self.finished = permanent, finished
 
 
+def opening(address: Address, *, transport: str) -> tuple[str | None, dict[str, str]]:
+    """FFmpeg's format (None: it finds out) and options by which an address is read."""
+    options = dict(_ANALYSE)
+    if address.kind == "rtsp":
+        options["rtsp_transport"] = transport
+    return _FORMATS.get(address.kind), options
+
+
 class Connection:
     """An open input. A context manager.
 
@@ -57,13 +66,11 @@ class Connection:
 
     def __init__(self, address: Address, *, transport: str, timeout: float) -> None:
         self._address, self._timeout = address, timeout
-        options = dict(_ANALYSE)
-        if address.kind == "rtsp":
-            options["rtsp_transport"] = transport
+        form, options = opening(address, transport=transport)
         try:
             container = av.open(
                 address.url,
-                format=_FORMATS.get(address.kind),
+                format=form,
                 options=options,
                 timeout=(timeout, timeout),
                 metadata_errors="replace",
@@ -140,5 +147,21 @@ class Connection:
             return Lost(f"no picture for {self._timeout:g} s")
         if isinstance(error, av.EOFError):
             return Lost("the stream ended")
+        if self._address.kind == "device" and (lost := _lost_device(error)):
+            return lost
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]
         return Lost(self._address.clean(reason), permanent=self._address.kind == "file")
+
+
+def _lost_device(error: Exception) -> Lost | None:
+    """What a video device's own errors mean."""
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM):
+        return Lost("no permission to read it: add your user to its group (video on most systems)", permanent=True)
+    if number == errno.ENOTTY:
+        return Lost("it is no video device", permanent=True)
+    if number == errno.EBUSY:
+        return Lost("another program uses it")
+    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return Lost("the device is not there: unplugged?")
+    return None

@@ -47,8 +47,8 @@ class BackgroundDirections:
     """One thread that prepares tracks one after another.
 
     First directions from the bank of ready ones come before searches, which better them, and between their steps; the
-    engine knows people who return. The thread runs at low priority, on at most `cores` CPU threads, and rests between
-    searches where `cores` is below one.
+    engine knows people who return. The thread runs at low priority, on at most `cores` CPU threads; where `cores` is
+    below one, searches rest between their steps.
 
     Args:
         editor: called from the thread; its `edit` meanwhile goes on in another.
@@ -81,6 +81,8 @@ class BackgroundDirections:
             pace(self._pace)
         self._searched: _Job | None = None  # the search under way
         self._stepped = 0.0  # when the search under way was last let go on
+        self._worked = 0.0  # CPU seconds of the thread that rests have made up for
+        self._rested = 0.0  # when a search may begin
         self._thread = threading.Thread(target=self._run, name="directions", daemon=True)
         self._thread.start()
 
@@ -154,17 +156,21 @@ class BackgroundDirections:
         while True:
             with self._change:
                 while not self._closed and (job := self._next()) is None:
-                    self._change.wait(0.5 if self._searches else None)
+                    rest = self._rested - time.monotonic()
+                    self._change.wait((rest if rest > 0 else 0.5) if self._searches else None)
                 if self._closed:
                     return
             assert job is not None
-            began = time.thread_time()
             if job.search and job.keys is not None:
                 self._searched, self._stepped = job, time.monotonic()
             self._do(job)
             self._searched = None
-            if self._cores < 1:
-                time.sleep((time.thread_time() - began) * (1 / self._cores - 1))
+            self._rested = time.monotonic() + self._owed()
+
+    def _owed(self) -> float:
+        """Seconds to rest for what the thread has worked since it was last asked, to stay within the budget."""
+        worked, self._worked = time.thread_time() - self._worked, time.thread_time()
+        return worked * max(0.0, 1 / self._cores - 1)
 
     def _do(self, job: _Job) -> None:
         if job.keys is None:
@@ -186,6 +192,8 @@ class BackgroundDirections:
         """What is to be done now, taken out of its queue; None: wait."""
         if self._quick:
             return self._quick.popleft()
+        if time.monotonic() < self._rested:
+            return None
         urgent = sorted(self._searches, key=self._is_served)
         if urgent and not self._held(urgent[0]):
             self._searches.remove(urgent[0])
@@ -201,11 +209,12 @@ class BackgroundDirections:
         return self.busy and self._is_served(job) and time.monotonic() - job.since < LONGEST_HOLD
 
     def _pace(self) -> None:
-        """Between the steps of a search: wait while pictures are late, and at last go on slowly."""
+        """Between the steps of a search: keep to the budget, wait while pictures are late, and at last go on slowly."""
         search = self._searched
         if search is None:
             return
-        rested = time.monotonic() + REST * (time.monotonic() - self._stepped)
+        now = time.monotonic()
+        paid, rested = now + self._owed(), now + REST * (now - self._stepped)
         while not self._closed:
             with self._change:
                 job = self._quick[0] if self._quick else None
@@ -213,6 +222,8 @@ class BackgroundDirections:
                     break  # it has left: what comes after its release may ask for its person, so be quick
                 if job is not None:
                     self._quick.popleft()
+                elif (owed := paid - time.monotonic()) > 0:
+                    self._change.wait(owed)
                 elif not all(self._is_served(other) for other in self._searches):
                     break  # somebody behind it is masked
                 elif self._held(search):

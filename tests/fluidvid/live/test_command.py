@@ -40,6 +40,7 @@ def test_help_names_the_live_flags() -> None:
         (["stream", SECRET, "rtsp://h/a", "--start", "3"], 2, ["--start", "Ctrl-C"]),
         (["stream", "@nothing.txt", "rtsp://h/a"], 2, ["nothing.txt"]),
         (["stream", "no.mp4", "rtsp://h/a"], 3, ["no.mp4"]),
+        (["stream", "/dev/video97", "rtsp://h/a"], 3, ["no such file or device: /dev/video97"]),
         (["stream", SECRET, "there.mp4"], 4, ["there.mp4", "--overwrite"]),
         (["stream", SECRET], 2, ["OUT"]),
         (["stream", SECRET, SECRET], 2, ["source itself"]),

@@ -150,6 +150,13 @@ def test_a_file_that_is_no_video_is_not_tried_again(live: Live, tmp_path: Path) 
     assert isinstance(run.error, InputError) and "given up" in str(run.error) and not run.said("trying again")
 
 
+def test_a_device_that_is_no_camera_is_not_tried_again(live: Live, tmp_path: Path) -> None:
+    run = live("/dev/null", str(tmp_path / "out.mkv"))
+    run.wait()
+    assert isinstance(run.error, InputError) and str(run.error) == "/dev/null: it is no video device: given up"
+    assert not run.said("trying again") and list(tmp_path.iterdir()) == []
+
+
 def test_missing_path(serve: Serve, live: Live, tmp_path: Path) -> None:
     server = serve("cam").start()
     run = live(server.url("nothing"), str(tmp_path / "out.mkv"), live__retries=1)
@@ -277,7 +284,7 @@ def test_an_exception_ends_the_run_at_once_although_the_input_is_silent(live: Li
                 raise RuntimeError("boom")
             return update(index, *arguments, **named)
 
-        tracker.update = broken  # type: ignore[method-assign]
+        tracker.update = broken  # type: ignore[assignment, method-assign]
 
     run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), alter=alter, live__timeout=60.0)
     until(lambda: run.published >= 40)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ from fluidvid.keyframes import KeyCrop
 from fluidvid.live import directions as background
 from fluidvid.live.addresses import source_address
 from fluidvid.live.command import stream
+from fluidvid.live.connection import Connection, Lost, opening
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import LiveEncoder
 from fluidvid.live.metrics import Health, MetricsServer
@@ -217,6 +220,59 @@ def test_a_lost_connection_is_not_kept() -> None:
     lost = source._connect()
     assert lost is not None and str(lost)
     assert lost.__traceback__ is None and lost.__cause__ is None and lost.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("text", "transport", "form", "options"),
+    [
+        ("/dev/null", "tcp", "v4l2", {}),  # any device will do for how it would be opened
+        ("rtsp://h/a", "tcp", None, {"rtsp_transport": "tcp"}),
+        ("rtsp://h/a", "udp", None, {"rtsp_transport": "udp"}),
+        ("udp://h:1", "udp", "mpegts", {}),
+        ("tcp://h:1", "tcp", "mpegts", {}),
+        ("rtmp://h/a/b", "tcp", None, {}),
+        ("http://h/a.m3u8", "tcp", None, {}),
+    ],
+)
+def test_how_an_input_is_opened(text: str, transport: str, form: str | None, options: dict[str, str]) -> None:
+    chosen, given = opening(source_address(text), transport=transport)
+    assert chosen == form and (form is None or form in {name for f in av.formats_available for name in f.split(",")})
+    assert given == {"flags": "low_delay", "analyzeduration": "1000000"} | options
+
+
+def opened(error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> Lost:
+    """Why a device could not be opened."""
+    if error is not None:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(Lost) as caught:
+        Connection(source_address("/dev/null"), transport="tcp", timeout=2)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "permanent"),
+    [
+        (errno.EACCES, "no permission to read it: add your user to its group", True),
+        (errno.EBUSY, "another program uses it", False),
+        (errno.ENOENT, "the device is not there", False),  # it was when the run began: it may be plugged in again
+        (errno.ENODEV, "the device is not there", False),
+        (errno.EIO, "Input/output error", False),
+    ],
+)
+def test_errors_of_a_video_device(number: int, words: str, permanent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = av.error.FFmpegError(number, os.strerror(number), "/dev/null")
+    lost = opened(error, monkeypatch)
+    assert words in str(lost) and lost.permanent == permanent
+
+
+def test_another_device_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By FFmpeg's real driver."""
+    lost = opened(None, monkeypatch)
+    assert str(lost) == "it is no video device" and lost.permanent
 
 
 def test_pictures_that_waited_longer_than_the_budget_are_dropped() -> None:
@@ -475,6 +531,46 @@ def test_a_search_that_waited_long_goes_on_slowly(monkeypatch: pytest.MonkeyPatc
     until(lambda: ("prepare", 1) in editor.order)
     assert time.monotonic() - began > 0.02 * editor.STEPS * (1 + background.REST)
     directions.close()
+
+
+class Labouring(PacedEditor):
+    """Every step takes a twentieth of a second of CPU time."""
+
+    def pace(self, wait: Callable[[], None]) -> None:
+        def worked() -> None:
+            end = time.thread_time() + 0.05
+            while time.thread_time() < end:
+                pass
+            wait()
+
+        self.between = worked
+
+
+def test_searches_keep_to_their_share_of_a_core() -> None:
+    editor = Labouring()
+    editor.let.release(3 * editor.STEPS)
+    directions = BackgroundDirections(editor, cores=0.2)
+    began = time.monotonic()
+    for track in (1, 2, 3):
+        directions.find(track, keys())
+    until(lambda: directions.ready(3), 30)
+    # The rest after the last step is still to come.
+    assert time.monotonic() - began >= (3 * editor.STEPS - 1) * 0.05 / 0.2
+    directions.close()
+
+
+def test_who_is_new_does_not_wait_for_a_rest_and_neither_does_the_end() -> None:
+    editor = Labouring()
+    editor.let.release(2 * editor.STEPS)
+    directions = BackgroundDirections(editor, cores=0.01)  # five seconds of rest after each step
+    directions.find(1, keys())
+    until(lambda: editor.steps == 1)
+    directions.begin(2, keys())
+    until(lambda: directions.ready(2), 3)
+    assert editor.steps == 1
+    began = time.monotonic()
+    directions.close()
+    assert time.monotonic() - began < 3 and not directions._thread.is_alive()
 
 
 def test_a_search_under_way_is_stopped_at_the_end() -> None:

@@ -1,4 +1,7 @@
-"""Is a face of what was filmed still to be seen in what was published? Judged by pixels at the faces' places."""
+"""Is a face of what was filmed still to be seen in what was published? Judged by pixels at the faces' places.
+
+The detector looks at every published picture and at what was filmed of it: a face is judged wherever either shows one.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidvid.assembly import make_detector
+from fluidvid.audit.pictures import face_change, luma, outside, untouched
 from fluidvid.config import Config
 from fluidvid.models import ModelStore
 from tests.fluidvid.live.camera import read_code
@@ -34,17 +38,23 @@ def filmed(clip: Path, width: int, height: int) -> list[Image]:
         ]
 
 
+Box = tuple[float, float, float, float]
+
+
 @cache
-def places(clip: Path, width: int, height: int, number: int) -> list[tuple[int, int, int, int]]:
-    """Middles of the faces of one of the camera's pictures, by the full detector."""
-    detector = _detector()
-    found = []
-    for face in detector.detect(filmed(clip, width, height)[number]):
+def places(clip: Path, width: int, height: int, number: int) -> list[Box]:
+    """Faces of one of the camera's pictures, by the full detector."""
+    return found_in(filmed(clip, width, height)[number])
+
+
+def found_in(image: Image) -> list[Box]:
+    """Faces of a picture, by the full detector."""
+    boxes: list[Box] = []
+    for face in _detector().detect(image):
         if face.score >= 0.5:
             x1, y1, x2, y2 = (float(v) for v in face.box)
-            dx, dy = (x2 - x1) / 5, (y2 - y1) / 5
-            found.append((int(x1 + dx), int(y1 + dy), int(x2 - dx), int(y2 - dy)))
-    return found
+            boxes.append((x1, y1, x2, y2))
+    return boxes
 
 
 @cache
@@ -52,8 +62,8 @@ def _detector() -> Any:
     return make_detector(Config(), ModelStore())
 
 
-def exposed(clip: Path, published: Iterable[Image], *, size: tuple[int, int], every: int = 5) -> tuple[int, int]:
-    """How many faces of how many were published as they were filmed.
+def exposed(clip: Path, published: Iterable[Image], *, size: tuple[int, int], edits: bool = False) -> tuple[int, int]:
+    """How many faces were published as they were filmed, and how many were filmed, over every published picture.
 
     A picture is found in the film by the number in its code. What a mask takes away is detail: a face is exposed where
     its detail still goes with that of what was filmed.
@@ -62,19 +72,32 @@ def exposed(clip: Path, published: Iterable[Image], *, size: tuple[int, int], ev
         clip: what was filmed.
         published: `(H, W, 3)` pictures of the camera's size with its time code.
         size: `(width, height)`.
-        every: look at every n-th picture only.
+        edits: faces are edited, which keeps some detail: the audit's own judgement of an untouched face counts.
     """
     seen = faces = 0
     source = filmed(clip, *size)
-    for index, image in enumerate(published):
-        if index % every:
-            continue
+    judge = _untouched if edits else _shows_detail
+    for image in published:
         number = read_code(image) % len(source)
-        for x1, y1, x2, y2 in places(clip, *size, number):
-            faces += 1
-            ours, theirs = (_detail(picture[y1:y2, x1:x2]) for picture in (image, source[number]))
-            seen += bool(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > EXPOSED)
+        known = places(clip, *size, number)
+        faces += len(known)
+        seen += sum(judge(source[number], image, box, known) for box in [*known, *found_in(image)])
     return seen, faces
+
+
+def _shows_detail(filmed: Image, published: Image, box: Box, _: list[Box]) -> bool:
+    x1, y1, x2, y2 = box
+    dx, dy = (x2 - x1) / 5, (y2 - y1) / 5
+    rows = slice(max(0, int(y1 + dy)), int(y2 - dy))
+    columns = slice(max(0, int(x1 + dx)), int(x2 - dx))
+    ours, theirs = (_detail(picture[rows, columns]) for picture in (published, filmed))
+    return bool(np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > EXPOSED)
+
+
+def _untouched(filmed: Image, published: Image, box: Box, known: list[Box]) -> bool:
+    ours, theirs = luma(published), luma(filmed)
+    around = outside(theirs, ours, [np.array(other, np.float32) for other in known])
+    return untouched(*face_change(theirs, ours, box), around)
 
 
 def _detail(face: Image) -> NDArray[np.float32]:

@@ -21,8 +21,9 @@ from tests.fluidvid.live.seeing import exposed, filmed, pictures
 SIZE = (264, 224)
 
 
-def test_what_is_filmed_raw_counts_as_exposed(clip: Path) -> None:
-    """The judge of all other tests can say no."""
+@pytest.mark.parametrize("edits", [False, True])
+def test_what_is_filmed_raw_counts_as_exposed(clip: Path, edits: bool) -> None:
+    """The judges of all other tests can say no."""
     from tests.fluidvid.live.camera import write_code
 
     raw = []
@@ -33,8 +34,8 @@ def test_what_is_filmed_raw_counts_as_exposed(clip: Path) -> None:
         )
         write_code(coded, number)
         raw.append(coded)
-    seen, faces = exposed(clip, raw, size=SIZE)
-    assert seen == faces == 4
+    seen, faces = exposed(clip, raw, size=SIZE, edits=edits)
+    assert seen >= faces >= len(raw) == 20
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
@@ -75,7 +76,7 @@ def test_camera_to_reader(
     # This server stamps by arrival: pictures that come in a burst may share a tick. Ours are in the file below.
     assert sound > 10 and len(times) > 30 and all(a <= b for a, b in pairwise(times))
     seen, faces = exposed(clip, images, size=SIZE)
-    assert faces >= 6 and seen == 0
+    assert faces >= len(images) and seen == 0
     # The roof of the car, in the upper half, is what was filmed: pictures arrive whole.
     roof = [image[:20, :60].mean((0, 1)) for image in (filmed(clip, *SIZE)[0], *images)]
     assert np.mean([np.abs(seen - roof[0]).max() < 25 for seen in roof[1:]]) > 0.9
@@ -84,9 +85,9 @@ def test_camera_to_reader(
     copied, copied_times = pictures(str(tmp_path / "copy.mov"))
     report = run.session.report()
     assert report.pictures_out == len(copied) and all(a < b for a, b in pairwise(copied_times))
-    assert report.faces >= report.pictures_out and report.raw == 0 and report.edited == 0
+    assert report.raw == report.edited == 0
     seen, faces = exposed(clip, copied, size=SIZE)
-    assert faces >= len(copied) // 5 - 1 and seen == 0
+    assert report.faces >= faces >= len(copied) and seen == 0
     with av.open(str(tmp_path / "copy.mov")) as copy:
         assert copy.streams.audio[0].codec_context.name == "pcm_alaw"
         assert sum(packet.size for packet in copy.demux(copy.streams.audio[0])) > 8000
@@ -186,7 +187,7 @@ def test_rtmp_in_and_out(rtmp: str, film: Callable[..., object], live: Callable[
     run.finish()
     assert len(images) == 30 and all(a < b for a, b in pairwise(times))
     seen, faces = exposed(clip, images, size=SIZE)
-    assert seen == 0 and faces >= 2
+    assert seen == 0 and faces >= len(images)
     assert not run.said("s3cret") and run.said("receiving 264x224")
 
 

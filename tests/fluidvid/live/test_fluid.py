@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fluidvid.live.conftest import Run, Server, until
+from tests.fluidvid.live.seeing import exposed, pictures
 
 
 @pytest.mark.slow
@@ -17,6 +18,7 @@ def test_the_same_pseudonym_after_a_reconnect(
     serve: Callable[..., Server],
     film: Callable[..., subprocess.Popen[bytes]],
     live: Callable[..., Run],
+    clip: Path,
     tmp_path: Path,
 ) -> None:
     server = serve("cam").start()
@@ -46,3 +48,6 @@ def test_the_same_pseudonym_after_a_reconnect(
     assert memory["returned"] == 1, memory
     assert memory["new"] == 1 and len(set(memory["entries"].values())) == 1
     assert after.tracks == 2 and after.raw == 0 and after.reconnects >= 1
+    images, _ = pictures(str(tmp_path / "out.mkv"))
+    seen, faces = exposed(clip, images, size=(264, 224), edits=True)
+    assert after.faces >= faces >= len(images) == after.pictures_out and seen == 0

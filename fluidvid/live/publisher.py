@@ -137,8 +137,7 @@ class Publisher:
             worked = worked or worker.opened
             self.account.connected = False
             if self._ending:
-                if reason:
-                    self._say(f"{self.address.shown}: not finished properly: {reason}")
+                self._unfinished(reason)
                 return
             wait = None if permanent and not worked else backoff.failed()
             if wait is None:
@@ -151,9 +150,17 @@ class Publisher:
             with self._change:
                 self._drop_waiting()
                 self._change.wait_for(lambda: self._ending, wait)
-                if self._ending:
-                    return
-                self._drop_waiting()
+                if not self._ending:
+                    self._drop_waiting()
+            if self._ending:
+                self._unfinished(reason)
+                return
+
+    def _unfinished(self, reason: str) -> None:
+        """The run is over and this output without its end, if there is a reason."""
+        if reason:
+            self.account.gave_up = reason
+            self._say(f"{self.address.shown}: not finished properly: {reason}")
 
     def _opened(self, notes: str) -> None:
         with self._change:

@@ -20,7 +20,8 @@ class LiveReport:
 
     Attributes:
         input: the source, redacted.
-        outputs: one record per target: address (redacted), pictures written and dropped, reconnects, why given up.
+        outputs: one record per target: address (redacted), pictures written and dropped, reconnects, why given up
+            or left without its end.
         mode: fluid, blur, pixelate or solid.
         seconds: length of the run.
         pictures_in: decoded pictures.
@@ -102,7 +103,7 @@ class LiveReport:
             "input", f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects"
         )
         for out in self.outputs:
-            end = f", given up: {out['gave_up']}" if out["gave_up"] else ""
+            end = f", not complete: {out['gave_up']}" if out["gave_up"] else ""
             table.add_row(
                 "output",
                 f"{out['address']}: {out['written']} pictures, {out['dropped']} dropped, "

@@ -133,15 +133,15 @@ class Sender(threading.Thread):
         self._socket.close()
 
 
-def transport_stream(clip: Path, path: Path, size: tuple[int, int]) -> bytes:
-    """The clip as MPEG-TS, numbered like a camera's pictures."""
+def transport_stream(clip: Path, path: Path, size: tuple[int, int], *, count: int = 60) -> bytes:
+    """The first pictures of the clip as MPEG-TS, numbered like a camera's pictures."""
     with av.open(str(path), "w", format="mpegts") as out:
         stream = out.add_stream(
             "libx264", 25, options={"preset": "ultrafast", "tune": "zerolatency", "g": "10", "threads": "1"}
         )
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for number, image in enumerate(filmed(clip, *size)[:60]):
+        for number, image in enumerate(filmed(clip, *size)[:count]):
             coded = image.copy()
             write_code(coded, number)
             out.mux(stream.encode(av.VideoFrame.from_ndarray(coded, format="rgb24")))
@@ -248,6 +248,12 @@ def workers() -> list[int]:
     return found
 
 
+def threads() -> list[str]:
+    """Names of the threads that live runs of this process have started."""
+    ours = ("read input", "read ahead", "publish ", "directions", "metrics", "status")
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(ours)]
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Server]]:
     """Makes servers; skips where GStreamer's is not installed."""
@@ -308,7 +314,7 @@ def film(clip: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 @pytest.fixture
 def live() -> Iterator[Callable[..., Run]]:
-    """Starts live runs in mode pixelate; afterwards none may have left a process behind."""
+    """Starts live runs in mode pixelate; afterwards none may have left a process or a thread behind."""
     runs: list[Run] = []
 
     def start(source: str, *targets: str, alter: Callable[[LiveSession], None] | None = None, **options: Any) -> Run:
@@ -338,3 +344,4 @@ def live() -> Iterator[Callable[..., Run]]:
     for run in runs:
         run.finish()
     assert workers() == [], "a muxing worker was left behind"
+    until(lambda: threads() == [], 5)

@@ -119,7 +119,8 @@ def test_a_signal_does_not_wait_for_an_output_that_never_opened(clip: Path, tmp_
         target = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/out"
         process = started(str(clip), target, str(tmp_path / "out.ts"))
         process.send_signal(signal.SIGTERM)
-        _, stderr = process.communicate(timeout=8)
+        stdout, stderr = process.communicate(timeout=8)
+    assert json.loads(stdout)["outputs"][0]["gave_up"] == "it did not open before the end"
     assert process.returncode == 0 and f"{target}: not finished properly: it did not open before the end" in stderr
     assert len(pictures(str(tmp_path / "out.ts"))[0]) > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -55,6 +56,7 @@ def test_camera_to_reader(
         server.url("sound_out/publish"),
         str(tmp_path / "copy.mov"),
         live__metrics=f"127.0.0.1:{port}",
+        live__status=0.5,
         live__transport=transport,
     )
     until(lambda: run.published > 10)
@@ -80,7 +82,16 @@ def test_camera_to_reader(
     # The roof of the car, in the upper half, is what was filmed: pictures arrive whole.
     roof = [image[:20, :60].mean((0, 1)) for image in (filmed(clip, *SIZE)[0], *images)]
     assert np.mean([np.abs(seen - roof[0]).max() < 25 for seen in roof[1:]]) > 0.9
-    assert 'fluidvid_faces_total{treatment="raw"} 0.0' in text and "fluidvid_latency_seconds" in text
+    assert 'fluidvid_faces_total{treatment="raw"} 0.0' in text
+    told = {line.split("{")[0].split()[0] for line in text.splitlines() if not line.startswith("#")}
+    wanted = "fps latency_seconds tracks faces_total faces_masked_total input_reconnects_total output_reconnects_total"
+    wanted += " pictures_dropped_total output_dropped_total pictures_corrupt_total ladder input_connected"
+    assert {f"fluidvid_{name}" for name in wanted.split()} <= told
+    line = (
+        r"[\d.]+ pictures/s, latency \d+/\d+ ms \(median/95 %\), 1 tracks, faces 0 edited \d+ held \d+ masked 0 raw, "
+    )
+    line += "full, 2/2 outputs, 0 reconnects, 0 dropped"
+    assert any(re.fullmatch(line, said) for said in run.lines), run.lines
     # The copy in a file: every published picture, all with faces treated, sound beside it, its name only at the end.
     copied, copied_times = pictures(str(tmp_path / "copy.mov"))
     report = run.session.report()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fluidvid.errors import ConfigError, DetectionError, ExitCode, InputError, OutputError
+from fluidvid.live.metrics import Health
 from fluidvid.live.session import LiveSession
 from fluidvid.stages import NearDetector
 from fluidvid.trackers.types import Detection
@@ -30,6 +33,7 @@ from tests.fluidvid.live.conftest import (
     Server,
     children,
     free_port,
+    threads,
     transport_stream,
     until,
     workers,
@@ -89,6 +93,9 @@ def test_stalled_server_and_lost_publisher(serve: Serve, film: Film, live: Live,
     until(lambda: run.published > 15)
     server.signal(signal.SIGSTOP)
     until(lambda: run.said("no picture for 1.5 s; trying again"))
+    monitor = run.session.monitor
+    until(lambda: monitor.health().text.startswith("no picture for") and not monitor.health().healthy)
+    assert "(input lost)" in monitor.status()
     before = run.published
     server.signal(signal.SIGCONT)
     until(lambda: run.published > before + 15)
@@ -113,6 +120,7 @@ def test_frozen_output_server(serve: Serve, film: Film, live: Live, tmp_path: Pa
     first = set(workers())
     assert len(first) == 2
     until(lambda: run.said(f"{target}: no progress for 1.5 s: the server is frozen or unreachable"))
+    assert run.session.monitor.health() == Health(False, f"not publishing to {target}")
     until(lambda: len(frozen.clients) > 1)
     assert len(set(workers()) & first) == 1, "the file's worker lives on, the frozen one is gone"
     run.finish()
@@ -201,6 +209,83 @@ def test_full_disk_beside_a_working_output(live: Live, short: Path, tmp_path: Pa
     run.wait()
     assert run.error is None and len(pictures(str(tmp_path / "out.mkv"))[0]) == SHORT
     assert run.session.report().outputs[0]["gave_up"] == "the disk is full: free some space"
+
+
+def test_a_disk_that_is_full_for_a_while(live: Live, clip: Path, tmp_path: Path) -> None:
+    """A real one: what was written before is kept and can be played, and the rest goes on when there is room again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("NOT TESTED: a small file system cannot be mounted here (needs root)")
+    try:
+        transport_stream(clip, tmp_path / "in.ts", SIZE, count=120)
+        run = live(str(tmp_path / "in.ts"), str(disk / "out.mkv"), media__crf=1)
+        until(lambda: run.said("out.mkv: the disk is full: free some space; trying again in 0.5 s"))
+        subprocess.run(["mount", "-o", "remount,size=40m", str(disk)], check=True)
+        run.wait()
+        assert run.error is None and run.session.report().raw == 0
+        assert sorted(path.name for path in disk.iterdir()) == ["out.1.mkv", "out.mkv"]
+        images = [image for name in ("out.1.mkv", "out.mkv") for image in pictures(str(disk / name))[0]]
+        seen, faces = exposed(clip, images, size=SIZE)
+        assert seen == 0 and faces >= len(images) > 50
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other quickly."""
+    monkeypatch.setattr("fluidvid.live.backoff.FIRST", 0.02)
+    monkeypatch.setattr("fluidvid.live.backoff.LONGEST", 0.02)
+
+
+def held() -> tuple[int, int, float]:
+    """Open files, threads and resident MB of this process."""
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+    return len(list(Path("/proc/self/fd").iterdir())), len(threads()), resident
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_input_that_is_lost_again_and_again_leaves_nothing_behind(live: Live, clip: Path, tmp_path: Path) -> None:
+    part = transport_stream(clip, tmp_path / "in.ts", SIZE, count=6)
+    sender = Sender(*[part] * 32, rate=len(part) * 5)  # 30 pictures/s: none piles up
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"))
+
+    def lost(times: int) -> tuple[int, int, float]:
+        until(lambda: run.session.report().reconnects >= times, 60)
+        return held()
+
+    before, after = lost(12), lost(30)
+    run.finish()
+    assert after[0] <= before[0] + 2 and after[1] <= before[1], f"{before} became {after}"
+    assert after[2] < before[2] + 10, f"MB grew from {before[2]:.0f} to {after[2]:.0f}"
+    assert run.error is None
+    covered(clip, tmp_path / "out.mkv", run, at_least=100)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_workers_that_die_again_and_again_leave_nothing_behind(live: Live, clip: Path, tmp_path: Path) -> None:
+    sender = Sender(transport_stream(clip, tmp_path / "in.ts", SIZE, count=120) * 20, rate=10**5)
+    run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out-%03d.ts"))
+
+    def killed(times: int) -> tuple[int, int, float]:
+        for _ in range(times):
+            published = opened()
+            (worker,) = workers()
+            os.kill(worker, signal.SIGKILL)
+            until(lambda published=published: opened() > published)  # type: ignore[misc]
+        return held()
+
+    def opened() -> int:
+        return sum("publishing" in line for line in run.lines)
+
+    until(lambda: run.said("publishing"))
+    before, after = killed(3), killed(6)
+    run.finish()
+    assert after[0] <= before[0] + 2 and after[1] <= before[1], f"{before} became {after}"
+    assert run.said("the worker process died; trying again in 0.02 s")
+    assert run.session.report().outputs[0]["reconnects"] == 9 and run.error is None
 
 
 def test_garbage_packets(live: Live, clip: Path, tmp_path: Path) -> None:

@@ -177,7 +177,8 @@ def _signature(*, live: bool = False) -> inspect.Signature:
                 list[str],
                 typer.Argument(
                     metavar="OUT...",
-                    help="rtsp, rtmp, udp or tcp URL, HLS folder (ending in /), file, or file in parts (part-%05d.mp4)",
+                    help="rtsp, rtmp, udp or tcp URL, HLS folder (ending in /), file, file in parts (part-%05d.mp4), "
+                    "or preview: a page of this machine for a browser",
                 ),
             ],
         )

@@ -13,7 +13,7 @@ from fluidvid.errors import ConfigError, InputError, OutputError
 from fluidvid.video.containers import target_for
 
 SourceKind = Literal["rtsp", "rtmp", "http", "mpegts", "device", "file"]
-SinkKind = Literal["rtsp", "rtmp", "hls", "mpegts", "file", "segments"]
+SinkKind = Literal["rtsp", "rtmp", "hls", "mpegts", "file", "segments", "preview"]
 
 _SOURCES: dict[str, SourceKind] = {
     **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "rtmp", "rtmps": "rtmp", "http": "http", "https": "http"},
@@ -26,7 +26,7 @@ _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^\s/]*@")
 _VALUES = re.compile(r"([?&][^=&\s]+=)[^&\s'\"]*")
 _PART = re.compile(r"%0?\d*d")
-_PREVIEWS = frozenset({"preview", "display", "window"})
+_PREVIEW = re.compile(r"preview(:\d{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,22 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
 
     Args:
         text: a URL; a folder (ending in `/`) or a playlist `.m3u8` for HLS; a file name, with `%05d` in it for one
-            that is cut into parts.
+            that is cut into parts; `preview` or `preview:PORT` for a page of this machine.
         overwrite: existing files may be replaced.
 
     Raises:
-        ConfigError: an unknown scheme, or a preview, for which this build has no display library.
+        ConfigError: an unknown scheme.
         OutputError: unknown ending, no such folder, or existing files.
     """
-    if text in _PREVIEWS:
-        raise ConfigError(
-            "a local preview needs a display library (SDL), which the bundled FFmpeg has not: publish to an address "
-            "and open it in a player, e.g. `ffplay rtsp://...`"
-        )
+    if _PREVIEW.fullmatch(text):
+        return Address(text, "preview", text)
     scheme = _SCHEME.match(text)
     if scheme is not None:
         kind = _SINKS.get(scheme.group()[:-3].lower())
         if kind is None:
-            raise ConfigError(f"cannot publish to {redacted(text)}: give one of {', '.join(_SINKS)}://, or a file")
+            raise ConfigError(
+                f"cannot publish to {redacted(text)}: give one of {', '.join(_SINKS)}://, a file or preview"
+            )
         return _address(text, kind)
     path = Path(text)
     if text.endswith("/") or path.suffix == ".m3u8" or path.is_dir():

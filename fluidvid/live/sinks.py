@@ -1,4 +1,4 @@
-"""What a muxing worker writes to: a publishing URL, an HLS folder, one file, or a file in parts.
+"""What a muxing worker writes to: a publishing URL, an HLS folder, one file, a file in parts, or a preview.
 
 Files are written under a temporary name and get their own when they are complete.
 """
@@ -48,8 +48,12 @@ def open_sink(address: Address, description: bytes, *, transport: str, segment: 
 
     Raises:
         av.FFmpegError: refused, unauthorised, full and so on.
-        OSError: a file cannot be written.
+        OSError: a file cannot be written, or a port is taken.
     """
+    if address.kind == "preview":
+        from fluidvid.live.preview import PreviewSink  # OpenCV: no other worker needs it
+
+        return PreviewSink(int(address.url.partition(":")[2] or 0), description)
     if address.kind == "segments":
         return PartSink(address, description, segment)
     if address.kind == "file":

@@ -52,6 +52,8 @@ def test_targets(tmp_path: Path) -> None:
         f"{tmp_path}/list.m3u8": "hls",
         f"{tmp_path}/a.mp4": "file",
         f"{tmp_path}/a-%04d.ts": "segments",
+        "preview": "preview",
+        "preview:8080": "preview",
     }
     assert {text: sink_address(text, overwrite=False).kind for text in kinds} == kinds
 
@@ -72,8 +74,8 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         sink_address(f"{tmp_path}/no/a.mp4", overwrite=False)
     with pytest.raises(OutputError, match="file name ending"):
         sink_address(f"{tmp_path}/a.xyz", overwrite=False)
-    with pytest.raises(ConfigError, match="preview needs a display library"):
-        sink_address("preview", overwrite=False)
+    with pytest.raises(OutputError, match="file name ending"):
+        sink_address("preview:http", overwrite=False)
     with pytest.raises(InputError, match="no such file or device"):
         source_address(f"{tmp_path}/nothing.mp4")
 

@@ -34,7 +34,8 @@ def test_help_names_the_live_flags() -> None:
     ("arguments", "code", "words"),
     [
         (["stream", "ftp://h/a", "rtsp://h/a"], 2, ["rtsp, rtsps, rtmp"]),
-        (["stream", SECRET, "preview"], 2, ["display library"]),
+        (["stream", SECRET, "preview:http"], 4, ["preview:http", "file name ending"]),
+        (["stream", SECRET, "preview", "preview"], 2, ["named twice"]),
         (["stream", SECRET, "rtsp://h/a", "--latency", "soon"], 2, ["live.latency", "soon", "500ms"]),
         (["stream", SECRET, "rtsp://h/a", "--strict"], 2, ["--strict", "live stream"]),
         (["stream", SECRET, "rtsp://h/a", "--start", "3"], 2, ["--start", "Ctrl-C"]),

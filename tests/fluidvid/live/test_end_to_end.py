@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,13 +11,16 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import av
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from tests.fluidvid.live.conftest import SHORT, Run, Server, free_port, until
+from tests.fluidvid.live.conftest import SHORT, Run, Server, free_port, transport_stream, until
 from tests.fluidvid.live.seeing import exposed, filmed, pictures
 
 SIZE = (264, 224)
@@ -155,6 +159,36 @@ def test_mpegts_over_tcp_and_udp(live: Callable[..., Run], short: Path) -> None:
         thread.join(20)
     run.finish()
     assert got == {"tcp": 20, "udp": 20}
+
+
+def test_preview(live: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
+    """A browser's view of it: what was published, and nothing else, on this machine only; who is slow harms nobody."""
+    transport_stream(clip, tmp_path / "in.ts", SIZE, count=120)
+    port = free_port()
+    run = live(str(tmp_path / "in.ts"), f"preview:{port}", str(tmp_path / "out.mkv"))
+    until(lambda: run.said(f"preview:{port}: publishing (open http://127.0.0.1:{port}/ in a browser; without sound)"))
+    base = f"http://127.0.0.1:{port}"
+    assert b"<img src='/pictures'" in urlopen(f"{base}/").read()
+    for request, code in ((Request(f"{base}/", headers={"Host": "evil.example"}), 403), (Request(f"{base}/a"), 404)):
+        with pytest.raises(HTTPError) as caught:
+            urlopen(request)
+        assert caught.value.code == code
+    with socket.create_connection(("127.0.0.1", port)) as slow, urlopen(f"{base}/pictures") as page:
+        slow.sendall(f"GET /pictures HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        images: list[NDArray[np.uint8]] = []
+        while len(images) < 30:
+            assert page.readline() == b"--picture\r\n" and page.readline() == b"Content-Type: image/jpeg\r\n"
+            length = int(page.readline().split()[1])
+            page.readline()
+            coded = np.frombuffer(page.read(length), np.uint8)
+            images.append(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB), np.uint8))
+            page.readline()
+        assert not [line for line in Path("/proc/net/tcp").read_text().splitlines() if f"00000000:{port:04X}" in line]
+    seen, faces = exposed(clip, images, size=SIZE)
+    assert seen == 0 and faces >= len(images)
+    run.wait()
+    assert run.error is None and run.session.report().outputs[0]["reconnects"] == 0
+    assert run.session.report().outputs[1]["dropped"] == 0
 
 
 def test_hls_folder_to_http_to_rtmp(live: Callable[..., Run], short: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_same_pseudonym_after_a_reconnect(
         cache__path=str(tmp_path / "people.cache"),
     )
     until(lambda: run.session.report().edited > 0, 250)
-    assert run.session.report().directions == {"begun": 1, "found": 0, "failed": 0}  # the bank's, before any search
+    assert run.session.report().directions["begun"] == 1  # the bank's; a search may have bettered it meanwhile
     until(lambda: run.session.report().directions["found"] == 1, 250)
     assert run.session.report().masked_reasons["not prepared"] > 0
     server.kill()

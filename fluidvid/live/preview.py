@@ -1,0 +1,129 @@
+"""A local preview: the published pictures as a page of this machine, for any browser; FFmpeg's wheel opens no window.
+
+It shows what leaves and nothing else: it decodes the very packets that the other outputs get.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+
+from fluidvid.live.encoding import VIDEO, Coded
+
+HOST = "127.0.0.1"
+_QUALITY = 85
+_BOUNDARY = "picture"
+_PAGE = (
+    b"<!doctype html><title>fluidvid</title><body style='margin:0;background:#222'>"
+    b"<img src='/pictures' style='width:100vw;height:100vh;object-fit:contain'>"
+)
+PATIENCE = 5.0
+"""Seconds after which a browser that takes nothing is let go."""
+
+
+class PreviewSink:
+    """Serves `/`, a page, and `/pictures`, JPEG after JPEG, on the loopback address only.
+
+    Whoever watches slowly misses pictures and holds up nobody; while nobody watches, none are coded.
+
+    Args:
+        port: to listen on; 0: any free one, which is told in `notes`.
+        description: `LiveEncoder.description`.
+    """
+
+    def __init__(self, port: int, description: bytes) -> None:
+        with av.open(
+            io.BytesIO(description), format="nut", options={"analyzeduration": "0", "probesize": "32"}
+        ) as told:
+            decoder = av.CodecContext.create(told.streams[VIDEO].codec_context.name, "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        self._decoder = decoder
+        self._decoder.thread_type = "SLICE"  # frame threads would add a picture of delay each
+        self._change = threading.Condition()
+        self._picture, self._number, self._watching, self._closed = b"", 0, 0, False
+        self._server = ThreadingHTTPServer((HOST, port), self._handler())
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="preview", daemon=True).start()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return [f"open http://{HOST}:{self._server.server_port}/ in a browser; without sound"]
+
+    def write(self, packet: Coded) -> None:
+        if packet.stream != VIDEO:
+            return
+        for picture in self._decoder.decode(av.Packet(packet.data)):
+            if not self._watching:
+                continue
+            image = np.asarray(picture.to_ndarray(format="bgr24"), np.uint8)
+            coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+            with self._change:
+                self._picture, self._number = coded, self._number + 1
+                self._change.notify_all()
+
+    def close(self) -> None:
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _next(self, before: int) -> tuple[bytes, int]:
+        """The newest picture once there is one after number `before`; empty at the end."""
+        with self._change:
+            self._change.wait_for(lambda: self._number > before or self._closed)
+            return (b"" if self._closed else self._picture), self._number
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = PATIENCE
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
+                """Log nothing: stderr is for the status line."""
+
+            def do_GET(self) -> None:
+                port = sink._server.server_port
+                if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
+                    self.send_error(403)  # another site's page, by a name of its own for this address
+                elif self.path == "/":
+                    self._answer("text/html")
+                    self.wfile.write(_PAGE)
+                elif self.path == "/pictures":
+                    self._answer(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+                    self._show()
+                else:
+                    self.send_error(404)
+
+            def _answer(self, kind: str) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.send_header("Cache-Control", "no-store")
+                self.end_headers()
+
+            def _show(self) -> None:
+                with sink._change:
+                    sink._watching += 1
+                    number = sink._number
+                try:
+                    while True:
+                        picture, number = sink._next(number)
+                        if not picture:
+                            return
+                        head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+                        self.wfile.write(head.encode() + picture + b"\r\n")
+                except OSError:
+                    return  # the page was closed
+                finally:
+                    with sink._change:
+                        sink._watching -= 1
+
+        return Handler

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -13,6 +16,7 @@ from av.audio.stream import AudioStream
 from av.codec.context import Flags
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from fluidvid.live.addresses import Address
@@ -22,6 +26,8 @@ MAX_BAD = 50
 """Packets in a row that cannot be decoded: then the connection is given up and made anew."""
 # Without FFmpeg's `nobuffer`: it throws the packets of the analysis away, and with them a file's only key frame.
 _ANALYSE = {"flags": "low_delay", "analyzeduration": "1000000"}
+_POLL = 0.004
+"""Seconds after which a device without a picture is asked again."""
 _FORMATS = {"device": "v4l2", "mpegts": "mpegts"}
 
 
@@ -78,6 +84,8 @@ class Connection:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._lost(error) from error
         self._container: InputContainer = container
+        if address.kind == "device":
+            _unblock(address.url)
         videos = [s for s in container.streams.video if not is_picture(s) and s.codec_context is not None]
         if not videos:
             container.close()
@@ -104,14 +112,14 @@ class Connection:
         wanted = [self._video] if self.sound is None else [self._video, self.sound]
         bad, seen = 0, time.monotonic()
         try:
-            for packet in self._container.demux(wanted):
+            for packet in self._packets(wanted):
                 if time.monotonic() - seen > self._timeout:
                     raise Lost(f"no picture for {self._timeout:g} s")
                 if packet.stream_index != self._video.index:
                     if (
                         packet.size
                     ):  # empty ones end a stream; `dts is None` would not tell: some first packets have none
-                        yield packet  # type: ignore[misc]
+                        yield packet
                     continue
                 pictures = self._decoded(packet)
                 bad = 0 if pictures else bad + 1
@@ -126,6 +134,20 @@ class Connection:
         if self._address.kind == "file":
             raise Lost("the file ended", finished=True)
         raise Lost("the stream ended")
+
+    def _packets(self, wanted: Sequence[Stream]) -> Iterator[Packet[Any]]:
+        """What the container gives; a device that has nothing at the moment is asked again."""
+        heard = time.monotonic()
+        while True:
+            try:
+                for packet in self._container.demux(wanted):
+                    heard = time.monotonic()
+                    yield packet
+                return
+            except av.BlockingIOError:
+                if time.monotonic() - heard > self._timeout:
+                    raise Lost(f"no picture for {self._timeout:g} s") from None
+                time.sleep(_POLL)
 
     def _decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
         """The undamaged pictures of a packet."""
@@ -151,6 +173,15 @@ class Connection:
             return lost
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]
         return Lost(self._address.clean(reason), permanent=self._address.kind == "file")
+
+
+def _unblock(device: str) -> None:
+    """Let reads of an open device come back when it has no picture: FFmpeg's wait for ever, whatever the timeout."""
+    place = Path(device).resolve()
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # one that was closed meanwhile
+            if link.resolve() == place:
+                os.set_blocking(int(link.name), False)
 
 
 def _lost_device(error: Exception) -> Lost | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -16,8 +18,9 @@ import pytest
 import typer
 
 from fluidvid.cli import app, run
+from tests.fluidvid.live.camera import write_code
 from tests.fluidvid.live.conftest import FrozenServer, Sender, children, transport_stream, until
-from tests.fluidvid.live.seeing import pictures
+from tests.fluidvid.live.seeing import exposed, filmed, pictures
 from tests.fluidvid.test_cli import ENVIRONMENT, fluidvid
 
 SECRET = "rtsp://viewer:correcthorse@127.0.0.1:1/cam"
@@ -78,11 +81,13 @@ def test_anonymize_hands_addresses_over(tmp_path: Path) -> None:
     assert "correcthorse" not in done.stderr + done.stdout
 
 
-def started(source: str, *targets: str) -> subprocess.Popen[str]:
+def started(source: str, *targets: str, timeout: str = "1m", **variables: str) -> subprocess.Popen[str]:
     """A run that has begun to publish, and would wait for a minute for whatever hangs."""
     command = [sys.executable, "-m", "fluidvid", "stream", source, *targets, "--mode", "solid", "--json"]
-    command += ["--timeout", "1m"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    command += ["--timeout", timeout]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT | variables
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "publishing" in line:
@@ -152,3 +157,40 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert len(pictures(str(out))[0]) > 10, "the output that does not hang is complete"
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in muxing), 10)
     frozen.close()
+
+
+def test_a_video_device(clip: Path, tmp_path: Path) -> None:
+    """FFmpeg's own v4l2 code on a fake driver: pictures come, it falls silent, is opened anew, and none is raw."""
+    driver, source = tmp_path / "fake_camera.so", Path(__file__).parent / "fake_camera.c"
+    compile_ = ["gcc", "-shared", "-fPIC", "-o", str(driver), str(source), "-ldl"]
+    if shutil.which("gcc") is None or subprocess.run(compile_, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("NOT TESTED: a fake video device cannot be compiled here: apt-get install -y gcc linux-libc-dev")
+    size, coded = (264, 224), []
+    for number, image in enumerate(filmed(clip, *size)[:60]):
+        image = image.copy()
+        write_code(image, number)
+        coded.append(bytes(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuyv422").planes[0]))
+    (tmp_path / "frames.yuyv").write_bytes(b"".join(coded))
+    out = tmp_path / "out.mkv"
+    process = started(
+        "/dev/full",
+        str(out),
+        timeout="1s",
+        LD_PRELOAD=str(driver),
+        FAKE_CAMERA="/dev/full",
+        FAKE_FRAMES=str(tmp_path / "frames.yuyv"),
+        FAKE_WIDTH=str(size[0]),
+        FAKE_HEIGHT=str(size[1]),
+        FAKE_COUNT="50",
+    )
+    time.sleep(6)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=10)
+    assert process.returncode == 0, stderr
+    assert "/dev/full: no picture for 1 s; trying again in 0.5 s" in stderr
+    report = json.loads(stdout)
+    images, times = pictures(str(out))
+    assert report["reconnects"] >= 1 and report["pictures_out"] == len(images) > 60
+    assert all(a < b for a, b in pairwise(times)) and np.median(np.diff(times)) == pytest.approx(0.04, abs=0.003)
+    seen, faces = exposed(clip, images, size=size)
+    assert seen == 0 and report["faces"] >= faces >= len(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -159,6 +160,30 @@ def test_mpegts_over_tcp_and_udp(live: Callable[..., Run], short: Path) -> None:
         thread.join(20)
     run.finish()
     assert got == {"tcp": 20, "udp": 20}
+
+
+def test_mpegts_over_udp_as_input(live: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
+    """It falls silent for longer than the timeout, which ends nothing: a sender of datagrams may come back."""
+    data, port = transport_stream(clip, tmp_path / "in.ts", SIZE), free_port()
+    run = live(f"udp://127.0.0.1:{port}", str(tmp_path / "out.mkv"))
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for begin in range(0, len(data), 1316):
+                sender.sendto(data[begin : begin + 1316], ("127.0.0.1", port))
+                time.sleep(1316 * 2.4 / len(data))
+
+    time.sleep(1)
+    send()
+    until(lambda: run.said("no picture for 1.5 s; trying again"))
+    before, end = run.published, time.monotonic() + 30
+    while run.published <= before + 20 and time.monotonic() < end:  # what comes between two attempts is lost
+        send()
+    run.finish()
+    images, times = pictures(str(tmp_path / "out.mkv"))
+    assert run.error is None and len(images) > before + 20 and all(a < b for a, b in pairwise(times))
+    seen, faces = exposed(clip, images, size=SIZE)
+    assert before > 20 and seen == 0 and faces >= len(images)
 
 
 def test_preview(live: Callable[..., Run], clip: Path, tmp_path: Path) -> None:

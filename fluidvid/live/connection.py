@@ -60,6 +60,7 @@ class Connection:
         sound: its first audio stream, or None.
         rate: frames per second as announced, or 25.
         corrupt: pictures and packets that were damaged and left out.
+        timeless: its pictures carry no times of their own: those FFmpeg gives are 25 a second, whatever comes.
 
     Args:
         address: where from.
@@ -96,6 +97,7 @@ class Connection:
         self.sound: AudioStream | None = next(iter(container.streams.audio), None)
         self.rate = Fraction(self._video.average_rate or self._video.guessed_rate or 25)
         self.corrupt = 0
+        self.timeless = container.format.name == "mpjpeg"
 
     def __enter__(self) -> Connection:
         return self

@@ -229,7 +229,8 @@ class LiveSource:
             self._say(f"{self._address.shown}: its sound is of another kind now: published without sound")
         self._pictures.restart()
         self._sounds.restart()
-        pace = Pace() if self._address.kind in ("file", "http") else None
+        paced = self._address.kind in ("file", "http") and not connection.timeless
+        pace = Pace() if paced else None
         for item in connection.items():
             if self._stopping.is_set():
                 return
@@ -249,7 +250,7 @@ class LiveSource:
         self.pictures_in += 1
         changes = self._shaper.changes
         arrived = time.monotonic()
-        pts = self._pictures.tick(_seconds(picture))
+        pts = self._pictures.tick(Fraction(arrived) if connection.timeless else _seconds(picture))
         if self._sounds.offset is None:
             self._sounds.restart(self._pictures.offset)
         shaped = self._shaper.shape(picture)

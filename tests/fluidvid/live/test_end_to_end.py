@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.fluidvid.live.camera import write_code
 from tests.fluidvid.live.conftest import SHORT, Run, Server, free_port, transport_stream, until
 from tests.fluidvid.live.seeing import exposed, filmed, pictures
 
@@ -30,8 +31,6 @@ SIZE = (264, 224)
 @pytest.mark.parametrize("edits", [False, True])
 def test_what_is_filmed_raw_counts_as_exposed(clip: Path, edits: bool) -> None:
     """The judges of all other tests can say no."""
-    from tests.fluidvid.live.camera import write_code
-
     raw = []
     for number, image in enumerate(filmed(clip, *SIZE)[:20]):
         coded = image.copy()
@@ -214,6 +213,38 @@ def test_preview(live: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
     run.wait()
     assert run.error is None and run.session.report().outputs[0]["reconnects"] == 0
     assert run.session.report().outputs[1]["dropped"] == 0
+
+
+def test_pictures_over_http(live: Callable[..., Run], clip: Path, tmp_path: Path) -> None:
+    """JPEGs that carry no times, as many cameras send them: they are published when they came, not 25 a second."""
+    coded = []
+    for number, image in enumerate(filmed(clip, *SIZE)[:40]):
+        image = image.copy()
+        write_code(image, number)
+        coded.append(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+    class Camera(Quiet):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=b")
+            self.end_headers()
+            for jpeg in coded:
+                head = f"--b\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                time.sleep(0.1)
+
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Camera)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    run = live(f"http://127.0.0.1:{web.server_port}/camera", str(tmp_path / "out.mkv"))
+    until(lambda: run.said("trying again"))  # it hangs up
+    run.finish()
+    web.shutdown()
+    web.server_close()
+    images, times = pictures(str(tmp_path / "out.mkv"))
+    apart = np.diff(times[:35])
+    assert len(images) >= 39 and apart.min() > 0 and np.median(apart) == pytest.approx(0.1, abs=0.03)
+    seen, faces = exposed(clip, images, size=SIZE)
+    assert seen == 0 and faces >= len(images)
 
 
 def test_hls_folder_to_http_to_rtmp(live: Callable[..., Run], short: Path, tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ def test_a_video_device(clip: Path, tmp_path: Path) -> None:
     process = started(
         "/dev/full",
         str(out),
+        "--latency",
+        "20s",
         timeout="1s",
         LD_PRELOAD=str(driver),
         FAKE_CAMERA="/dev/full",
@@ -183,11 +185,14 @@ def test_a_video_device(clip: Path, tmp_path: Path) -> None:
         FAKE_HEIGHT=str(size[1]),
         FAKE_COUNT="50",
     )
-    time.sleep(6)
+    assert process.stderr is not None
+    told = next(line for line in process.stderr if "trying again" in line)
+    assert "/dev/full: no picture for 1 s; trying again in 0.5 s" in told
+    next(line for line in process.stderr if "/dev/full: receiving 264x224" in line)
+    time.sleep(2)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=10)
     assert process.returncode == 0, stderr
-    assert "/dev/full: no picture for 1 s; trying again in 0.5 s" in stderr
     report = json.loads(stdout)
     images, times = pictures(str(out))
     assert report["reconnects"] >= 1 and report["pictures_out"] == len(images) > 60

@@ -155,7 +155,8 @@ class LiveSession:
             for stretch in self._source.stretches():
                 self._treat(stretch)
                 self._check_outputs()
-            if not self._stopped:
+            ended = not self._stopped
+            if ended:
                 self._check_outputs()
                 self._stopped = "the input ended"
         except Exception as error:
@@ -163,6 +164,8 @@ class LiveSession:
             self._close()
             raise
         self._close()
+        if ended:
+            self._check_outputs()  # they may have failed at their very end
 
     def _close(self) -> None:
         self._ended.set()

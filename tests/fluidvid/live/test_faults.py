@@ -203,6 +203,16 @@ def test_full_disk(live: Live, short: Path, tmp_path: Path) -> None:
     assert run.error.exit_code == ExitCode.OUTPUT and not (tmp_path / "out.mkv").exists()
 
 
+def test_an_output_that_fails_at_the_end_of_a_file_is_an_error(live: Live, short: Path, tmp_path: Path) -> None:
+    """With retries left, and nothing left to retry with."""
+    (tmp_path / "out.mkv.part").symlink_to("/dev/full")
+    run = live(str(short), str(tmp_path / "out.mkv"), live__retries=0)
+    run.wait()
+    assert isinstance(run.error, OutputError) and "the disk is full" in str(run.error)
+    assert run.said("out.mkv: not finished properly: the disk is full: free some space")
+    assert run.session.report().outputs[0]["gave_up"] == "the disk is full: free some space"
+
+
 def test_full_disk_beside_a_working_output(live: Live, short: Path, tmp_path: Path) -> None:
     (tmp_path / "full.mkv.part").symlink_to("/dev/full")
     run = live(str(short), str(tmp_path / "full.mkv"), str(tmp_path / "out.mkv"), live__retries=1)

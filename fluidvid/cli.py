@@ -88,8 +88,10 @@ def _anonymize(
         raise ConfigError(f"{given[0] or 'live.*'} is for live streams: IN and OUT are files, leave it out")
     chosen = config.load(preset or "default").updated(changes)
     from fluidvid.api import anonymize, check_paths
+    from fluidvid.memory import share_heaps
     from fluidvid.progress import progress_bar, silent
 
+    share_heaps()
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)

@@ -24,6 +24,7 @@ from fluidvid.following import Follower
 from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
 from fluidvid.inspection import Inspected, inspect
 from fluidvid.keyframes import KeyCrops, key_crop, merge
+from fluidvid.memory import give_back
 from fluidvid.overlap import feed_behind, read_ahead
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
 from fluidvid.stages import SourceFrame, Stages, Writer
@@ -92,9 +93,11 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
     analysis = analyse(stages, config, progress)
     if stages.looked is not None:
         stages.looked()
+    give_back()
     if config.strict:
         check_strict(analysis, config)
     preparations = prepare(stages, analysis, config, progress)
+    give_back()
     plan(stages, analysis, preparations, config)
     coverage, reader, writer = write(stages, analysis, config, progress)
     return Outcome(coverage, analysis, preparations, stages.detectors, reader, writer)

@@ -129,7 +129,7 @@ def first_pass(clip: Path, work: Path, *, looped: bool) -> dict[str, Any]:
                 "frame": row["frame"].astype(int),
                 "box": row["box"].copy(),
                 "observed": row["observed"].copy(),
-                "keys": [(k.frame, k.crop, k.landmarks, k.quality, k.yaw) for k in keys],
+                "keys": [(k.frame, k.crop, k.quality, k.yaw) for k in keys],
             }
         kept.write_bytes(pickle.dumps({"frames": found.frames, "tracks": tracks}))
         sys.stderr.write(

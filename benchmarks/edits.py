@@ -30,10 +30,9 @@ from fluidvid.config import Config
 from fluidvid.engine.build import build_editor, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.search import EditorOptions, eye_distance
-from fluidvid.geometry import transform
 from fluidvid.keyframes import merge
 from fluidvid.models import ModelStore
-from fluidvid.pipeline import analyse, landmarks_of, plan
+from fluidvid.pipeline import analyse, plan
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.video import VideoReader
 
@@ -47,9 +46,7 @@ class Subject:
 
     name: str
     key_crops: NDArray[np.uint8]
-    key_landmarks: NDArray[np.float32]
     crops: NDArray[np.uint8]
-    landmarks: NDArray[np.float32]
 
 
 def subjects(clip: Path, out: Path, people: int, pictures: int) -> list[Subject]:
@@ -76,23 +73,20 @@ def subjects(clip: Path, out: Path, people: int, pictures: int) -> list[Subject]
         chosen = np.linspace(0, len(rows[person]) - 1, min(pictures, len(rows[person]))).round().astype(int)
         for i in chosen:
             wanted.setdefault(int(rows[person][i]["frame"]), []).append((person, rows[person][i]))
-    size, seen = stages.editor.crop_size, {person: ([], []) for person in longest}
+    size = stages.editor.crop_size
+    seen: dict[int, list[NDArray[np.uint8]]] = {person: [] for person in longest}
     with VideoReader(clip) as reader:
         for frame in reader:
             for person, row in wanted.get(frame.index, ()):
                 matrix = row["matrix"].astype(np.float64)
-                seen[person][0].append(aligned_crop(frame.rgb(), matrix, size))
-                seen[person][1].append(transform(matrix, landmarks_of(row)))
+                seen[person].append(aligned_crop(frame.rgb(), matrix, size))
     result = []
     for person in longest:
-        if not seen[person][0]:
+        if not seen[person]:
             continue
         best = merge(keys[person], config.edit.key_frames)
-        crops, marks = np.stack(seen[person][0]), np.stack(seen[person][1]).astype(np.float32)
-        name = f"{clip.stem}.{person}"
-        result.append(
-            Subject(name, np.stack([c.crop for c in best]), np.stack([c.landmarks for c in best]), crops, marks)
-        )
+        key_crops = np.stack([c.crop for c in best])
+        result.append(Subject(f"{clip.stem}.{person}", key_crops, np.stack(seen[person])))
     known.write_bytes(pickle.dumps(result))
     return result
 
@@ -138,13 +132,13 @@ def try_variant(
         editor.options = replace(editor.options, strength=float(build.get("strength", 1.0)))
         for number, subject in enumerate(people):
             began = time.monotonic()
-            prepared = editor.prepare(number, subject.key_crops, subject.key_landmarks)
+            prepared = editor.prepare(number, subject.key_crops)
             figures.setdefault("prepared", []).append(float(prepared.ok))
             figures.setdefault("seconds", []).append(time.monotonic() - began)
             result = subject.crops.copy()
             if prepared.ok:
                 ones = np.ones(len(result), np.float32)
-                done = editor.edit([number] * len(result), subject.crops, subject.landmarks, ones)
+                done = editor.edit([number] * len(result), subject.crops, ones)
                 figures.setdefault("accepted", []).extend(float(e.ok) for e in done)
                 result = np.clip(result + np.stack([e.residual for e in done]), 0, 255).astype(np.uint8)
                 line = _judge(editor, judges, subject.crops, result, figures)

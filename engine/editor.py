@@ -135,32 +135,17 @@ class FluidEditor:
         fused = F.normalize(torch.cat(list(embeddings.values()), 1).float(), dim=1)
         return fused * recognisable(x)[:, None]
 
-    def prepare(
-        self,
-        person_id: int,
-        crops: NDArray[np.uint8],
-        landmarks: NDArray[np.float32],
-        *,
-        frames: Sequence[int] = (),
-    ) -> Preparation:
+    def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> Preparation:
         """Find and verify one direction for a person; a known person's only has to be verified again.
 
         Args:
             person_id: key under which `edit` will find it.
             crops: `(K, S, S, 3)` uint8 RGB, best first, aligned to `template`.
-            landmarks: `(K, 5, 2)` crop pixels; not used, the crops are aligned.
             frames: `(K,)` indices of the crops' frames, for the record.
         """
         return self._prepare(person_id, crops, frames, search=True)
 
-    def begin(
-        self,
-        person_id: int,
-        crops: NDArray[np.uint8],
-        landmarks: NDArray[np.float32],
-        *,
-        frames: Sequence[int] = (),
-    ) -> Preparation:
+    def begin(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> Preparation:
         """A first direction without a search, from the bank and verified; `prepare` betters it and keeps the pseudonym.
 
         Its figures hold `first`, unless the person was recognised and has the direction of before. See `prepare`.
@@ -236,18 +221,13 @@ class FluidEditor:
 
     @torch.inference_mode()
     def edit(
-        self,
-        person_ids: Sequence[int],
-        crops: NDArray[np.uint8],
-        landmarks: NDArray[np.float32],
-        strengths: NDArray[np.float32],
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], strengths: NDArray[np.float32]
     ) -> list[EditedCrop]:
         """Edit the faces of one frame, or of several frames that follow each other, in one batch.
 
         Args:
             person_ids: N keys of prepared people; who comes several times comes in the order of the frames.
             crops: `(N, S, S, 3)` uint8 RGB.
-            landmarks: `(N, 5, 2)` crop pixels; not used.
             strengths: `(N,)` in [0, 1].
 
         Returns:

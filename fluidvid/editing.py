@@ -55,17 +55,13 @@ class FaceEditor(Protocol):
         """`(5, 2)` landmarks of an aligned crop, in fractions of its side."""
         ...
 
-    def prepare(
-        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> Preparation:
-        """Find and verify one person's direction from key crops `(K, S, S, 3)`, landmarks `(K, 5, 2)` in
-        crop pixels; `frames` are the crops' frames, for the record.
+    def prepare(self, person_id: int, crops: Crops, *, frames: Sequence[int] = ()) -> Preparation:
+        """Find and verify one person's direction from key crops `(K, S, S, 3)`; `frames` are the crops' frames,
+        for the record.
         """
         ...
 
-    def begin(
-        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> Preparation:
+    def begin(self, person_id: int, crops: Crops, *, frames: Sequence[int] = ()) -> Preparation:
         """A first verified direction at once, to be used until `prepare` has found a better one; `ok` is False where
         there is none. Its figures hold `first` where `prepare` is still worth while.
         """
@@ -75,13 +71,7 @@ class FaceEditor(Protocol):
         """The person has left the picture: who is recognised as them later may have their pseudonym."""
         ...
 
-    def edit(
-        self,
-        person_ids: Sequence[int],
-        crops: Crops,
-        landmarks: NDArray[np.float32],
-        strengths: NDArray[np.float32],
-    ) -> Sequence[EditedCrop]:
+    def edit(self, person_ids: Sequence[int], crops: Crops, strengths: NDArray[np.float32]) -> Sequence[EditedCrop]:
         """Edit `(N, S, S, 3)` crops of prepared people; `(N,)` strengths in [0, 1] scale the configured one."""
         ...
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidvid.editing import FaceEditor
-from fluidvid.geometry import similarity, transform
+from fluidvid.geometry import similarity
 from fluidvid.stages import Pose
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.types import TrackedFace
@@ -19,12 +19,9 @@ MIN_SPACING = 5
 
 @dataclass(frozen=True, eq=False)
 class KeyCrop:
-    """One candidate: `crop` `(S, S, 3)` uint8 aligned, `landmarks` `(5, 2)` float32 in crop pixels, frame index,
-    `quality` (higher is better), `yaw` in degrees.
-    """
+    """One candidate: `crop` `(S, S, 3)` uint8 aligned, frame index, `quality` (higher is better), `yaw` in degrees."""
 
     crop: NDArray[np.uint8]
-    landmarks: NDArray[np.float32]
     frame: int
     quality: float
     yaw: float
@@ -37,8 +34,7 @@ def key_crop(face: TrackedFace, image: NDArray[np.uint8], pose: Pose, editor: Fa
         ValueError: the landmarks coincide.
     """
     matrix = similarity(face.landmarks, editor.template * editor.crop_size)
-    placed = transform(matrix, face.landmarks).astype(np.float32)
-    return KeyCrop(aligned_crop(image, matrix, editor.crop_size), placed, face.frame, pose.quality, pose.yaw)
+    return KeyCrop(aligned_crop(image, matrix, editor.crop_size), face.frame, pose.quality, pose.yaw)
 
 
 class KeyCrops:

@@ -30,7 +30,7 @@ from fluidvid.progress import ProgressCallback, ProgressEvent, silent
 from fluidvid.stages import SourceFrame, Stages, Writer
 from fluidvid.suspicion import longest_held, suspicious_gaps
 from fluidvid.trackers.types import Detection, TrackedFace
-from fluidvid.tracktable import TrackTable, landmarks_of
+from fluidvid.tracktable import TrackTable
 from fluidvid.treatment import FrameTreatment, PlannedFace
 
 _log = logging.getLogger(__name__)
@@ -219,10 +219,7 @@ def prepare(
         chosen = merge(members, config.edit.key_frames)
         try:
             results[person] = stages.editor.prepare(
-                person,
-                np.stack([c.crop for c in chosen]),
-                np.stack([c.landmarks for c in chosen]),
-                frames=[c.frame for c in chosen],
+                person, np.stack([c.crop for c in chosen]), frames=[c.frame for c in chosen]
             )
         except Exception as error:  # noqa: BLE001 - this person's faces are masked and counted
             _log.warning("no pseudonym for person %d: %s: %s", person, type(error).__name__, error)
@@ -267,7 +264,6 @@ def planned(analysis: Analysis, frame: int) -> list[PlannedFace]:
             track_id=int(row["track"]),
             person_id=analysis.people[int(row["track"])],
             box=row["box"],
-            landmarks=landmarks_of(row),
             observed=bool(row["observed"]),
             matrix=row["matrix"].astype(np.float64) if row["weight"] > 0 else None,
             weight=float(row["weight"]),

@@ -13,7 +13,6 @@ from fluidvid.composite import add_residual, blend
 from fluidvid.config import MaskConfig, MaskKind
 from fluidvid.coverage import CoverageError, FaceOutcome, Reason
 from fluidvid.editing import EditedCrop, FaceEditor
-from fluidvid.geometry import transform
 from fluidvid.masks import Region, clip_region, face_mask
 from fluidvid.trackers.align import crop as aligned_crop
 
@@ -33,7 +32,6 @@ class PlannedFace:
         track_id: its track.
         person_id: the person whose direction is applied.
         box: `(4,)` pixels, may reach beyond the edges.
-        landmarks: `(5, 2)` pixels.
         observed: a detection supports it.
         matrix: `(2, 3)` float64 smoothed similarity from frame to crop pixels; None if it cannot be edited.
         weight: share of the edit in [0, 1], the rest is mask; 0 = masked.
@@ -43,7 +41,6 @@ class PlannedFace:
     track_id: int
     person_id: int
     box: NDArray[np.float32]
-    landmarks: NDArray[np.float32]
     observed: bool
     matrix: NDArray[np.float64] | None = None
     weight: float = 0.0
@@ -218,17 +215,11 @@ class FrameTreatment:
         frames: Sequence[tuple[NDArray[np.uint8], Sequence[PlannedFace]]],
         editor: FaceEditor,
     ) -> Sequence[EditedCrop]:
-        crops, landmarks = [], []
+        crops = []
         for place, face in group:
             assert face.matrix is not None
             crops.append(aligned_crop(frames[place][0], face.matrix, editor.crop_size))
-            landmarks.append(transform(face.matrix, face.landmarks))
-        results = editor.edit(
-            [face.person_id for _, face in group],
-            np.stack(crops),
-            np.stack(landmarks).astype(np.float32),
-            np.ones(len(group), np.float32),
-        )
+        results = editor.edit([face.person_id for _, face in group], np.stack(crops), np.ones(len(group), np.float32))
         if len(results) != len(group):
             raise ValueError(f"{len(group)} crops went in, {len(results)} came out")
         return results

@@ -85,10 +85,7 @@ class DirectionsAtOnce:
     def find(self, track: int, keys: Sequence[KeyCrop]) -> None:
         self._ready[track] = False
         self._ready[track] = self._editor.prepare(
-            track,
-            np.stack([c.crop for c in keys]),
-            np.stack([c.landmarks for c in keys]),
-            frames=[c.frame for c in keys],
+            track, np.stack([c.crop for c in keys]), frames=[c.frame for c in keys]
         ).ok
 
     def ready(self, track: int) -> bool:
@@ -247,7 +244,7 @@ class Window:
 
     def _planned(self, face: TrackedFace, near: list[TrackedFace]) -> PlannedFace:
         editor, track = self.stages.editor, face.track_id
-        plain = PlannedFace(track, track, face.box, face.landmarks, face.observed)
+        plain = PlannedFace(track, track, face.box, face.observed)
         if editor is None or self.directions is None:
             return replace(plain, reason=Reason.MODE)
         if not self.editing:

@@ -239,12 +239,7 @@ class BackgroundDirections:
     def _prepare(self, track: int, keys: Sequence[KeyCrop], search: bool) -> Preparation | None:
         seek = self._editor.prepare if search else self._editor.begin
         try:
-            prepared = seek(
-                track,
-                np.stack([c.crop for c in keys]),
-                np.stack([c.landmarks for c in keys]),
-                frames=[c.frame for c in keys],
-            )
+            prepared = seek(track, np.stack([c.crop for c in keys]), frames=[c.frame for c in keys])
         except Exception as error:  # noqa: BLE001 - the track stays as it is: masked, or with its first direction
             if self._closed:  # stopped on purpose
                 return None

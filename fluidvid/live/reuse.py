@@ -61,15 +61,11 @@ class ReusingEditor:
         self.reused = 0
         self._last: dict[int, _Last] = {}
 
-    def prepare(
-        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> Preparation:
-        return self._editor.prepare(person_id, crops, landmarks, frames=frames)
+    def prepare(self, person_id: int, crops: Crops, *, frames: Sequence[int] = ()) -> Preparation:
+        return self._editor.prepare(person_id, crops, frames=frames)
 
-    def begin(
-        self, person_id: int, crops: Crops, landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> Preparation:
-        return self._editor.begin(person_id, crops, landmarks, frames=frames)
+    def begin(self, person_id: int, crops: Crops, *, frames: Sequence[int] = ()) -> Preparation:
+        return self._editor.begin(person_id, crops, frames=frames)
 
     def release(self, person_id: int) -> None:
         self._editor.release(person_id)
@@ -81,13 +77,7 @@ class ReusingEditor:
         """Drop the residuals of everybody else."""
         self._last = {k: v for k, v in self._last.items() if k in alive}
 
-    def edit(
-        self,
-        person_ids: Sequence[int],
-        crops: Crops,
-        landmarks: NDArray[np.float32],
-        strengths: NDArray[np.float32],
-    ) -> Sequence[EditedCrop]:
+    def edit(self, person_ids: Sequence[int], crops: Crops, strengths: NDArray[np.float32]) -> Sequence[EditedCrop]:
         again = self._unrecognised(
             {i: last for i, person in enumerate(person_ids) if (last := self._fitting(person, crops[i]))},
             person_ids,
@@ -96,7 +86,7 @@ class ReusingEditor:
         fresh = [i for i in range(len(person_ids)) if i not in again]
         made: Sequence[EditedCrop] = ()
         if fresh:
-            made = self._editor.edit([person_ids[i] for i in fresh], crops[fresh], landmarks[fresh], strengths[fresh])
+            made = self._editor.edit([person_ids[i] for i in fresh], crops[fresh], strengths[fresh])
         results: dict[int, EditedCrop] = {i: last.edited for i, last in again.items()}
         for i, edited in zip(fresh, made, strict=True):
             results[i] = edited

@@ -34,12 +34,12 @@ def _editor(parts: dict[str, Any], options: EditorOptions = EASY, **changes: Any
 
 def test_optimisation_lowers_the_guides_cosine(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
-    crops, points = faces(4)
-    result = editor.prepare(7, crops, points)
+    crops = faces(4)
+    result = editor.prepare(7, crops)
     assert result.ok, result.reason
     assert result.figures["guide.guide"] < 0.99
     assert result.figures["steps"] >= 1
-    edited = editor.edit([7, 7], crops[:2], points[:2], np.ones(2, np.float32))
+    edited = editor.edit([7, 7], crops[:2], np.ones(2, np.float32))
     assert all(e.ok for e in edited)
     assert edited[0].residual.shape == (64, 64, 3)
     assert np.abs(edited[0].residual).max() > 1
@@ -55,13 +55,13 @@ def _banked(parts: dict[str, Any], start: float) -> PseudonymBank:
 def test_a_first_direction_comes_from_the_bank_and_a_search_keeps_its_pseudonym(parts: dict[str, Any]) -> None:
     memory = RunMemory()
     editor = _editor(parts | {"bank": _banked(parts, 1.0), "memory": memory})
-    crops, points = faces(4)
-    first = editor.begin(7, crops[:2], points[:2])
+    crops = faces(4)
+    first = editor.begin(7, crops[:2])
     assert first.ok and first.figures["first"] == 1 and first.figures["steps"] == 0
-    assert editor.edit([7], crops[:1], points[:1], np.ones(1, np.float32))[0].ok
+    assert editor.edit([7], crops[:1], np.ones(1, np.float32))[0].ok
     begun = editor.store.get(7)
     assert begun is not None and begun.known.is_first
-    after = editor.prepare(7, crops, points)
+    after = editor.prepare(7, crops)
     assert after.ok and after.figures["steps"] >= 1 and "first" not in after.figures
     found = editor.store.get(7)
     assert found is not None and not found.known.is_first
@@ -71,51 +71,51 @@ def test_a_first_direction_comes_from_the_bank_and_a_search_keeps_its_pseudonym(
 
 
 def test_without_a_passing_row_there_is_no_first_direction(parts: dict[str, Any]) -> None:
-    crops, points = faces(2)
-    assert "no ready direction" in _editor(parts).begin(0, crops, points).reason
+    crops = faces(2)
+    assert "no ready direction" in _editor(parts).begin(0, crops).reason
     strict = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, accept=-1.0))
-    assert "still recognisable" in strict.begin(0, crops, points).reason
+    assert "still recognisable" in strict.begin(0, crops).reason
     assert strict.store.get(0) is None
 
 
 def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
-    crops, points = faces(2)
-    assert editor.prepare(0, crops, points).ok
-    assert np.abs(editor.edit([0], crops[:1], points[:1], np.zeros(1, np.float32))[0].residual).max() < 0.5
+    crops = faces(2)
+    assert editor.prepare(0, crops).ok
+    assert np.abs(editor.edit([0], crops[:1], np.zeros(1, np.float32))[0].residual).max() < 0.5
 
 
 def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]) -> None:
     editor = _editor(parts, replace(EASY, accept=-1.0))
-    crops, points = faces(3)
-    result = editor.prepare(0, crops, points)
+    crops = faces(3)
+    result = editor.prepare(0, crops)
     assert not result.ok
     assert "still recognisable" in result.reason
-    assert [e.ok for e in editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))] == [False]
+    assert [e.ok for e in editor.edit([0], crops[:1], np.ones(1, np.float32))] == [False]
 
 
 def test_lost_expression_refuses_the_person(parts: dict[str, Any]) -> None:
-    result = _editor(parts, replace(EASY, landmark_limit=-1.0)).prepare(0, *faces(3))
+    result = _editor(parts, replace(EASY, landmark_limit=-1.0)).prepare(0, faces(3))
     assert "expression" in result.reason
 
 
 def test_unknown_person_and_weak_frame_are_not_ok(parts: dict[str, Any]) -> None:
     editor = _editor(parts, replace(EASY, frame_limit=-5.0))
-    crops, points = faces(2)
-    assert editor.prepare(0, crops, points).ok
-    unknown, weak = editor.edit([5, 0], crops, points, np.ones(2, np.float32))
+    crops = faces(2)
+    assert editor.prepare(0, crops).ok
+    unknown, weak = editor.edit([5, 0], crops, np.ones(2, np.float32))
     assert (unknown.ok, unknown.reason) == (False, "no direction")
     assert (weak.ok, weak.reason) == (False, "weak edit")
 
 
 def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
-    crops, _ = faces(3)
+    crops = faces(3)
     embedding = editor.guides[0](editor._crops(crops))
     editor._run.limit = (1 + float((embedding[0] * embedding[2]).sum())) / 2
     assert editor.recognised([0, 1, 2], crops, crops).tolist() == [True, True, True]
     assert editor.recognised([0, 1, 2], crops, crops[::-1]).tolist() == [False, True, False]
-    assert editor.prepare(0, crops, faces(3)[1]).ok
+    assert editor.prepare(0, crops).ok
     state = editor.store.get(0)
     assert state is not None
     # Who was edited just before is known already.
@@ -128,13 +128,13 @@ def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) 
 
 def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
-    crops, points = faces(2)
+    crops = faces(2)
     one = np.ones(1, np.float32)
-    assert editor.prepare(0, crops, points).ok
+    assert editor.prepare(0, crops).ok
     state = editor.store.get(0)
     assert state is not None
     state.direction.values.mul_(0.1)  # there is further to go
-    plain = editor.edit([0], crops[:1], points[:1], one)[0].residual
+    plain = editor.edit([0], crops[:1], one)[0].residual
     assert state.length == 1
     x, guide = editor._crops(crops[:1]), editor.guides[0]
 
@@ -144,36 +144,36 @@ def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[
             return float((guide(y) * guide(x)).sum())
 
     editor._run.limit = cosine(plain) - 1e-4
-    (further,) = editor.edit([0], crops[:1], points[:1], one)
+    (further,) = editor.edit([0], crops[:1], one)
     assert state.length > 1
     assert further.ok
     assert cosine(further.residual) < cosine(plain)
     editor._run.limit = 3.0 * guide.threshold
     longest = state.length
     for _ in range(2):  # the first one shows that the danger is over
-        editor.edit([0], crops[:1], points[:1], one)
+        editor.edit([0], crops[:1], one)
     assert 1 <= state.length < longest
 
 
 def test_non_finite_edit_is_not_ok(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
-    crops, points = faces(2)
-    assert editor.prepare(0, crops, points).ok
+    crops = faces(2)
+    assert editor.prepare(0, crops).ok
     state = editor.store.get(0)
     assert state is not None
     state.direction.values[...] = torch.nan
-    (result,) = editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))
+    (result,) = editor.edit([0], crops[:1], np.ones(1, np.float32))
     assert (result.ok, result.reason) == (False, "the edit is not finite")
 
 
 def test_changed_direction_moves_without_a_jump(parts: dict[str, Any]) -> None:
     editor = _editor(parts, replace(EASY, transition=10))
-    crops, points = faces(2)
-    assert editor.prepare(0, crops, points).ok
+    crops = faces(2)
+    assert editor.prepare(0, crops).ok
     one = np.ones(1, np.float32)
-    first = editor.edit([0], crops[:1], points[:1], one)[0].residual
-    assert editor.prepare(0, *faces(2, seed=9)).ok
-    path = [editor.edit([0], crops[:1], points[:1], one)[0].residual for _ in range(12)]
+    first = editor.edit([0], crops[:1], one)[0].residual
+    assert editor.prepare(0, faces(2, seed=9)).ok
+    path = [editor.edit([0], crops[:1], one)[0].residual for _ in range(12)]
     whole = np.abs(path[-1] - first).mean()
     assert whole > 0.5
     assert np.abs(path[0] - first).mean() < 0.01 * whole
@@ -183,12 +183,12 @@ def test_changed_direction_moves_without_a_jump(parts: dict[str, Any]) -> None:
 
 
 def test_same_seed_same_pseudonym_and_another_seed_another(parts: dict[str, Any]) -> None:
-    crops, points = faces(2)
+    crops = faces(2)
     residuals = []
     for seed in (1, 1, 2):
         editor = FluidEditor(**parts, options=EASY, generator=torch.Generator().manual_seed(seed))
-        assert editor.prepare(0, crops, points).ok
-        residuals.append(editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))[0].residual)
+        assert editor.prepare(0, crops).ok
+        residuals.append(editor.edit([0], crops[:1], np.ones(1, np.float32))[0].residual)
     np.testing.assert_allclose(residuals[0], residuals[1], atol=1e-3)
     assert np.abs(residuals[0] - residuals[2]).max() > 0.5
 
@@ -210,7 +210,7 @@ def test_a_search_lets_others_in_between_its_steps(parts: dict[str, Any]) -> Non
     def other() -> None:
         if not begun:
             begun.append(False)
-            begun[0] = editor.begin(2, *faces(2, seed=1)).ok
+            begun[0] = editor.begin(2, faces(2, seed=1)).ok
 
     for seed in range(6):
         editor.generator.manual_seed(seed)
@@ -218,7 +218,7 @@ def test_a_search_lets_others_in_between_its_steps(parts: dict[str, Any]) -> Non
         editor.bank.used.clear()
         editor.pace(other)
         begun.clear()
-        assert editor.prepare(1, *faces(2)).ok and begun == [True]
+        assert editor.prepare(1, faces(2)).ok and begun == [True]
         one, two = (editor.store.get(person) for person in (1, 2))
         assert one is not None and two is not None and one.known.pseudonym != two.known.pseudonym
         for person in (1, 2):
@@ -237,7 +237,7 @@ def test_no_length_beyond_the_end_of_the_arc_is_tried(parts: dict[str, Any], mon
             return {"weak": 1.0, "guide.guide": 0.5 - longer * len(tried)}, ""
 
         monkeypatch.setattr(editor.search, "verify", verify)
-        editor.prepare(1, *faces(2))
+        editor.prepare(1, faces(2))
         assert len(tried) == expected
 
 
@@ -298,7 +298,7 @@ def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[st
     still = replace(EASY, optimise=replace(EASY.optimise, steps=0))
     editor = _editor(parts, still, bank=loaded, space=space)
     for person in range(5):
-        assert editor.prepare(person, *faces(2, seed=person)).ok
+        assert editor.prepare(person, faces(2, seed=person)).ok
     assert len(loaded.used) == 5
     starts = [space.directions(bank.coordinates[row]) for row in loaded.used] if bank.coordinates is not None else []
     for person in range(5):
@@ -333,18 +333,18 @@ def test_component_space_inverts_and_survives_saving(tmp_path: Path) -> None:
 
 def test_a_search_that_nobody_waits_for_ends_and_known_people_are_still_edited(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
-    crops, points = faces(2)
-    assert editor.prepare(0, crops, points).ok
+    crops = faces(2)
+    assert editor.prepare(0, crops).ok
     editor.stop()
     with pytest.raises(SearchStopped):
-        editor.prepare(1, crops, points)
-    assert editor.edit([0], crops[:1], points[:1], np.ones(1, np.float32))[0].ok
+        editor.prepare(1, crops)
+    assert editor.edit([0], crops[:1], np.ones(1, np.float32))[0].ok
 
 
 def test_a_longer_direction_is_not_tried_once_it_leads_no_further(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
-    crops, points = faces(1)
-    assert editor.prepare(0, crops, points).ok
+    crops = faces(1)
+    assert editor.prepare(0, crops).ok
     state = editor.store.get(0)
     assert state is not None
     state.direction.values.zero_()  # however long, it is the same
@@ -353,5 +353,5 @@ def test_a_longer_direction_is_not_tried_once_it_leads_no_further(parts: dict[st
     apply = editor._run.apply
     editor._run.apply = lambda *arguments: made.append(1) or apply(*arguments)  # type: ignore[assignment, func-returns-value]
     editor._run.apply.backbone = apply.backbone  # type: ignore[misc]
-    assert editor.edit([0], crops, points, np.ones(1, np.float32))[0].reason == "weak edit"
+    assert editor.edit([0], crops, np.ones(1, np.float32))[0].reason == "weak edit"
     assert len(made) == 2

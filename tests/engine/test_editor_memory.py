@@ -51,12 +51,12 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def _remembered(parts: dict[str, Any]) -> tuple[RunMemory, Known, Any]:
     memory = RunMemory()
     first = _editor(parts, memory)
-    crops, points = faces(2)
-    assert first.prepare(1, crops, points, frames=[3, 9]).ok
+    crops = faces(2)
+    assert first.prepare(1, crops, frames=[3, 9]).ok
     memory.release(1)
     state = first.store.get(1)
     assert state is not None
-    return memory, state.known, first.edit([1], crops[:1], points[:1], ONE)[0].residual
+    return memory, state.known, first.edit([1], crops[:1], ONE)[0].residual
 
 
 def test_known_person_costs_no_search_and_looks_the_same(parts: dict[str, Any], searches: list[Any]) -> None:
@@ -64,13 +64,13 @@ def test_known_person_costs_no_search_and_looks_the_same(parts: dict[str, Any], 
     assert len(searches) == 1
     assert known.provenance.frames == (3, 9) and known.provenance.steps == 6
     assert "verifier.verifier" in known.provenance.figures
-    crops, points = faces(2)
+    crops = faces(2)
     second = _editor(parts, memory)
-    result = second.prepare(8, crops, points)
+    result = second.prepare(8, crops)
     assert result.ok and result.figures["steps"] == 0 and result.figures["recalled"] == 1
     assert "verifier.verifier" in result.figures, "verified again before use"
     assert len(searches) == 1
-    np.testing.assert_allclose(second.edit([8], crops[:1], points[:1], ONE)[0].residual, residual, atol=1e-3)
+    np.testing.assert_allclose(second.edit([8], crops[:1], ONE)[0].residual, residual, atol=1e-3)
     assert second.bank is not None and known.pseudonym in second.bank.used
 
 
@@ -78,7 +78,7 @@ def test_failed_verification_searches_again_for_the_same_pseudonym(parts: dict[s
     memory, known, _ = _remembered(parts)
     broken = replace(known, coordinates=known.coordinates * torch.nan)
     memory._people[0].known = broken
-    result = _editor(parts, memory).prepare(8, *faces(2))
+    result = _editor(parts, memory).prepare(8, faces(2))
     candidates, noise = searches[-1]
     assert len(searches) == 2 and "recalled" not in result.figures
     assert [c.row for c in candidates] == [known.pseudonym]
@@ -89,7 +89,7 @@ def test_renewed_direction_replaces_the_remembered_one(parts: dict[str, Any]) ->
     memory, known, _ = _remembered(parts)
     memory._people[0].known = replace(known, coordinates=known.coordinates * 0)  # an edit that changes nothing
     options = replace(OPTIONS, accept=1.99, optimise=replace(OPTIONS.optimise, steps=20))  # cosines below .995
-    result = _editor(parts, memory, options).prepare(8, *faces(2))
+    result = _editor(parts, memory, options).prepare(8, faces(2))
     assert result.ok and result.figures["steps"] > 0, result
     assert memory._people[0].known.coordinates.abs().max() > 0
 
@@ -97,9 +97,9 @@ def test_renewed_direction_replaces_the_remembered_one(parts: dict[str, Any]) ->
 def test_nothing_verifies_then_the_face_is_not_ok(parts: dict[str, Any]) -> None:
     memory, known, _ = _remembered(parts)
     editor = _editor(parts, memory, replace(OPTIONS, accept=-1.0))
-    crops, points = faces(2)
-    assert not editor.prepare(8, crops, points).ok
-    assert [e.ok for e in editor.edit([8], crops[:1], points[:1], ONE)] == [False]
+    crops = faces(2)
+    assert not editor.prepare(8, crops).ok
+    assert [e.ok for e in editor.edit([8], crops[:1], ONE)] == [False]
     assert memory._people[0].known is known, "a failure changes nothing that is remembered"
 
 
@@ -118,16 +118,16 @@ def test_direction_of_another_editor_is_not_used(
 ) -> None:
     memory, known, _ = _remembered(parts)
     memory._people[0].known = replace(known, **change)
-    result = _editor(parts, memory).prepare(8, *faces(2))
+    result = _editor(parts, memory).prepare(8, faces(2))
     assert len(searches) == 2 and "recalled" not in result.figures
 
 
 def test_two_people_at_once_never_share(parts: dict[str, Any], searches: list[Any]) -> None:
     memory = RunMemory()
     editor = _editor(parts, memory)
-    crops, points = faces(2)
-    assert editor.prepare(1, crops, points).ok
-    assert editor.prepare(2, crops, points).ok
+    crops = faces(2)
+    assert editor.prepare(1, crops).ok
+    assert editor.prepare(2, crops).ok
     assert len(searches) == 2 and memory.counts["ambiguous"] == 1
     assert editor.bank is not None and len(editor.bank.used) == 2
 
@@ -138,13 +138,13 @@ def test_pseudonyms_of_known_people_are_given_to_nobody_else(parts: dict[str, An
             return set(range(30))  # as many as may be kept from others
 
     editor = _editor(parts, Reserved())
-    assert editor.prepare(1, *faces(2)).ok
+    assert editor.prepare(1, faces(2)).ok
     state = editor.store.get(1)
     assert state is not None and state.known.pseudonym in range(30, 40)
 
 
 def test_identities_are_unit_vectors_of_both_kinds_of_recognisers(parts: dict[str, Any]) -> None:
-    crops, _ = faces(3)
+    crops = faces(3)
     crops[2] = 40
     found = _editor(parts, RunMemory()).identify(crops)
     assert found.shape == (3, 16) and found.dtype == np.float32

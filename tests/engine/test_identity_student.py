@@ -36,7 +36,7 @@ def crops() -> torch.Tensor:
 
 @pytest.fixture
 def pictures() -> NDArray[np.uint8]:
-    return faces(12, 64)[0]
+    return faces(12, 64)
 
 
 @torch.inference_mode()

@@ -208,10 +208,9 @@ def easy_options(steps: int) -> EditorOptions:
     )
 
 
-def faces(count: int, side: int = 64, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth random pictures `(N, side, side, 3)` uint8 and template landmarks `(N, 5, 2)` float32."""
+def faces(count: int, side: int = 64, seed: int = 0) -> np.ndarray:
+    """Smooth random pictures `(N, side, side, 3)` uint8."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (count, 3, 8, 8)).astype(np.float32))
     smooth = torch.nn.functional.interpolate(coarse, size=side, mode="bicubic").clamp(0, 255)
-    points = np.repeat((FFHQ_112 * side)[None], count, 0).astype(np.float32)
-    return smooth.permute(0, 2, 3, 1).numpy().astype(np.uint8), points
+    return smooth.permute(0, 2, 3, 1).numpy().astype(np.uint8)

@@ -186,32 +186,24 @@ class FakeEditor:
         self.prepared_with: dict[int, int] = {}
         self.released: list[int] = []
 
-    def prepare(
-        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> FakePreparation:
+    def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
         self._boom("prepare")
-        assert crops.dtype == np.uint8 and crops.shape[1:] == (64, 64, 3) and landmarks.shape == (len(crops), 5, 2)
+        assert crops.dtype == np.uint8 and crops.shape[1:] == (64, 64, 3)
         assert len(frames) == len(crops)
         self.prepared_with[person_id] = len(crops)
         return FakePreparation(self._prepared, "" if self._prepared else "verification failed")
 
-    def begin(
-        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> FakePreparation:
+    def begin(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
         return FakePreparation(False, "the bank has no ready direction")
 
     def release(self, person_id: int) -> None:
         self.released.append(person_id)
 
     def edit(
-        self,
-        person_ids: Sequence[int],
-        crops: NDArray[np.uint8],
-        landmarks: NDArray[np.float32],
-        strengths: NDArray[np.float32],
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], strengths: NDArray[np.float32]
     ) -> list[FakeEdited]:
         self._boom("edit")
-        assert len(person_ids) == len(crops) == len(landmarks) == len(strengths)
+        assert len(person_ids) == len(crops) == len(strengths)
         mask = np.ones((64, 64), np.float32)
         residual = np.zeros((64, 64, 3), np.float32)
         residual[..., 2] = self._gain

@@ -8,7 +8,7 @@ from fluidvid.keyframes import KeyCrop, KeyCrops, merge
 
 
 def crop(frame: int, quality: float, yaw: float) -> KeyCrop:
-    return KeyCrop(np.zeros((4, 4, 3), np.uint8), np.zeros((5, 2), np.float32), frame, quality, yaw)
+    return KeyCrop(np.zeros((4, 4, 3), np.uint8), frame, quality, yaw)
 
 
 def test_bounded_and_the_best_of_a_pose_survive() -> None:

@@ -23,9 +23,8 @@ MASK = MaskConfig()
 
 def face(index: int = 5, *, track: int = 1, weight: float = 1.0, shift: float = 0.0) -> PlannedFace:
     box = np.array(box_at(index), np.float32) + np.array([shift, 0, shift, 0], np.float32)
-    points = landmarks_in(box.tolist())
-    matrix = similarity(points, FakeEditor.template * FakeEditor.crop_size)
-    return PlannedFace(track, track, box, points, True, matrix, weight, None if weight == 1 else "fading")
+    matrix = similarity(landmarks_in(box.tolist()), FakeEditor.template * FakeEditor.crop_size)
+    return PlannedFace(track, track, box, True, matrix, weight, None if weight == 1 else "fading")
 
 
 def treatment(gain: float = 40.0) -> FrameTreatment:

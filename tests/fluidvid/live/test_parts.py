@@ -131,11 +131,7 @@ class CountingEditor(FakeEditor):
     calls = 0
 
     def edit(
-        self,
-        person_ids: Sequence[int],
-        crops: NDArray[np.uint8],
-        landmarks: NDArray[np.float32],
-        strengths: NDArray[np.float32],
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], strengths: NDArray[np.float32]
     ) -> list[FakeEdited]:
         self.calls += 1
         mask = np.ones((64, 64), np.float32)
@@ -144,11 +140,7 @@ class CountingEditor(FakeEditor):
 
 def edits(editor: ReusingEditor, grey_levels: Sequence[int], person: int = 1) -> list[float]:
     return [
-        float(
-            editor.edit(
-                [person], np.full((1, 64, 64, 3), g, np.uint8), np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32)
-            )[0].residual.max()
-        )
+        float(editor.edit([person], np.full((1, 64, 64, 3), g, np.uint8), np.ones(1, np.float32))[0].residual.max())
         for g in grey_levels
     ]
 
@@ -198,7 +190,7 @@ def test_the_recogniser_is_asked_again_when_there_is_something_new_to_see(contra
     stripes = np.where(np.arange(64) % 2, contrast, -contrast)[None, :, None]
     for grey in (100, 102, 104, 104, 106):
         crop = np.broadcast_to(grey + stripes, (64, 64, 3)).astype(np.uint8)
-        editor.edit([1], crop[None], np.zeros((1, 5, 2), np.float32), np.ones(1, np.float32))
+        editor.edit([1], crop[None], np.ones(1, np.float32))
     assert asked == expected and editor.reused == 4
 
 
@@ -309,7 +301,7 @@ def test_catching_up_keeps_the_newest_picture_and_the_breaks() -> None:
 
 def keys(count: int = 2) -> list[KeyCrop]:
     crop = np.zeros((64, 64, 3), np.uint8)
-    return [KeyCrop(crop, np.zeros((5, 2), np.float32), i, 1.0, 0.0) for i in range(count)]
+    return [KeyCrop(crop, i, 1.0, 0.0) for i in range(count)]
 
 
 class SlowEditor(FakeEditor):
@@ -320,12 +312,10 @@ class SlowEditor(FakeEditor):
         self.go = threading.Event()
         self.order: list[tuple[str, int]] = []
 
-    def prepare(
-        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> FakePreparation:
+    def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
         assert self.go.wait(10)
         self.order.append(("prepare", person_id))
-        return super().prepare(person_id, crops, landmarks, frames=frames)
+        return super().prepare(person_id, crops, frames=frames)
 
     def release(self, person_id: int) -> None:
         self.order.append(("release", person_id))
@@ -352,14 +342,7 @@ def test_directions_come_from_the_background() -> None:
 
 def test_a_first_direction_does_not_wait_for_searches_and_is_searched_for_after_all() -> None:
     class Beginning(SlowEditor):
-        def begin(
-            self,
-            person_id: int,
-            crops: NDArray[np.uint8],
-            landmarks: NDArray[np.float32],
-            *,
-            frames: Sequence[int] = (),
-        ) -> FakePreparation:
+        def begin(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
             assert self.go.wait(10)
             self.order.append(("begin", person_id))
             figures = {"first": 1.0} if person_id == 2 else {"recalled": 1.0}
@@ -390,14 +373,7 @@ def test_searches_wait_while_pictures_are_late_but_not_for_ever(monkeypatch: pyt
     monkeypatch.setattr(background, "LONGEST_HOLD", 1.0)
 
     class Beginning(SlowEditor):
-        def begin(
-            self,
-            person_id: int,
-            crops: NDArray[np.uint8],
-            landmarks: NDArray[np.float32],
-            *,
-            frames: Sequence[int] = (),
-        ) -> FakePreparation:
+        def begin(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
             return FakePreparation(True, "", {"first": 1.0})
 
     editor = Beginning()
@@ -431,20 +407,16 @@ class PacedEditor(SlowEditor):
     def pace(self, wait: Callable[[], None]) -> None:
         self.between = wait
 
-    def begin(
-        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> FakePreparation:
+    def begin(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
         self.order.append(("begin", person_id))
         return FakePreparation(person_id != 9, "", {"first": 1.0})
 
-    def prepare(
-        self, person_id: int, crops: NDArray[np.uint8], landmarks: NDArray[np.float32], *, frames: Sequence[int] = ()
-    ) -> FakePreparation:
+    def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
         for _ in range(self.STEPS):
             assert self.let.acquire(timeout=10)
             self.steps += 1
             self.between()
-        return super().prepare(person_id, crops, landmarks, frames=frames)
+        return super().prepare(person_id, crops, frames=frames)
 
 
 def test_first_directions_come_between_the_steps_of_a_search() -> None:

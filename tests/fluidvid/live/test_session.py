@@ -124,16 +124,9 @@ def test_a_person_is_let_go_and_known_anew_after_a_reconnect(scene: Path, tmp_pa
     told: list[tuple[str, int]] = []
 
     class Telling(FakeEditor):
-        def prepare(
-            self,
-            person_id: int,
-            crops: NDArray[np.uint8],
-            landmarks: NDArray[np.float32],
-            *,
-            frames: Sequence[int] = (),
-        ) -> FakePreparation:
+        def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
             told.append(("prepare", person_id))
-            return super().prepare(person_id, crops, landmarks, frames=frames)
+            return super().prepare(person_id, crops, frames=frames)
 
         def release(self, person_id: int) -> None:
             told.append(("release", person_id))
@@ -172,14 +165,10 @@ class Sluggish(FakeEditor):
         self.fewer: list[bool] = [*getattr(self, "fewer", []), fewer]
 
     def edit(
-        self,
-        person_ids: Sequence[int],
-        crops: NDArray[np.uint8],
-        landmarks: NDArray[np.float32],
-        strengths: NDArray[np.float32],
+        self, person_ids: Sequence[int], crops: NDArray[np.uint8], strengths: NDArray[np.float32]
     ) -> list[FakeEdited]:
         time.sleep(0.5)
-        return super().edit(person_ids, crops, landmarks, strengths)
+        return super().edit(person_ids, crops, strengths)
 
 
 def test_a_slow_machine_goes_down_the_ladder(play: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,11 +113,11 @@ def test_train_save_load_edit_changes_nothing_but_the_weights(
     for name in ("unet/diffusion_pytorch_model.safetensors", "autoencoder/model.safetensors"):
         shutil.copy(seed_prior / name, grafted / name)
     (grafted / "fluidvid.json").write_text(json.dumps({k: v for k, v in new.items() if k != "sha256"}))
-    pictures, points = faces(2)
+    pictures = faces(2)
     figures = []
     for folder in (seed_prior, grafted, out):
         editor = build_editor(backbone=folder, resolve=ModelStore().resolve, seed=3, iterations=1, device="cpu")
-        figures.append(editor.prepare(1, pictures, points).figures)
+        figures.append(editor.prepare(1, pictures).figures)
     assert figures[0]
     assert figures[1] == figures[0]
     assert figures[2] != figures[0]

@@ -42,7 +42,7 @@ def test_only_exactly_one_sure_face_counts() -> None:
 
 def test_a_first_stage_is_judged_by_its_round_trip(tmp_path: Path) -> None:
     backbone = tiny_backbone(tmp_path)
-    crops, judge = to_crops(faces(5)[0]), tiny_recogniser(tmp_path)
+    crops, judge = to_crops(faces(5)), tiny_recogniser(tmp_path)
     figures = round_trip(backbone, crops, [judge])
     with torch.inference_mode():
         error = (backbone.decode(backbone.encode(crops)) - crops).pow(2).mean()
@@ -51,7 +51,7 @@ def test_a_first_stage_is_judged_by_its_round_trip(tmp_path: Path) -> None:
 
 
 def test_denoising_is_measured_at_four_levels_two_ways(tmp_path: Path) -> None:
-    figures = denoising(tiny_backbone(tmp_path), to_crops(faces(5)[0]))
+    figures = denoising(tiny_backbone(tmp_path), to_crops(faces(5)))
     assert set(figures) == {f"denoising_{t}{s}" for t in (100, 300, 500, 700) for s in ("", "_without_skips")}
 
 

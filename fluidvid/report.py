@@ -19,6 +19,20 @@ HONEST_WORDS = (
 _RECALLED = ("known", "new", "renewed", "returned", "ambiguous", "unrecognisable", "damaged")
 
 
+def check_account(faces: int, edited: int, held: int, masked: int, raw: int, reasons: Mapping[str, int]) -> None:
+    """Refuse an account that does not add up.
+
+    Raises:
+        ValueError: `edited + held + masked != faces`, or `raw` is not 0, or the reasons do not add up.
+    """
+    if edited + held + masked != faces or raw != 0:
+        raise ValueError(
+            f"account does not add up: {edited} edited + {held} held + {masked} masked, {faces} faces, {raw} raw"
+        )
+    if sum(reasons.values()) != masked:
+        raise ValueError(f"reasons {dict(reasons)} do not add up to {masked} masked")
+
+
 @dataclass(frozen=True)
 class RunReport:
     """What one run did. Contains no embedding, direction, seed or salt.
@@ -79,18 +93,7 @@ class RunReport:
     encoder: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse an account that does not add up.
-
-        Raises:
-            ValueError: `edited + held + masked != faces`, or `raw` is not 0, or the reasons do not add up.
-        """
-        if self.edited + self.held + self.masked != self.faces or self.raw != 0:
-            raise ValueError(
-                f"account does not add up: {self.edited} edited + {self.held} held + {self.masked} masked, "
-                f"{self.faces} faces, {self.raw} raw"
-            )
-        if sum(self.masked_reasons.values()) != self.masked:
-            raise ValueError(f"reasons {dict(self.masked_reasons)} do not add up to {self.masked} masked")
+        check_account(self.faces, self.edited, self.held, self.masked, self.raw, self.masked_reasons)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, in the order of the fields."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fluidvid.report import HONEST_WORDS
+from fluidvid.report import HONEST_WORDS, check_account
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,18 +74,7 @@ class LiveReport:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse an account that does not add up.
-
-        Raises:
-            ValueError: `edited + held + masked != faces`, `raw` is not 0, or the reasons do not add up.
-        """
-        if self.edited + self.held + self.masked != self.faces or self.raw != 0:
-            raise ValueError(
-                f"account does not add up: {self.edited} edited + {self.held} held + {self.masked} masked, "
-                f"{self.faces} faces, {self.raw} raw"
-            )
-        if sum(self.masked_reasons.values()) != self.masked:
-            raise ValueError(f"reasons {dict(self.masked_reasons)} do not add up to {self.masked} masked")
+        check_account(self.faces, self.edited, self.held, self.masked, self.raw, self.masked_reasons)
 
     def to_json(self) -> str:
         """One JSON object on one line."""

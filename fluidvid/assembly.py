@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -152,39 +152,44 @@ def _stages(
     models = ModelStore()
     later = _editor_soon(config, models, source) if soon else None
     editor, memory = (later, later) if later is not None else _editor_with_memory(config, models, source)
-    workers, threads = look_workers(config.device, workers)
-    detector = make_detector(config, models, threads=threads)
-    track = config.track
-    tracker = Tracker(high_score=config.detect.score, low_score=config.detect.low_score)
-
-    def looked() -> None:
-        detector.close()
+    with ExitStack() as stack:
         if later is not None:
-            later.wait()
+            stack.callback(later.close)  # unless all goes well
+        workers, threads = look_workers(config.device, workers)
+        detector = make_detector(config, models, threads=threads)
+        track = config.track
+        tracker = Tracker(high_score=config.detect.score, low_score=config.detect.low_score)
 
-    # Landmarks serve edits alone: what is masked whatever they say keeps the detector's.
-    refined_from = 0.8 * config.edit.min_face if config.mode == "fluid" else math.inf
+        def looked() -> None:
+            detector.close()
+            if later is not None:
+                later.wait()
 
-    return Stages(
-        open_reader=open_reader,
-        open_writer=open_writer,
-        detector=detector,
-        tracker=tracker,
-        cuts=SceneCutDetector(threshold=track.cut_threshold),
-        complete=completing(track),
-        smooth=smooth_transforms,
-        pose=face_pose,
-        editor=editor,
-        embedder=OnnxEmbedder(models.resolve("identity_student"), threads=threads),
-        link=_linker(later) if track.link and config.mode == "fluid" else None,
-        detectors=(f"{detector.name} ({', '.join(detector.providers)})",),
-        near=NearDetector(detector, long_side=config.detect.long_side, min_refined=refined_from),
-        uncertain=tracker.uncertain,
-        workers=workers,
-        identify=_identify(editor) if track.link else None,
-        memory=memory,
-        looked=looked,
-    )
+        # Landmarks serve edits alone: what is masked whatever they say keeps the detector's.
+        refined_from = 0.8 * config.edit.min_face if config.mode == "fluid" else math.inf
+
+        stages = Stages(
+            open_reader=open_reader,
+            open_writer=open_writer,
+            detector=detector,
+            tracker=tracker,
+            cuts=SceneCutDetector(threshold=track.cut_threshold),
+            complete=completing(track),
+            smooth=smooth_transforms,
+            pose=face_pose,
+            editor=editor,
+            embedder=OnnxEmbedder(models.resolve("identity_student"), threads=threads),
+            link=_linker(later) if track.link and config.mode == "fluid" else None,
+            detectors=(f"{detector.name} ({', '.join(detector.providers)})",),
+            near=NearDetector(detector, long_side=config.detect.long_side, min_refined=refined_from),
+            uncertain=tracker.uncertain,
+            workers=workers,
+            identify=_identify(editor) if track.link else None,
+            memory=memory,
+            looked=looked,
+        )
+        stack.pop_all()
+    return stages
 
 
 def _identify(editor: Any) -> Callable[..., Any] | None:
@@ -239,10 +244,12 @@ def _built(config: Config, models: ModelStore, seed: int) -> tuple[Any, Any]:
 
 
 def _editor_soon(config: Config, models: ModelStore, source: Path | None) -> Any:
-    """`_editor_with_memory` in the background; None where it cannot be: a cache may ask for its passphrase, and only a
-    backbone that says so is known to align faces in a certain way before it is loaded.
+    """`_editor_with_memory` in the background; None where it cannot be: a cache may ask for its passphrase, a GPU's
+    libraries are loaded by torch for all, and only a backbone that says so is known to align faces in a certain way.
     """
     if config.mode != "fluid" or config.cache.path is not None:
+        return None
+    if execution_providers(config.device)[0] != "CPUExecutionProvider":  # its libraries may be those torch brings
         return None
     known = alignment(backbone_source(config.edit.backbone, models))
     if known is None:

@@ -36,11 +36,13 @@ _EPILOG = (
 
 _LIVE_EPILOG = (
     "Exit codes: 0 stopped by SIGINT or SIGTERM (trailers written), or a file ended; 2 wrong use; 3 the input was "
-    "given up; 4 all outputs were given up; 5 model missing; 7 face detection failed (stopped: a picture that was not "
-    "looked at never leaves); 130 a second signal. Faces are masked until their direction is ready, and whenever the "
-    "machine is too slow to edit. Logins in addresses are never shown. Hair, clothes, gait, voice and context still "
-    "identify people."
+    "given up; 4 all outputs were given up, or none was complete when a file had ended; 5 model missing; 7 face "
+    "detection failed (stopped: a picture that was not looked at never leaves); 130 a second signal. Faces are masked "
+    "until their direction is ready, and whenever the machine is too slow to edit. Logins in addresses are never "
+    "shown. Hair, clothes, gait, voice and context still identify people."
 )
+
+INTERRUPTED = "interrupted: nothing was written"
 
 app = typer.Typer(
     add_completion=False,
@@ -88,10 +90,10 @@ def _anonymize(
         raise ConfigError(f"{given[0] or 'live.*'} is for live streams: IN and OUT are files, leave it out")
     chosen = config.load(preset or "default").updated(changes)
     from fluidvid.api import anonymize, check_paths
-    from fluidvid.memory import share_heaps
+    from fluidvid.memory import share
     from fluidvid.progress import progress_bar, silent
 
-    share_heaps()
+    share()
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)
@@ -167,7 +169,7 @@ def _signature(*, live: bool = False) -> inspect.Signature:
                 str,
                 typer.Argument(
                     metavar="IN",
-                    help="rtsp, rtmp, http (HLS), udp or tcp URL, a video device, or a file at real-time pace"
+                    help="rtsp, rtmp, http (HLS or JPEGs), udp or tcp URL, a video device, or a file at real-time pace"
                     if live
                     else "video file (or a URL: see `stream`)",
                 ),
@@ -413,7 +415,12 @@ def models_verify(
         )
 
 
+_stopped: list[int] = []
+"""Signals that asked for an end. Modules that are just being loaded turn the exception into another one."""
+
+
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    _stopped.append(signum)
     raise KeyboardInterrupt
 
 
@@ -428,12 +435,14 @@ def run(command: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return int(ExitCode.OUTPUT)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback, no output
+        if _stopped:
+            return _fail(INTERRUPTED, ExitCode.INTERRUPTED)
         if hasattr(error, "format_message"):  # typer's own usage errors
             return _fail(error.format_message() or "a command is needed, see --help", ExitCode.USAGE)
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", ExitCode.INTERNAL)
     # Without its standalone mode typer returns the code of an Exit, and 130 for Ctrl-C.
     code = int(ending) if isinstance(ending, int) else int(ExitCode.OK)
-    return _fail("interrupted: nothing was written", ExitCode.INTERRUPTED) if code == ExitCode.INTERRUPTED else code
+    return _fail(INTERRUPTED, ExitCode.INTERRUPTED) if code == ExitCode.INTERRUPTED else code
 
 
 def _fail(message: str, code: ExitCode) -> int:
@@ -444,6 +453,8 @@ def _fail(message: str, code: ExitCode) -> int:
 def main() -> NoReturn:
     """Entry point of the `fluidvid` command."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored on purpose
+        signal.signal(signal.SIGINT, _terminate)
     command = typer.main.get_command(app)
     sys.exit(run(lambda: command(standalone_mode=False)))
 

@@ -82,7 +82,7 @@ class DetectConfig(_Section):
     )
     model: str | None = _option(None, "ONNX file of the first detector, instead of the embedded one")
     quantised: bool = _option(
-        True, "on a CPU, use the embedded first detector's 8-bit form: less time, nearly the same scores"
+        True, "on a CPU, use the embedded CenterFace's 8-bit form: less time, nearly the same scores"
     )
     second: str | None = _option(
         "tiny_face", "second opinion for what the first misses: a detector's name, or none", flag="--second"

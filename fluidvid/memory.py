@@ -11,6 +11,14 @@ M_ARENA_MAX = -8
 ARENAS = 2
 
 
+def share() -> None:
+    """Keep threads on few heaps and networks on one arena; for a process of our own, before it has either."""
+    from fluidvid.trackers.session import share_arena
+
+    share_heaps()
+    share_arena()
+
+
 def share_heaps() -> None:
     """Keep threads that come and go on few heaps; call before there are any. Nothing happens without such a call."""
     try:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidvid.editing import FaceEditor
+from fluidvid.errors import FluidvidError, ModelError
 from fluidvid.stages import Memory
 
 
@@ -23,6 +24,15 @@ def alignment(backbone: str | Path) -> tuple[int, NDArray[np.float64]] | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None  # loading the backbone says what is wrong with it
     return (size, template) if size > 0 and template.shape == (5, 2) and np.isfinite(template).all() else None
+
+
+def _built(build: Callable[[], tuple[FaceEditor, Memory | None]]) -> tuple[FaceEditor, Memory | None]:
+    try:
+        return build()
+    except FluidvidError:
+        raise
+    except Exception as error:  # it comes up in the middle of other work, which must not be blamed
+        raise ModelError(f"the editor cannot be built ({type(error).__name__}: {error})") from error
 
 
 class EditorSoon:
@@ -41,7 +51,7 @@ class EditorSoon:
     ) -> None:
         self._crop_size, self.template = crop_size, template
         pool = ThreadPoolExecutor(1, thread_name_prefix="build-editor")
-        self._built = pool.submit(build)
+        self._built = pool.submit(_built, build)
         pool.shutdown(wait=False)
 
     @property

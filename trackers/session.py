@@ -18,8 +18,11 @@ TINY = 32
 
 
 @cache
-def _share_memory() -> None:
-    """Let the sessions of this process draw on one arena: networks that run in turn need the memory of one."""
+def share_arena() -> None:
+    """Let the sessions that are opened from now on draw on one arena: networks that run in turn need the memory of one.
+
+    For a process of our own: onnxruntime has one such arena for everybody in it.
+    """
     import onnxruntime
 
     memory = onnxruntime.OrtMemoryInfo(
@@ -27,14 +30,11 @@ def _share_memory() -> None:
     )
     # No limit; grows by doubling; onnxruntime's own sizes of first and spare pieces.
     arena = onnxruntime.OrtArenaCfg(0, 0, -1, -1)
-    try:
-        onnxruntime.create_and_register_allocator(memory, arena)
-    except RuntimeError as error:  # the caller's program has one already: that one is shared
-        log.debug("onnxruntime's arena: %s", error)
+    onnxruntime.create_and_register_allocator(memory, arena)
 
 
 def give_back(session: Any) -> None:
-    """Return what no network holds of the shared arena to the system, by a run of a session on a tiny picture."""
+    """Return what no network holds of the session's arena to the system, by a run on a tiny picture."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -44,7 +44,10 @@ def give_back(session: Any) -> None:
         batch, *rest = entry.shape
         shape = [batch if isinstance(batch, int) else 1, *(side if isinstance(side, int) else TINY for side in rest)]
         inputs[entry.name] = np.zeros(shape, np.float32)
-    session.run(None, inputs, options)
+    try:
+        session.run(None, inputs, options)
+    except Exception as error:  # noqa: BLE001 - a network of the user's may take no such picture: it keeps its memory
+        log.debug("nothing given back: %s", error)
 
 
 def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0) -> Any:
@@ -67,8 +70,8 @@ def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the cores meanwhile
-    _share_memory()
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    if share_arena.cache_info().currsize:
+        options.add_session_config_entry("session.use_env_allocators", "1")
     here = onnxruntime.get_available_providers()
     wanted = [name for name in providers if name in here] or list(CPU)
     try:

@@ -73,7 +73,8 @@ class Auditor:
         bank = PseudonymBank.load(models.resolve("prior") / "pseudonyms.safetensors")
         galleries = {name: table.numpy() for name, table in bank.embeddings.items()}
         galleries |= beside(recognisers, [g.name for g in panel.graders if g.name not in galleries])
-        config = Config()
+        # What a result's detector had missed must not be missed again for the same reason.
+        config = Config().updated({"detect.quantised": False})
         detector = make_detector(config, models, threads=threads)
         near = NearDetector(detector, long_side=config.detect.long_side)
         return cls(models, panel, detector, near, galleries)

@@ -92,10 +92,12 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
         overwrite: existing files may be replaced.
 
     Raises:
-        ConfigError: an unknown scheme.
+        ConfigError: an unknown scheme, or no such port.
         OutputError: unknown ending, no such folder, or existing files.
     """
     if _PREVIEW.fullmatch(text):
+        if int(text.partition(":")[2] or 1) not in range(1, 65536):
+            raise ConfigError(f"{text}: a port is a number from 1 to 65535")
         return Address(text, "preview", text)
     scheme = _SCHEME.match(text)
     if scheme is not None:

@@ -20,7 +20,7 @@ from fluidvid.errors import ConfigError, InterruptedStreamError
 from fluidvid.live.addresses import Address, sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
-from fluidvid.memory import share_heaps
+from fluidvid.memory import share
 
 
 def stream(
@@ -37,7 +37,7 @@ def stream(
     Args:
         source: a URL (rtsp, rtmp, http, udp, tcp), a video device, or a file, which is read at real-time pace;
             `@FILE` takes the address from the first line of a file.
-        targets: URLs (rtsp, rtmp, udp, tcp), HLS folders or playlists, or files.
+        targets: URLs (rtsp, rtmp, udp, tcp), HLS folders or playlists, files, or `preview[:PORT]`.
         config: for instance `config.load("live")`.
         overwrite: replace existing files.
         say: takes one line at a time for the user; default: stderr. Called from any thread.
@@ -54,7 +54,7 @@ def stream(
         DetectionError: faces could not be looked for; the run stops, nothing of that picture is published.
         InterruptedStreamError: a second signal came before the outputs were finished.
     """
-    share_heaps()
+    share()
     # FFmpeg's lines name URLs. Not set_level: that installs PyAV's log callback, which can deadlock threads.
     av.logging.set_libav_level(av.logging.PANIC)
     check_config(config)

@@ -21,6 +21,8 @@ SETTLING = 10
 """Pictures after a change before the next judgement: those under way do not show its effect."""
 RELIEF = 0.75
 """Share of the budget below which there is room to go back; half of it may be spent in waiting on purpose."""
+PAUSE = 1.0
+"""Seconds without a picture after which pictures are not in a row any more."""
 ROOM = 3.0
 """Seconds of pictures in a row with room before a rung is given back."""
 SOON = 60.0
@@ -87,6 +89,7 @@ class Ladder:
         self._at = 0
         self._late = 0
         self._easy_since: float | None = None
+        self._seen = -math.inf
         self._settling = STARTING
         self._rests = [ROOM] * len(steps)  # seconds that a rung is kept before the one above is tried
         self._taken = [-math.inf] * len(steps)  # when it was last taken from above
@@ -116,11 +119,12 @@ class Ladder:
             True if the rung changed.
         """
         self.pictures[self.rung.name] += 1
+        apart, self._seen = at - self._seen, at
         if self._settling:
             self._settling -= 1
             return False
         self._late = self._late + 1 if latency > self._budget else 0
-        if latency >= RELIEF * self._budget or dropped:
+        if latency >= RELIEF * self._budget or dropped or apart > PAUSE:
             self._easy_since = None
         elif self._easy_since is None:
             self._easy_since = at

@@ -24,6 +24,8 @@ _PAGE = (
     b"<!doctype html><title>fluidvid</title><body style='margin:0;background:#222'>"
     b"<img src='/pictures' style='width:100vw;height:100vh;object-fit:contain'>"
 )
+WATCHERS = 8
+"""Pages at once."""
 PATIENCE = 5.0
 """Seconds after which a browser that takes nothing is let go."""
 
@@ -75,11 +77,14 @@ class PreviewSink:
         self._server.shutdown()
         self._server.server_close()
 
-    def _next(self, before: int) -> tuple[bytes, int]:
-        """The newest picture once there is one after number `before`; empty at the end."""
+    def _next(self, before: int) -> tuple[bytes | None, int]:
+        """The newest picture once there is one after number `before`; None at the end.
+
+        After some time without one the last comes again, so that a page which was closed is noticed.
+        """
         with self._change:
-            self._change.wait_for(lambda: self._number > before or self._closed)
-            return (b"" if self._closed else self._picture), self._number
+            self._change.wait_for(lambda: self._number > before or self._closed, timeout=PATIENCE)
+            return (None if self._closed else self._picture), self._number
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         sink = self
@@ -97,6 +102,8 @@ class PreviewSink:
                 elif self.path == "/":
                     self._answer("text/html")
                     self.wfile.write(_PAGE)
+                elif self.path == "/pictures" and sink._watching >= WATCHERS:
+                    self.send_error(503, "too many pages")
                 elif self.path == "/pictures":
                     self._answer(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
                     self._show()
@@ -107,6 +114,7 @@ class PreviewSink:
                 self.send_response(200)
                 self.send_header("Content-Type", kind)
                 self.send_header("Cache-Control", "no-store")
+                self.send_header("Cross-Origin-Resource-Policy", "same-origin")
                 self.end_headers()
 
             def _show(self) -> None:
@@ -116,8 +124,10 @@ class PreviewSink:
                 try:
                     while True:
                         picture, number = sink._next(number)
-                        if not picture:
+                        if picture is None:
                             return
+                        if not picture:
+                            continue
                         head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
                         self.wfile.write(head.encode() + picture + b"\r\n")
                 except OSError:

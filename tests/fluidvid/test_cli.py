@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from fluidvid import cli
+
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
@@ -124,6 +126,18 @@ def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_pa
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and errors.strip() == "fluidvid: interrupted: nothing was written"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_import_is_no_internal_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def loading() -> None:
+        raise ImportError("numpy failed")  # what a compiled module makes of a KeyboardInterrupt
+
+    assert cli.run(loading) == 1 and "internal error" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_stopped", [signal.SIGINT])
+    assert cli.run(loading) == 130
+    assert capsys.readouterr().err.strip() == "fluidvid: interrupted: nothing was written"
 
 
 def test_models_list_json_has_licence_source_and_hash() -> None:

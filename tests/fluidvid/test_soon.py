@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fluidvid import assembly
 from fluidvid.assembly import file_stages
 from fluidvid.config import Config
 from fluidvid.errors import ModelError
@@ -78,6 +79,35 @@ def test_a_failure_is_told_to_whoever_asks_next() -> None:
     with pytest.raises(ModelError, match="no such model"):
         editor.release(1)
     editor.close()  # nothing was opened
+
+
+def test_whatever_goes_wrong_is_the_editor_s_fault() -> None:
+    def build() -> Any:
+        raise MemoryError("CUDA out of memory")
+
+    editor = EditorSoon(build, 96, TEMPLATE)
+    with pytest.raises(ModelError, match=r"cannot be built \(MemoryError: CUDA out of memory\)"):
+        editor.wait()
+
+
+@pytest.mark.parametrize(("changes", "soon"), [({"device": "cpu"}, True), ({"device": "cuda"}, False)])
+def test_a_gpu_s_libraries_are_loaded_by_torch_first(
+    monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path, changes: dict[str, Any], soon: bool
+) -> None:
+    monkeypatch.setattr(assembly, "_built", lambda *_: (Made(), None))
+    stages = file_stages(clip, tmp_path / "out.mp4", Config().updated(changes), overwrite=False)
+    assert isinstance(stages.editor, EditorSoon) is soon
+
+
+def test_nothing_is_built_behind_a_caller_who_gets_an_error(
+    monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path
+) -> None:
+    made = Made()
+    monkeypatch.setattr(assembly, "_built", lambda *_: (made, made))
+    config = Config().updated({"device": "cpu", "detect.model": str(tmp_path / "absent.onnx")})
+    with pytest.raises(ModelError, match=r"absent\.onnx"):
+        file_stages(clip, tmp_path / "out.mp4", config, overwrite=False)
+    assert made.closed
 
 
 def test_a_card_says_how_faces_are_aligned(tmp_path: Path) -> None:

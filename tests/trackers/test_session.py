@@ -57,7 +57,9 @@ SHARED = """
 import sys
 from pathlib import Path
 import numpy as np
-from fluidvid.trackers.session import give_back, open_session
+from fluidvid.trackers.session import give_back, open_session, share_arena
+
+share_arena()
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024
@@ -89,3 +91,23 @@ def test_networks_share_their_memory_and_give_it_back(root: Path) -> None:
     assert grown > 50
     assert twice - once < 0.5 * grown  # its weights, and no memory of its own for what it computes
     assert after - little < 0.4 * grown
+
+
+def test_a_caller_s_process_keeps_its_own_arena_and_an_odd_network_its_memory(mesh: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+import onnxruntime
+from fluidvid.trackers.session import give_back, open_session
+registered = []
+onnxruntime.create_and_register_allocator = lambda *_: registered.append(1)
+session = open_session(Path(sys.argv[1]))
+give_back(session)  # takes pictures of 192 pixels only where it says so
+class Odd:
+    def get_inputs(self): return []
+    def run(self, *_): raise RuntimeError("no such picture")
+give_back(Odd())
+print(len(registered))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(mesh)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0"]

@@ -12,6 +12,8 @@ from fluidvid.trackers.session import check_outputs
 from fluidvid.trackers.types import Detection, Image
 
 CELL = 4
+NOTHING = 0.1
+"""Score below which a place is left as it is: there are thousands of them."""
 
 
 class CenterFace(OnnxDetector):
@@ -50,7 +52,7 @@ class CenterFace(OnnxDetector):
         blob = pictures.transpose(0, 3, 1, 2).astype(np.float32)
         outputs = self._session.run(None, {self._input: blob})
         heat, scale, offset, points = outputs
-        heat = np.minimum(heat + self._bonus, np.float32(1))
+        heat = np.where(heat < NOTHING, heat, np.minimum(heat + self._bonus, np.float32(1)))
         return [self._found(heat[i], scale[i], offset[i], points[i], factors, least) for i in range(len(pictures))]
 
     def _found(

@@ -125,6 +125,14 @@ def test_a_step_up_that_is_soon_undone_is_tried_less_and_less_often(rate: float)
     assert viewer.until_changed(0.1) <= ROOM + settling
 
 
+def test_an_outage_is_no_room() -> None:
+    viewer = Viewer(*rungs(edits=False, levels=1))
+    viewer.until_changed(0.6)
+    viewer.show(0.1, pictures=SETTLING + 20)
+    viewer.now += 60  # no picture meanwhile
+    assert viewer.until_changed(0.1) >= ROOM
+
+
 def test_a_step_up_that_held_is_forgiven() -> None:
     viewer = Viewer(*rungs(edits=False, levels=1))
     for _ in range(4):

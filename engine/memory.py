@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +27,9 @@ MAX_PEOPLE = 2048
 MIN_CONTRAST = 12.0
 """Grey levels: faces whose brightness varies less in the middle are too dark or too flat to tell from each other; the
 recognisers find all of them alike (measured: cosines of .6 to .94 between people in a dark audience)."""
+
+MIN_QUARTER = 5.5
+"""The same for each quarter of it: a hand in the light before a face in the dark says nothing of whose it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +68,10 @@ def recognisable(crops: Tensor) -> Tensor:
     side = crops.shape[-1]
     rows, columns = slice(int(0.3 * side), int(0.8 * side)), slice(int(0.22 * side), int(0.78 * side))
     grey = crops[:, :, rows, columns].float().mean(1) * 127.5
-    flat: Tensor = grey.flatten(1).std(1) >= MIN_CONTRAST
-    return flat
+    height, width = grey.shape[1] // 2, grey.shape[2] // 2
+    quarters = [part.flatten(1).std(1) for row in grey.split(height, 1)[:2] for part in row.split(width, 2)[:2]]
+    enough: Tensor = (grey.flatten(1).std(1) >= MIN_CONTRAST) & (torch.stack(quarters).amin(0) >= MIN_QUARTER)
+    return enough
 
 
 def best_match(

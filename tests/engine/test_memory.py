@@ -147,3 +147,13 @@ def test_dark_and_flat_faces_are_not_recognisable() -> None:
     pattern = (pattern / pattern.std()).expand(1, 3, 64, 64)
     crops = torch.cat([pattern * grey / 127.5 for grey in (0.0, MIN_CONTRAST * 0.8, MIN_CONTRAST * 1.2)])
     assert recognisable(crops).tolist() == [False, False, True]
+
+
+def test_a_bright_hand_does_not_make_a_dark_face_recognisable() -> None:
+    pattern = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)) / 127.5
+    dark, lit = 3 * pattern - 0.8, 20 * pattern
+    hand = dark.clone()
+    hand[:, 40:] = 0.9 + 20 * pattern[:, 40:]
+    crops = torch.stack([dark, hand, lit])[:, None].expand(3, 3, 64, 64)
+    assert float((crops[1, 0, 20:50, 15:49] * 127.5).std()) > MIN_CONTRAST, "all in all it has contrast enough"
+    assert recognisable(crops).tolist() == [False, False, True]

@@ -37,9 +37,9 @@ _log = logging.getLogger(__name__)
 
 GROUP = 16
 """Frames of the second pass whose faces are edited together."""
-GROUP_BYTES = 48 * 2**20
+GROUP_BYTES = 32 * 2**20
 """Bytes of their pictures at most; one frame always fits."""
-WAITING = 64 * 2**20
+WAITING = 32 * 2**20
 """Bytes of pictures that may wait before and behind the treatment in the second pass."""
 _NOTHING = np.zeros((0, 0, 3), np.uint8)
 _Done = tuple[SourceFrame, NDArray[np.uint8] | None, Sequence[tuple[int, int, int, int]]]

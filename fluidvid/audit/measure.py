@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fluidvid.audit.graders import Panel
 from fluidvid.audit.look import Crops, Floats, Look, concatenated, crops_of, embed, look, scattered, spread
-from fluidvid.audit.pictures import face_change, luma, outside, untouched, warp_errors
+from fluidvid.audit.pictures import encoding, face_change, luma, outside, untouched, warp_errors
 from fluidvid.audit.study import Study, Tick, crop_matrix
 from fluidvid.audit.timeline import Timeline, align, read_times, walk
 from fluidvid.trackers.detectors.base import iou_matrix
@@ -63,6 +63,7 @@ class Measured:
         warp_source: `(N,)` warp error from the track's previous frame, of the source.
         warp_result: `(N,)` the same of the result.
         outside: source frame -> PSNR in dB outside faces.
+        encoding: the same of what only the encoder changed.
         extra: faces that only the result shows.
         kept: row -> source and result crop, `(S, S, 3)` uint8.
     """
@@ -81,6 +82,7 @@ class Measured:
     smooth: dict[str, Floats] = field(default_factory=dict)
     null: dict[str, Floats] = field(default_factory=dict)
     outside: dict[int, float] = field(default_factory=dict)
+    encoding: dict[int, float] = field(default_factory=dict)
     extra: list[ExtraFace] = field(default_factory=list)
     kept: dict[int, tuple[Crops, Crops]] = field(default_factory=dict)
 
@@ -141,7 +143,7 @@ def measure_result(study: Study, result: Path, panel: Panel, near: NearDetector,
         pair = (luma(ours), luma(theirs))
         boxes = [study.faces[r].box for r in rows]
         measured.compared[rows] = True
-        measured.outside[frame] = outside(*pair, boxes)
+        measured.outside[frame], measured.encoding[frame] = outside(*pair, boxes), encoding(*pair, boxes)
         again = [d for d in near.detect([theirs], [_stacked(boxes)])[0] if d.score >= FOUND_SCORE]
         matches = matched([study.faces[r] for r in rows], again)
         for row, match in zip(rows, matches, strict=True):
@@ -154,7 +156,7 @@ def measure_result(study: Study, result: Path, panel: Panel, near: NearDetector,
                 measured.warp_source[row], measured.warp_result[row] = warp_errors(previous[1], pair, face.box)
         if frame % WHOLE_EVERY == 0:
             all_of_it = [d for d in near.whole(theirs)[0] if d.score >= FOUND_SCORE]
-            measured.extra += _extra(frame, pair, measured.outside[frame], boxes, all_of_it)
+            measured.extra += _extra(frame, pair, measured.encoding[frame], boxes, all_of_it)
         networks = [r for r in rows if study.measured[r]]
         if networks:
             crops = crops_of(theirs, study.matrices[networks])

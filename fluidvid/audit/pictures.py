@@ -18,6 +18,8 @@ AROUND = 0.6
 SAME_DETAIL, LIKE_DETAIL, LIKE_PSNR = 0.93, 0.6, 4.0
 """See `untouched`."""
 LARGEST_PSNR = 99.0
+BLOCK = 16
+"""Side in pixels of what is looked at together in `encoding`."""
 FLOW_SIDE = 96
 """Longer side in pixels of the region that optical flow is computed on."""
 
@@ -79,13 +81,33 @@ def untouched(inside: float, detail: float, around: float) -> bool:
 
 def outside(a: NDArray[np.float32], b: NDArray[np.float32], boxes: list[NDArray[np.float32]]) -> float:
     """PSNR in dB of what lies outside all faces and their surroundings; NaN if nothing does."""
-    far = np.ones(a.shape, bool)
+    far = _far(a.shape, boxes)
+    return psnr(a[far], b[far])
+
+
+def encoding(a: NDArray[np.float32], b: NDArray[np.float32], boxes: list[NDArray[np.float32]]) -> float:
+    """The same of what only the encoder changed: without the tenth of all blocks that changed most.
+
+    A mask on something that is no face is no encoding; measured by it, an edited face would look untouched.
+    """
+    height, width = (side // BLOCK * BLOCK for side in a.shape)
+    shape = (height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    far = _far(a.shape, boxes)[:height, :width].reshape(shape).all((1, 3))
+    if not far.any():
+        return outside(a, b, boxes)
+    errors = np.square(a[:height, :width].astype(np.float64) - b[:height, :width]).reshape(shape).mean((1, 3))[far]
+    kept = np.sort(errors)[: max(1, math.ceil(0.9 * len(errors)))]
+    return psnr(np.sqrt(kept).astype(np.float32), np.zeros(len(kept), np.float32))
+
+
+def _far(shape: tuple[int, ...], boxes: list[NDArray[np.float32]]) -> NDArray[np.bool_]:
+    far = np.ones(shape, bool)
     for box in boxes:
-        region = clip_region(expanded(box, AROUND), a.shape)
+        region = clip_region(expanded(box, AROUND), shape)
         if region is not None:
             x1, y1, x2, y2 = region
             far[y1:y2, x1:x2] = False
-    return psnr(a[far], b[far])
+    return far
 
 
 def warp_errors(

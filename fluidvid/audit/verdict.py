@@ -76,7 +76,7 @@ class Verdict:
 
 def untouched_faces(study: Study, measured: Measured) -> NDArray[np.bool_]:
     """`(N,)` faces whose pixels are still the source's own, detected or held."""
-    around = np.array([measured.outside.get(f.frame, np.nan) for f in study.faces])
+    around = np.array([measured.encoding.get(f.frame, np.nan) for f in study.faces])
     sides = np.array([float((f.box[2:] - f.box[:2]).min()) for f in study.faces])
     rows = zip(measured.psnr, measured.detail, around, strict=True)
     same = np.array([bool(untouched(float(p), float(d), float(a))) for p, d, a in rows], bool)

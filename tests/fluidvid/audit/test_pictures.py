@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fluidvid.audit.attacks import deconvolved
-from fluidvid.audit.pictures import LARGEST_PSNR, face_change, luma, outside, psnr, untouched, warp_errors
+from fluidvid.audit.pictures import LARGEST_PSNR, encoding, face_change, luma, outside, psnr, untouched, warp_errors
 from tests.fluidvid.audit.media import pictures_of
 
 BOX = np.array([58, 36, 107, 98], np.float32)
@@ -48,6 +48,17 @@ def test_a_hard_encode_is_still_the_source(pictures: list[NDArray[np.float32]]) 
     around = outside(pictures[0], noisy, [BOX])
     inside, detail = face_change(pictures[0], noisy, BOX)
     assert 26 < around < 30 and untouched(inside, detail, around)
+
+
+def test_a_mask_beside_the_face_is_no_encoding(pictures: list[NDArray[np.float32]]) -> None:
+    small = [np.array([80, 60, 100, 84], np.float32)]
+    noisy = pictures[0] + np.random.default_rng(0).normal(0, 3, pictures[0].shape).astype(np.float32)
+    plain = encoding(pictures[0], noisy, small)
+    assert abs(plain - outside(pictures[0], noisy, small)) < 1
+    noisy[114:140, 2:14] = 128  # a false alarm's
+    assert outside(pictures[0], noisy, small) < plain - 3
+    assert abs(encoding(pictures[0], noisy, small) - plain) < 1
+    assert math.isnan(encoding(pictures[0], noisy, [np.array([0, 0, 176, 144], np.float32)]))
 
 
 def test_outside_ignores_the_face(pictures: list[NDArray[np.float32]]) -> None:

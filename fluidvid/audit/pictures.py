@@ -20,6 +20,8 @@ SAME_DETAIL, LIKE_DETAIL, LIKE_PSNR = 0.93, 0.6, 4.0
 LARGEST_PSNR = 99.0
 BLOCK = 16
 """Side in pixels of what is looked at together in `encoding`."""
+NO_ENCODING = 650.0
+"""Mean squared error of a block, 20 dB, beyond which it was painted over and not encoded."""
 FLOW_SIDE = 96
 """Longer side in pixels of the region that optical flow is computed on."""
 
@@ -86,7 +88,7 @@ def outside(a: NDArray[np.float32], b: NDArray[np.float32], boxes: list[NDArray[
 
 
 def encoding(a: NDArray[np.float32], b: NDArray[np.float32], boxes: list[NDArray[np.float32]]) -> float:
-    """The same of what only the encoder changed: without the tenth of all blocks that changed most.
+    """The same of what only the encoder changed: without blocks that changed more than any encoding changes them.
 
     A mask on something that is no face is no encoding; measured by it, an edited face would look untouched.
     """
@@ -96,8 +98,10 @@ def encoding(a: NDArray[np.float32], b: NDArray[np.float32], boxes: list[NDArray
     if not far.any():
         return outside(a, b, boxes)
     errors = np.square(a[:height, :width].astype(np.float64) - b[:height, :width]).reshape(shape).mean((1, 3))[far]
-    kept = np.sort(errors)[: max(1, math.ceil(0.9 * len(errors)))]
-    return psnr(np.sqrt(kept).astype(np.float32), np.zeros(len(kept), np.float32))
+    kept = errors[errors <= NO_ENCODING]
+    return (
+        psnr(np.sqrt(kept).astype(np.float32), np.zeros(len(kept), np.float32)) if len(kept) else outside(a, b, boxes)
+    )
 
 
 def _far(shape: tuple[int, ...], boxes: list[NDArray[np.float32]]) -> NDArray[np.bool_]:

@@ -33,6 +33,8 @@ ROWS = 512
 """Pseudonyms that are shipped."""
 CANDIDATES = 2048
 """Faces that may become pseudonyms, of the first source."""
+SAME = 0.98
+"""Cosine from which two embeddings, one of them rounded, are of one picture."""
 LEVEL = 300
 """The timestep that is edited; chosen in benchmarks/PRIOR.md."""
 
@@ -67,8 +69,42 @@ def first_directions(backbone: Backbone, crops: Tensor, codes: Tensor, level: in
     return space, read_out
 
 
+def read_out_of(codes: Tensor, coordinates: Tensor) -> ReadOut:
+    """The map from codes `(N, D)` that comes nearest to known coordinates `(n, L, K)` of its first n rows."""
+    n, levels, components = coordinates.shape
+    seen = torch.cat([codes[:n], codes.new_ones(n, 1)], 1).double()
+    gram = seen.T @ seen / n + 1e-3 * torch.eye(seen.shape[1]).double()
+    weights = torch.linalg.solve(gram, seen.T @ coordinates.flatten(1).double() / n).float()
+    read_out = ReadOut(codes.shape[1], levels, components)
+    with torch.no_grad():
+        read_out.linear.weight.copy_(weights[:-1].T)
+        read_out.linear.bias.copy_(weights[-1])
+    return read_out
+
+
+def known_directions(
+    folder: Path, shape: tuple[int, int, int], targets: Targets
+) -> tuple[ComponentSpace, ReadOut] | None:
+    """Components and read-out of a prior whose directions were trained to the same people, or None."""
+    places = folder / "pseudonyms.safetensors", folder / "hspace.safetensors"
+    if not all(place.exists() for place in places):
+        return None
+    bank = PseudonymBank.load(places[0])
+    if bank.coordinates is None:
+        return None
+    n = len(bank.ages)
+    for name, table in bank.embeddings.items():
+        if name not in targets.embeddings or len(targets.embeddings[name]) < n:
+            return None
+        if float((table * targets.embeddings[name][:n]).sum(1).min()) < SAME:
+            return None
+    return ComponentSpace.load(places[1], shape), read_out_of(targets.codes, bank.coordinates)
+
+
 def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
     """Train directions from a complete prior, with `request.teacher` as a guide of the training only.
+
+    A prior whose directions lead to the same people goes on from them.
 
     The teacher's file is named like a recogniser of `fluidvid.engine.build.RECOGNISERS`; the card lists it among the
     guides, so that no audit takes it for independent.
@@ -100,13 +136,16 @@ def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
     faces = faces_for(request, run, backbone.crop_size, backbone.template)
     first = next(iter(faces.sources.values()))
     crops = to_crops(faces.pictures[np.flatnonzero(~faces.held_out[:first])[:CANDIDATES]])
-    known = run / "targets.pt"
-    if known.exists():
-        targets = Targets(**torch.load(known, weights_only=True))
+    labels = run / "targets.pt"
+    if labels.exists():
+        targets = Targets(**torch.load(labels, weights_only=True))
     else:
         targets = targets_of(crops, nets, attributes)
-        torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, known)
-    space, read_out = first_directions(backbone, crops, targets.codes, LEVEL)
+        torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, labels)
+    known = known_directions(start, h_shape(backbone), targets)
+    space, read_out = known or first_directions(backbone, crops, targets.codes, LEVEL)
+    before = 0 if known is None else int(card.get("figures", {}).get("bank_steps", 0))
+    (run / "begun.json").write_text(json.dumps({"guides": [n for n in names if n != JUDGE], "bank_steps": before}))
     # faceres costs as much as all others together: it guides the search, not the training.
     train_bank(
         backbone,
@@ -120,7 +159,6 @@ def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
         run,
         BankTraining(**request.options()),
     )
-    (run / "guides.json").write_text(json.dumps([n for n in names if n != JUDGE]))
     return write_bank(request, run, start, successor(card, request, faces, {}))
 
 
@@ -134,11 +172,12 @@ def write_bank(request: TrainingRequest, run: Path, start: Path, card: dict[str,
     unet = UNet2DModel.from_pretrained(run / "unet", low_cpu_mem_usage=False)
     levels = ComponentSpace.levels(run / "hspace.safetensors")
     state = load_state(run)
+    begun = json.loads((run / "begun.json").read_text())
     steps = 0 if state is None else int(state["step"])
-    before = read_card(start).get("figures", {})
-    figures = {name: value for name, value in before.items() if name.endswith("_steps")} | {"bank_steps": steps}
+    figures = {name: value for name, value in read_card(start).get("figures", {}).items() if name.endswith("_steps")}
+    figures["bank_steps"] = begun["bank_steps"] + steps
     new = {**card, "edit_timesteps": list(levels), "edit_skips": True, "figures": figures}
-    new["guides"] = json.loads((run / "guides.json").read_text())
+    new["guides"] = begun["guides"]
     write_folder(
         request.out,
         new,

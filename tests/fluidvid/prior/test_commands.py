@@ -141,6 +141,21 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     space = ComponentSpace.load(out / "hspace.safetensors", h_shape(backbone))
     assert space.timesteps == (300,)
     assert space.basis.shape[1] == trained - 1
+    # A prior that has directions to these people goes on from them.
+    bank.coordinates = torch.randn(bank.coordinates.shape, generator=torch.Generator().manual_seed(1))
+    bank.save(out / "pseudonyms.safetensors")
+    card = json.loads((out / "fluidvid.json").read_text())
+    (out / "fluidvid.json").write_text(json.dumps({k: v for k, v in card.items() if k != "sha256"}))
+    known = torch.einsum("nlk,lkd->nd", bank.coordinates, space.basis)
+    further = tmp_path / "further"
+    common = ("train", "bank", data, "--start", out, "--out", further, "--teacher", guide, "--batch", 4, "--quiet")
+    assert fluidvid(*common, "--steps", 1)[0] == 0
+    bank = PseudonymBank.load(further / "pseudonyms.safetensors")
+    assert bank.coordinates is not None
+    basis = ComponentSpace.load(further / "hspace.safetensors", h_shape(backbone)).basis
+    gone_on = torch.einsum("nlk,lkd->nd", bank.coordinates, basis)
+    assert float(torch.cosine_similarity(gone_on, known).min()) > 0.95
+    assert load_backbone(further).card["figures"] == {"unet_steps": 5, "bank_steps": 3}
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "diffusion", pytest.param("identity", marks=pytest.mark.slow)])

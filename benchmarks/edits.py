@@ -15,7 +15,7 @@ import argparse
 import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fluidvid.assembly import file_stages
 from fluidvid.config import Config
 from fluidvid.engine.build import build_editor, load_recogniser
 from fluidvid.engine.crops import to_crops
+from fluidvid.engine.losses import part_correlation, part_windows, parts
 from fluidvid.engine.search import EditorOptions, eye_distance
 from fluidvid.keyframes import merge
 from fluidvid.models import ModelStore
@@ -37,7 +38,7 @@ from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.video import VideoReader
 
 GUESTS = ("edgeface_xs", "mobilefacenet_ms1m")
-BUILD = ("geometry", "editor", "timesteps", "strength")
+BUILD = ("geometry", "editor", "timesteps", "strength", "guides")
 
 
 @dataclass
@@ -111,23 +112,28 @@ def _replaced(node: Any, path: list[str], value: str) -> Any:
 
 
 def try_variant(
-    changes: dict[str, str], people: Sequence[Subject], seeds: int, judges: Sequence[Any], store: ModelStore
+    changes: dict[str, str],
+    people: Sequence[Subject],
+    seeds: int,
+    judges: Sequence[Any],
+    resolve: Callable[[str], Path],
 ) -> tuple[dict[str, list[float]], list[NDArray[np.uint8]], list[str]]:
     """Figures over all people, seeds and pictures; the pictures of the first seed; a line per person and seed."""
     changes = dict(changes)
-    backbone = changes.pop("backbone", None) or store.resolve("prior")
+    backbone = changes.pop("backbone", None) or resolve("prior")
     build = {k: changes.pop(k) for k in BUILD if k in changes}
     figures: dict[str, list[float]] = {}
     sheet, lines = [], []
     for seed in range(seeds):
         editor = build_editor(
             backbone=backbone,
-            resolve=store.resolve,
+            resolve=resolve,
             seed=seed,
             options=with_changes(EditorOptions(), changes),
             geometry=build.get("geometry", "geodesic"),  # type: ignore[arg-type]
             editor=build.get("editor", "difference"),  # type: ignore[arg-type]
             timesteps=[int(t) for t in build["timesteps"].split("/")] if "timesteps" in build else None,
+            **({"guides": build["guides"].split("/")} if "guides" in build else {}),
         )
         editor.options = replace(editor.options, strength=float(build.get("strength", 1.0)))
         for number, subject in enumerate(people):
@@ -174,6 +180,9 @@ def _judge(
     error = (a.landmarks - b.landmarks).norm(dim=2).mean(1) / eye_distance(a.landmarks)
     figures.setdefault("landmarks %", []).extend((100 * error).tolist())
     figures.setdefault("expression", []).extend((a.expression - b.expression).abs().sum(1).div(2).tolist())
+    windows = part_windows(a.landmarks)
+    seen = zip(parts(x, windows).split(1), parts(y, windows).split(1), strict=True)
+    figures.setdefault("parts", []).extend(float(part_correlation(new, old)) for old, new in seen)
     return " ".join(words)
 
 
@@ -197,18 +206,19 @@ def main() -> None:
     guests = GUESTS if options.recognisers else ()
 
     def resolve(name: str) -> Path:
-        return options.recognisers / f"{name}.onnx" if name in GUESTS else store.resolve(name)
+        guest = None if options.recognisers is None else options.recognisers / f"{name}.onnx"
+        return guest if guest is not None and guest.exists() else store.resolve(name)
 
     template = build_editor(backbone=store.resolve("prior"), resolve=store.resolve, seed=0).template
     judges = [load_recogniser(n, resolve, template) for n in ("identity_student", "faceres", "dlib_resnet", *guests)]
     heads = ["prepared", "accepted", *(j.name for j in judges), *(f"{j.name} over" for j in judges)]
-    heads += ["one person", "landmarks %", "expression", "seconds"]
+    heads += ["one person", "landmarks %", "expression", "parts", "seconds"]
     print("| variant | " + " | ".join(heads) + " |\n|" + "---|" * (len(heads) + 1), flush=True)  # noqa: T201
     for words in options.variant:
         label, *pairs = words.split()
         changes = dict(pair.split("=", 1) for pair in pairs)
-        figures, sheet, lines = try_variant(changes, people, options.seeds, judges, store)
-        share = ("prepared", "accepted", "expression")
+        figures, sheet, lines = try_variant(changes, people, options.seeds, judges, resolve)
+        share = ("prepared", "accepted", "expression", "parts")
         cells = []
         for head in heads:
             numbers = figures.get(head, [np.nan])

@@ -20,6 +20,11 @@ from fluidvid.engine.onnx_module import read_graph
 from fluidvid.errors import ModelError
 
 SIDE = 112
+SHAPES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
+    "deep": ((40, 80, 160), (2, 2, 4), 384),
+    "wide": ((48, 96, 192), (1, 1, 1), 256),
+}
+"""Widths, blocks and head of the students that are shipped: the first one's, and the second one's, half as dear."""
 
 
 class Block(nn.Module):
@@ -85,13 +90,6 @@ class IdentityStudent(nn.Module):
     def blocks(self) -> tuple[int, ...]:
         """Residual blocks per stage."""
         return tuple(len(cast(Stage, stage).blocks) for stage in self.stages)
-
-    def deepened(self, blocks: Sequence[int]) -> IdentityStudent:
-        """The same function with room for more: `blocks` per stage, at least as many as now."""
-        sizes = [cast(Stage, stage).down.out_channels for stage in self.stages]
-        result = IdentityStudent(sizes, blocks, self.head.out_channels, self.project.out_features)
-        result.load_state_dict(result.state_dict() | self.state_dict())
-        return result
 
 
 def read_student(path: Path) -> IdentityStudent:

@@ -92,8 +92,10 @@ def _train(load: _Load, *, threads: int | None, quiet: bool, as_json: bool, **gi
     if given["batch"] is not None and given["batch"] < 2:
         raise ConfigError(f"--batch {given['batch']}: at least 2 are needed")
     _prepare(threads, quiet)
+    teacher = given.pop("teacher", ())
+    teachers = (teacher,) if isinstance(teacher, Path) else tuple(teacher)
     try:
-        figures = load()(TrainingRequest(**{**given, "data": tuple(given["data"])}), ModelStore())
+        figures = load()(TrainingRequest(**{**given, "data": tuple(given["data"]), "teachers": teachers}), ModelStore())
     except KeyboardInterrupt:
         raise TrainingInterruptedError(
             f"interrupted: --resume goes on from the last checkpoint in {given['out']}"
@@ -151,6 +153,7 @@ def _diffusion() -> _Run:
     teacher=(Path, typer.Option(..., "--teacher", metavar="FILE", help="ONNX recogniser, ArcFace-aligned")),
     start=(str, typer.Option("identity_student", "--start", metavar="NAME|FILE", help="a student to begin with")),
     fresh=(bool, typer.Option(False, "--fresh", help="begin with new weights")),
+    shape=(str, typer.Option("deep", "--shape", metavar="deep|wide", help="of a student with new weights")),
     licence=None,
 )
 def _identity() -> _Run:
@@ -163,8 +166,8 @@ def _identity() -> _Run:
 @_trains(
     "bank",
     teacher=(
-        Path,
-        typer.Option(..., "--teacher", metavar="FILE", help="recogniser that guides, e.g. mobilefacenet_ms1m.onnx"),
+        list[Path],
+        typer.Option(..., "--teacher", metavar="FILE", help="recogniser that guides, may be given more than once"),
     ),
     fresh=None,
 )

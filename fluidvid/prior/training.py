@@ -27,8 +27,8 @@ from fluidvid.engine.training.diffusion import DiffusionTraining, new_scheduler,
 from fluidvid.engine.training.directions import bottlenecks, fit_components
 from fluidvid.engine.training.identity import IdentityTraining, train_identity
 from fluidvid.engine.training.runs import load_state
-from fluidvid.engine.training.student import IdentityStudent, read_student
-from fluidvid.errors import ModelError
+from fluidvid.engine.training.student import SHAPES, IdentityStudent, read_student
+from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.prior.dataset import FaceSet, gather
 from fluidvid.prior.folder import KEPT, read_card, write_folder
@@ -37,8 +37,6 @@ from fluidvid.prior.runs import RunFacts, open_run
 log = logging.getLogger(__name__)
 
 STUDENT = "identity_student"
-DEEPENED = (2, 2, 4)
-"""Blocks per stage of a student that goes on learning: the first one had two at each, too few for what it learnt."""
 COMPONENTS, FITTED = 128, 2048
 """Components of h that are kept per level, and faces they are fitted to."""
 
@@ -59,8 +57,9 @@ class TrainingRequest:
         checkpoint: seconds between checkpoints, or None for the kind's own.
         aligned: whether pictures are aligned; None: those of the crop's size are.
         seed: of everything random.
-        teacher: ONNX file of a recogniser to learn from.
+        teachers: ONNX files of recognisers to learn from.
         licence: of the result, as the owner of the pictures decides.
+        shape: of a recogniser with new weights, one of `fluidvid.engine.training.student.SHAPES`.
     """
 
     data: tuple[str, ...]
@@ -74,12 +73,13 @@ class TrainingRequest:
     checkpoint: float | None = None
     aligned: bool | None = None
     seed: int = 0
-    teacher: Path | None = None
+    teachers: tuple[Path, ...] = ()
     licence: str | None = None
+    shape: str = "deep"
 
     def open(self, kind: str) -> Path:
         """The run's folder."""
-        teacher = None if self.teacher is None else str(self.teacher)
+        teacher = ", ".join(map(str, self.teachers)) or None
         facts = RunFacts(kind, self.data, None if self.fresh else self.start, teacher, self.seed)
         return open_run(self.out, facts, resume=self.resume)
 
@@ -242,19 +242,19 @@ def run_identity(request: TrainingRequest, models: ModelStore) -> dict[str, floa
     """
     card = read_card(models.resolve("prior"))
     template = np.array(card["template"]["points"])
-    if request.teacher is None or not request.teacher.is_file():
-        raise ModelError(
-            f"no teacher at {request.teacher}: --teacher names the ONNX file of an ArcFace-aligned recogniser"
-        )
-    teacher = Recogniser(RecogniserSpec(request.teacher.stem, request.teacher, 0.0), template).eval()
+    (taught_by,) = request.teachers
+    if not taught_by.is_file():
+        raise ModelError(f"no teacher at {taught_by}: --teacher names the ONNX file of an ArcFace-aligned recogniser")
+    teacher = Recogniser(RecogniserSpec(taught_by.stem, taught_by, 0.0), template).eval()
     torch.manual_seed(request.seed)
     width = teacher.embed(torch.zeros(1, 3, teacher.spec.size, teacher.spec.size)).shape[1]
     if request.fresh:
-        student = IdentityStudent(embedding=width)
+        if request.shape not in SHAPES:
+            raise ConfigError(f"--shape {request.shape}: one of {', '.join(SHAPES)} is needed")
+        student = IdentityStudent(*SHAPES[request.shape], width)
     else:
         begin = Path(request.start) if Path(request.start).is_file() else models.resolve(request.start)
         student = read_student(begin)
-        student = student.deepened([max(a, b) for a, b in zip(student.blocks, DEEPENED, strict=True)])
         if student.project.out_features != width:
             raise ModelError(
                 f"{begin} gives {student.project.out_features} values, the teacher {width}: begin with --fresh"

@@ -1,4 +1,4 @@
-"""The face region of a crop, and the residual that is added to the source's pixels."""
+"""The face region of a crop, and the edited face in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def face_region(landmarks68: Tensor, size: int) -> Tensor:
@@ -62,25 +61,15 @@ def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
     return (1 - torch.exp(-nearest / (2 * reach**2)))[:, None]
 
 
-def composite(crops: Tensor, before: Tensor, after: Tensor, mask: Tensor, detail: float = 1.0) -> Tensor:
-    """Put the edit onto the source.
+def composite(crops: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
+    """Put decoded edited latents into the source: nothing of the source's own detail stays inside the mask.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
-        before: decoded unedited latents.
-        after: decoded edited latents.
+        edited: `(N, 3, S, S)` decoded.
         mask: `(N, 1, S, S)` in [0, 1].
-        detail: how much of the source's own fine detail, which the first stage does not carry, stays where the edit is
-            strong; 1 keeps it all (pure residual), 0 none. Where nothing changes it always stays.
 
     Returns:
         `(N, 3, S, S)` in [-1, 1].
     """
-    change = after - before
-    if detail < 1.0:
-        size = crops.shape[-1]
-        window = 2 * (size // 32) + 1
-        amount = F.avg_pool2d(change.abs().mean(1, keepdim=True), window, 1, window // 2, count_include_pad=False)
-        lost = (1 - detail) * (1 - torch.exp(-((amount / 0.08) ** 2)))
-        change = change - lost * (crops - before)
-    return (crops + mask * change).clamp(-1, 1)
+    return torch.lerp(crops, edited.to(crops.dtype), mask).clamp(-1, 1)

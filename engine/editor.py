@@ -77,6 +77,7 @@ class FluidEditor:
         store: where directions are kept by person; None: in memory, bounded.
         memory: recognises people who return; None: every person is new.
         basis: digest of everything a direction depends on, for its provenance.
+        identified_by: names of the recognisers that tell who returns; None: all of them.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class FluidEditor:
         store: DirectionStore | None = None,
         memory: PersonMemory | None = None,
         basis: str = "",
+        identified_by: Sequence[str] | None = None,
     ) -> None:
         self.backbone, self.plan, self.space = backbone, plan, space
         self.guides, self.verifiers, self.attributes, self.bank = list(guides), list(verifiers), attributes, bank
@@ -101,7 +103,7 @@ class FluidEditor:
         self.crop_size, self.template = backbone.crop_size, backbone.template
         difference = DifferenceEditor(backbone, plan)
         path = InversionEditor(backbone, plan) if options.path == "inversion" else difference
-        self.apply = AppliedEdit(backbone, path, attributes, options.optimise.detail)
+        self.apply = AppliedEdit(backbone, path, attributes)
         self.search = DirectionSearch(
             self.apply, difference, space, self.guides, self.verifiers, attributes, bank, options, generator, basis
         )
@@ -109,6 +111,8 @@ class FluidEditor:
         self._run = RunEditor(self.apply, self.guides[0], options, self.template, self.crop_size, self._shares)
         self.store: DirectionStore = MemoryStore() if store is None else store
         self.memory, self.basis = memory, basis
+        names = [net.name for net in (*self.guides, *self.verifiers)]
+        self._identified = names if identified_by is None else [name for name in names if name in identified_by]
         self._rows: dict[int, tuple[int, ...]] = {}
         """Pseudonyms of people in the picture, and those that a search under way chooses from."""
 
@@ -128,11 +132,11 @@ class FluidEditor:
             `(N, D)` float32 of unit length; zeros where too little is seen of the face.
         """
         x = self._crops(crops)
-        found: NDArray[np.float32] = self._identity(x, self.search.embeddings(x)).cpu().numpy()
+        found: NDArray[np.float32] = self._identity(x, self.search.embeddings(x, self._identified)).cpu().numpy()
         return found
 
     def _identity(self, x: Tensor, embeddings: Mapping[str, Tensor]) -> Tensor:
-        fused = F.normalize(torch.cat(list(embeddings.values()), 1).float(), dim=1)
+        fused = F.normalize(torch.cat([embeddings[name] for name in self._identified], 1).float(), dim=1)
         return fused * recognisable(x)[:, None]
 
     def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> Preparation:

@@ -50,7 +50,6 @@ class OptimiseOptions:
         least: fewest; after them the search ends as soon as every guide is under its margin.
         learning_rate: on the coordinates of the direction.
         margin: each guide's cosine to the source should fall below this share of its own 1 % FAR threshold.
-        detail: see `fluidvid.engine.composite.composite`.
         weights: of the loss terms.
     """
 
@@ -58,7 +57,6 @@ class OptimiseOptions:
     least: int = 4
     learning_rate: float = 0.25
     margin: float = 0.0
-    detail: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
 
 
@@ -133,12 +131,12 @@ class _Objective:
         options, weights = self.options, self.options.weights
         _, after = self._edit(self.space.directions(coordinates).to(self.z.dtype))
         decoded = self.backbone.decode(after)
-        edited = composite(self.crops, self.before, decoded, self.mask, options.detail)
+        edited = composite(self.crops, decoded, self.mask)
         change = self.mask * (decoded - self.before)
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "steady")}
         for guide in guides:
             # Who looks at every second step counts twice.
-            share = (1 if guide is self.guides[0] else 2) / (2 * len(self.guides) - 1)
+            share = (1 if guide in often(self.guides) else 2) / (2 * len(self.guides) - len(often(self.guides)))
             with self.backbone.unet.autocast():  # gradients need no more; what verifies looks in full precision
                 embedding = guide(edited)
             source = self.source[guide.name]
@@ -162,6 +160,11 @@ class _Objective:
         start = candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
         return weighted_sum(terms, weights), terms
+
+
+def often(guides: Sequence[Recogniser]) -> Sequence[Recogniser]:
+    """Guides that look at every step: all but the last, which is the dearest and looks at every second."""
+    return guides[: max(1, len(guides) - 1)]
 
 
 def optimise_direction(
@@ -212,9 +215,8 @@ def optimise_direction(
     for step in range(options.steps + 1):
         if stopping():
             raise SearchStopped("the search was stopped")
-        # The first guide is quick and looks at every step, all of them at every second.
         everybody = step % 2 == 0
-        loss, terms = objective(coordinates, chosen, guides if everybody else guides[:1])
+        loss, terms = objective(coordinates, chosen, guides if everybody else often(guides))
         values = {name: value.item() for name, value in terms.items()}
         last, steps = coordinates.detach().clone(), step
         if step == options.steps or (step >= options.least and everybody and values["suppress"] <= 0):

@@ -80,13 +80,11 @@ class AppliedEdit:
         backbone: frozen model.
         path: difference or inversion editing.
         attributes: its landmarks say where the face is.
-        detail: see `fluidvid.engine.composite.composite`.
     """
 
     backbone: Backbone
     path: CropEditor
     attributes: AttributeNetworks
-    detail: float
 
     def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float) -> tuple[Tensor, Tensor]:
         """Composited crops `(N, 3, S, S)` in [-1, 1] and masks `(N, 1, S, S)` of crops `x`.
@@ -100,9 +98,9 @@ class AppliedEdit:
         z = self.backbone.encode(x)
         s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
         before, after = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s)
-        decoded = self.backbone.decode(torch.cat([before, after]))
         mask = face_region(self.attributes.landmarks(x), x.shape[-1])
-        return composite(x, decoded[: len(x)], decoded[len(x) :], mask, self.detail), mask
+        # What inversion does not bring back is left out: only the edit's own change is added.
+        return composite(x, self.backbone.decode(z + (after - before)), mask), mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,9 +284,10 @@ class DirectionSearch:
         """The crops `(K, 3, S, S)` as the judges see them."""
         return Source(x, self.embeddings(x), self.attributes.landmarks(x))
 
-    def embeddings(self, x: Tensor) -> dict[str, Tensor]:
-        """`(K, D)` unit embeddings of crops by each recogniser's name."""
-        return {net.name: net(x) for net in (*self.guides, *self.verifiers)}
+    def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""
+        nets = (*self.guides, *self.verifiers)
+        return {net.name: net(x) for net in nets if names is None or net.name in names}
 
     @torch.no_grad()
     def verify(self, direction: Direction, source: Source) -> tuple[dict[str, float], str]:

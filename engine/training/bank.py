@@ -205,7 +205,7 @@ def train_bank(
             after, denoise = displaced(backbone, space, faces, noise, directions)
             leaf = after.detach().requires_grad_()
             decoded = backbone.decode(leaf)
-        edited = composite(faces.crops, faces.decoded, decoded, region, 0.0)
+        edited = composite(faces.crops, decoded, region)
         goals = {net.name: targets.embeddings[net.name][rows] for net in recognisers}
         terms = identity_terms(faces, edited, recognisers, goals, options.margin)
         terms |= kept_terms(faces, edited, region * (decoded - faces.decoded), region, attributes)

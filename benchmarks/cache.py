@@ -41,7 +41,7 @@ from fluidvid.config import Config
 from fluidvid.engine.build import load_recogniser
 from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.crops import to_crops
-from fluidvid.engine.memory import MARGIN, THRESHOLD, recognisable
+from fluidvid.engine.memory import IDENTIFIED_BY, MARGIN, THRESHOLD, recognisable
 from fluidvid.geometry import FFHQ_112, similarity
 from fluidvid.models import ModelStore
 from fluidvid.trackers import link_tracks
@@ -49,7 +49,6 @@ from fluidvid.trackers.align import crop
 from fluidvid.video import VideoReader
 
 LABELS = json.loads(Path(__file__).with_name("cache_labels.json").read_text())
-FUSED = ("identity_student", "faceres", "dlib_resnet")
 GAP = 60
 SIZE = 128
 Picture = NDArray[np.uint8]
@@ -144,7 +143,7 @@ class Identities:
 
     def __init__(self) -> None:
         store = ModelStore()
-        self.nets = [load_recogniser(name, store.resolve, FFHQ_112) for name in FUSED]
+        self.nets = [load_recogniser(name, store.resolve, FFHQ_112) for name in IDENTIFIED_BY]
 
     @torch.inference_mode()
     def __call__(self, crops: Sequence[Picture], only: str | None = None) -> NDArray[np.float32]:
@@ -353,7 +352,7 @@ def protection(clips: Path, work: Path) -> str:
         lines.append(f"| {what} | {tar:.3f} | {auc:.3f} | {error:.3f} |")
 
     row("raw fused identities", raw, same, other)
-    for only in FUSED:
+    for only in IDENTIFIED_BY:
         single = Identities()(pictures, only)
         row(f"raw {only}", (single @ single.T).astype(np.float64), same, other)
     for bits in (512, 1024, 2048, 4096):
@@ -434,7 +433,7 @@ def warm(clip: Path, work: Path, guests: Path | None, options: list[str]) -> str
 def likeness(videos: Sequence[Path], names: Sequence[str], guests: Path | None) -> list[str]:
     """Mean cosines between the faces of several versions of one video, at the places of the source's faces."""
     store = ModelStore()
-    wanted = [*FUSED, *(("edgeface_xs", "mobilefacenet_ms1m") if guests is not None else ())]
+    wanted = [*IDENTIFIED_BY, *(("edgeface_xs", "mobilefacenet_ms1m") if guests is not None else ())]
 
     def resolve(name: str) -> Path:
         return guests / f"{name}.onnx" if guests is not None and name in wanted[3:] else store.resolve(name)

@@ -18,7 +18,7 @@ from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
 from fluidvid.engine.geodesic import Geometry
 from fluidvid.engine.hspace import reduced_precision
-from fluidvid.engine.memory import PersonMemory
+from fluidvid.engine.memory import IDENTIFIED_BY, PersonMemory
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.search import EditorOptions
@@ -39,15 +39,21 @@ class Calibration:
     centred: bool = False
 
 
-# Thresholds: pairs of different people, real ones for the first three (the student's a little below what the clips of
-# benchmarks/identity.py give), synthetic faces for the centred ones.
+# Thresholds: pairs of different people, real ones for all but the centred ones (the students' a little below what the
+# clips of benchmarks/identity.py give), synthetic faces for these.
 RECOGNISERS = {
     "identity_student": Calibration(0.45),
+    "identity_student_2": Calibration(0.37),
     "edgeface_xs": Calibration(0.20),
     "mobilefacenet_ms1m": Calibration(0.26),
+    "mobileface": Calibration(0.33),
     "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),
     "faceres": Calibration(0.33, centred=True),
 }
+
+
+GUIDES = ("identity_student", "identity_student_2", "faceres")
+"""What a search is guided by: the first watches every frame, too; the last is the dearest."""
 
 
 def load_recogniser(name: str, resolve: Resolve, template: np.ndarray) -> Recogniser:
@@ -134,14 +140,14 @@ def basis_of(
 
     beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
     content = {
-        "format": 1,
+        "format": 2,  # 1: detail of the source stayed where little changed
         "weights": model.digest,
         "card": model.card,
         "template": np.round(model.template, 6).tolist(),
         "crop_size": model.crop_size,
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
-        "applied": [options.path, options.strength, options.optimise.detail],
+        "applied": [options.path, options.strength],
         "judged": [options.accept, options.landmark_limit],
         "recognisers": {name: digest(resolve(name)) for name in recognisers},
     }
@@ -161,7 +167,7 @@ def build_editor(
     between: float = 0.0,
     device: str = "auto",
     seed: int,
-    guides: Sequence[str] = ("identity_student", "faceres"),
+    guides: Sequence[str] = GUIDES,
     verifiers: Sequence[str] = ("dlib_resnet",),
     options: EditorOptions | None = None,
     memory: Callable[[str], PersonMemory] | None = None,
@@ -180,7 +186,7 @@ def build_editor(
         between: see `EditorOptions`.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         seed: the run's secret.
-        guides: recognisers to optimise against.
+        guides: recognisers to optimise against, see `GUIDES`.
         verifiers: recognisers that only judge.
         options: everything else.
         memory: makes what recognises people who return, from the digest of `basis_of`.
@@ -215,4 +221,5 @@ def build_editor(
         torch.Generator().manual_seed(seed),
         memory=memory(basis) if memory is not None else None,
         basis=basis,
+        identified_by=IDENTIFIED_BY,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import Backbone, load_backbone
-from fluidvid.engine.build import RECOGNISERS, h_shape, load_recogniser
+from fluidvid.engine.build import GUIDES, RECOGNISERS, h_shape, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.pseudonyms import PseudonymBank
@@ -25,8 +25,6 @@ from fluidvid.models import ModelStore
 from fluidvid.prior.folder import read_card, write_folder
 from fluidvid.prior.training import TrainingRequest, faces_for, start_folder, successor
 
-GUIDES = ("identity_student", "faceres")
-"""Guides of the search; the pseudonyms' embeddings are shipped."""
 JUDGE = "dlib_resnet"
 """Its embeddings of the pseudonyms are the audit's gallery: shipped, but nothing is trained with it."""
 ROWS = 512
@@ -102,28 +100,29 @@ def known_directions(
 
 
 def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
-    """Train directions from a complete prior, with `request.teacher` as a guide of the training only.
+    """Train directions from a complete prior, with `request.teachers` as guides of the training only.
 
     A prior whose directions lead to the same people goes on from them.
 
-    The teacher's file is named like a recogniser of `fluidvid.engine.build.RECOGNISERS`; the card lists it among the
-    guides, so that no audit takes it for independent.
+    Their files are named like recognisers of `fluidvid.engine.build.RECOGNISERS`; the card lists them among the
+    guides, so that no audit takes them for independent.
 
     Raises:
         FluidvidError: pictures, start, teacher or folder are not as they should be.
     """
-    guide = request.teacher
-    if guide is None or not guide.is_file() or guide.stem not in RECOGNISERS or guide.stem == JUDGE:
-        known_names = ", ".join(name for name in RECOGNISERS if name != JUDGE)
-        raise ModelError(f"--teacher {guide}: the ONNX file of a recogniser is needed, by a name of {known_names}")
+    taught = {file.stem: file for file in request.teachers}
+    for name, file in taught.items():
+        if not file.is_file() or name not in RECOGNISERS or name == JUDGE:
+            known_names = ", ".join(name for name in RECOGNISERS if name != JUDGE)
+            raise ModelError(f"--teacher {file}: the ONNX file of a recogniser is needed, by a name of {known_names}")
 
     def resolve(name: str) -> Path:
-        return guide if name == guide.stem else models.resolve(name)
+        return taught[name] if name in taught else models.resolve(name)
 
     start = start_folder(request.start, models)
     card = read_card(start)
     backbone = load_backbone(start)
-    names = list(dict.fromkeys((guide.stem, *GUIDES, JUDGE)))
+    names = list(dict.fromkeys((*taught, *GUIDES, JUDGE)))
     nets = [load_recogniser(name, resolve, backbone.template) for name in names]
     attributes = AttributeNetworks(
         resolve("landmark68"),

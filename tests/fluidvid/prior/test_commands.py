@@ -132,10 +132,10 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     backbone = load_backbone(out)
     assert backbone.edit_timesteps == (300,)
     assert backbone.card["figures"] == {"unet_steps": 5, "bank_steps": 2}
-    assert backbone.card["guides"] == ["identity_student", "faceres"]
+    assert backbone.card["guides"] == ["identity_student", "identity_student_2", "faceres"]
     trained = int((~np.load(out / "run" / "faces.npz")["held_out"]).sum())
     bank = PseudonymBank.load(out / "pseudonyms.safetensors")
-    assert bank.embeddings.keys() == {"identity_student", "faceres", "dlib_resnet"}
+    assert bank.embeddings.keys() == {"identity_student", "identity_student_2", "faceres", "dlib_resnet"}
     assert bank.coordinates is not None
     assert bank.coordinates.shape == (trained, 1, trained - 1)
     space = ComponentSpace.load(out / "hspace.safetensors", h_shape(backbone))
@@ -237,6 +237,11 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(
         (("train", "diffusion", "data", "--out", "o", "--start", "nothing"), 5, "nothing"),
         (("train", "identity", "data", "--out", "o", "--teacher", "no.onnx"), 5, "no teacher at no.onnx"),
         (("train", "bank", "data", "--out", "o", "--teacher", "no.onnx"), 5, "--teacher no.onnx"),
+        (
+            ("train", "identity", "data", "--out", "o", "--teacher", "TEACHER", "--fresh", "--shape", "tall"),
+            2,
+            "--shape tall: one of deep, wide is needed",
+        ),
         (("sample", "--out", "o", "--count", "0"), 2, "--count and --ddim must be positive"),
         (("sample", "--out", "o", "--prior", "nothing"), 5, "nothing"),
         (("evaluate", "absent"), 3, "no such folder or file: absent"),
@@ -252,7 +257,8 @@ def test_wrong_use_is_one_line_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found, out, err = fluidvid(*arguments)
+    teacher = ModelStore().resolve("identity_student")
+    found, out, err = fluidvid(*(teacher if a == "TEACHER" else a for a in arguments))
     assert found == code
     assert words in err
     assert (out, len(err.splitlines())) == ("", 1)

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+ANGLES = 256
+"""Directions in which the outline's radius is computed; interpolated between."""
+
 
 def face_region(landmarks68: Tensor, size: int) -> Tensor:
     """Soft face region inside the outline of a face, zero beyond it and at the crop's border.
@@ -33,10 +36,14 @@ def face_region(landmarks68: Tensor, size: int) -> Tensor:
     ys, xs = torch.meshgrid(axis, axis, indexing="ij")
     offset = torch.stack([xs, ys], -1).reshape(1, -1, 2) - centre
     distance = offset.norm(dim=2).clamp_min(1e-6)
-    # A von Mises kernel of about 9 degrees interpolates the radius between the outline's points.
-    closeness = (offset / distance[..., None]) @ (spokes / reach[..., None]).transpose(1, 2)
+    # The radius depends on the angle alone: a table of it, by a von Mises kernel of about 9 degrees over the outline.
+    angles = torch.arange(ANGLES, device=points.device) * (2 * math.pi / ANGLES)
+    closeness = torch.stack([angles.cos(), angles.sin()], -1) @ (spokes / reach[..., None]).transpose(1, 2)
     weight = torch.exp(40.0 * (closeness - 1)) + 1e-12
-    radius = (weight * reach[:, None]).sum(2) / weight.sum(2)
+    table = (weight * reach[:, None]).sum(2) / weight.sum(2)
+    place = torch.atan2(offset[..., 1], offset[..., 0]) * (ANGLES / (2 * math.pi)) % ANGLES
+    low = place.long() % ANGLES  # a place just below a full turn may round to it
+    radius = torch.lerp(table.gather(1, low), table.gather(1, (low + 1) % ANGLES), place.frac())
     inside = 0.5 - 0.5 * torch.cos(math.pi * ((1 - distance / radius) / 0.18).clamp(0, 1))
     border = (torch.minimum(axis, 1 - axis) / 0.05).clamp(0, 1)
     return inside.reshape(-1, 1, size, size) * border[None, None, :, None] * border

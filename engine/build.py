@@ -46,7 +46,6 @@ RECOGNISERS = {
     "identity_student_2": Calibration(0.37),
     "edgeface_xs": Calibration(0.20),
     "mobilefacenet_ms1m": Calibration(0.26),
-    "mobileface": Calibration(0.33),
     "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),
     "faceres": Calibration(0.33, centred=True),
 }

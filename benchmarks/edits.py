@@ -63,12 +63,12 @@ def subjects(clip: Path, out: Path, people: int, pictures: int) -> list[Subject]
     keys: dict[int, list[Any]] = {}
     for track, crops in found.key_crops.items():
         keys.setdefault(found.people[track], []).append(crops)
-    plan(stages, found, {person: _Ok() for person in keys}, config)  # type: ignore[misc]
+    plan(stages, found, config)
     rows: dict[int, list[Any]] = {}
     for track, indices in found.table.tracks():
         part = found.table.rows(indices)
         rows.setdefault(found.people[track], []).extend(part[part["weight"] >= 1])
-    longest = sorted(rows, key=lambda p: -len(rows[p]))[:people]
+    longest = sorted(rows.keys() & keys.keys(), key=lambda p: -len(rows[p]))[:people]
     wanted: dict[int, list[tuple[int, Any]]] = {}
     for person in longest:
         chosen = np.linspace(0, len(rows[person]) - 1, min(pictures, len(rows[person]))).round().astype(int)
@@ -90,10 +90,6 @@ def subjects(clip: Path, out: Path, people: int, pictures: int) -> list[Subject]
         result.append(Subject(f"{clip.stem}.{person}", key_crops, np.stack(seen[person])))
     known.write_bytes(pickle.dumps(result))
     return result
-
-
-class _Ok:
-    ok = True
 
 
 def with_changes(options: EditorOptions, changes: dict[str, str]) -> EditorOptions:

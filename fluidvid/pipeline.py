@@ -96,9 +96,10 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
     give_back()
     if config.strict:
         check_strict(analysis, config)
+    plan(stages, analysis, config)
     preparations = prepare(stages, analysis, config, progress)
+    withhold(stages, analysis, preparations)
     give_back()
-    plan(stages, analysis, preparations, config)
     coverage, reader, writer = write(stages, analysis, config, progress)
     return Outcome(coverage, analysis, preparations, stages.detectors, reader, writer)
 
@@ -206,13 +207,18 @@ def check_strict(analysis: Analysis, config: Config) -> None:
 def prepare(
     stages: Stages, analysis: Analysis, config: Config, progress: ProgressCallback
 ) -> dict[int, Preparation | None]:
-    """One direction per person; None where the editor threw. Key crops are dropped afterwards."""
+    """One direction per person who is to be edited somewhere; None where the editor threw. Key crops are dropped."""
     results: dict[int, Preparation | None] = {}
     if stages.editor is None:
         return results
+    wanted = {
+        analysis.people[track]
+        for track, indices in analysis.table.tracks()
+        if analysis.table.rows(indices)["weight"].any()
+    }
     groups: dict[int, list[KeyCrops]] = {}
     for track, crops in analysis.key_crops.items():
-        if track in analysis.people:
+        if analysis.people.get(track) in wanted:
             groups.setdefault(analysis.people[track], []).append(crops)
     for done, (person, members) in enumerate(sorted(groups.items())):
         progress(ProgressEvent("prepare", done, len(groups)))
@@ -230,24 +236,19 @@ def prepare(
     return results
 
 
-def plan(stages: Stages, analysis: Analysis, preparations: Mapping[int, Preparation | None], config: Config) -> None:
-    """Write each row's transform, weight of the edit and reason into the table."""
+def plan(stages: Stages, analysis: Analysis, config: Config) -> None:
+    """Write each row's transform, weight of the edit and reason into the table, as if everybody had a direction."""
     editor, table = stages.editor, analysis.table
     limits = GateLimits(config.edit.min_face, config.edit.max_yaw, config.edit.max_held, config.edit.fade_frames)
-    for track, indices in table.tracks():
+    for _, indices in table.tracks():
         rows = table.rows(indices)
         if editor is None:
             table.set(indices, "reason", np.full(len(indices), code_of(Reason.MODE), np.uint8))
             continue
-        prepared = preparations.get(analysis.people[track])
         sides = np.minimum(rows["box"][:, 2] - rows["box"][:, 0], rows["box"][:, 3] - rows["box"][:, 1])
         yaws = np.array([stages.pose(r["landmarks"], None, r["box"]).yaw for r in rows], dtype=np.float64)
         weights, reasons = gate_track(sides.astype(np.float64), np.abs(yaws), rows["observed"], limits)
-        if prepared is None or not prepared.ok:
-            reasons[reasons == 0] = code_of(Reason.NOT_PREPARED)
-            reasons[weights > 0] = code_of(Reason.NOT_PREPARED)
-            weights[:] = 0
-        elif weights.any():
+        if weights.any():
             template = editor.template * editor.crop_size
             matrices = stages.smooth(rows["landmarks"], template)
             bad = ~np.isfinite(matrices).all(axis=(1, 2))
@@ -255,6 +256,20 @@ def plan(stages: Stages, analysis: Analysis, preparations: Mapping[int, Preparat
             table.set(indices, "matrix", np.nan_to_num(matrices).astype(np.float32))
         table.set(indices, "weight", weights)
         table.set(indices, "reason", reasons)
+
+
+def withhold(stages: Stages, analysis: Analysis, preparations: Mapping[int, Preparation | None]) -> None:
+    """Mask whoever was to be edited and has no verified direction."""
+    if stages.editor is None:
+        return
+    for track, indices in analysis.table.tracks():
+        prepared = preparations.get(analysis.people[track])
+        if prepared is None or not prepared.ok:
+            rows = analysis.table.rows(indices)
+            withheld = (rows["weight"] > 0) | (rows["reason"] == 0)
+            reasons = np.where(withheld, code_of(Reason.NOT_PREPARED), rows["reason"])
+            analysis.table.set(indices, "reason", reasons.astype(np.uint8))
+            analysis.table.set(indices, "weight", np.zeros(len(indices), np.float32))
 
 
 def planned(analysis: Analysis, frame: int) -> list[PlannedFace]:

@@ -159,6 +159,16 @@ def test_gates(changes: dict[str, Any], yaw: float, reason: str) -> None:
     assert_nothing_raw(rig)
 
 
+def test_nobody_is_searched_for_who_is_edited_nowhere() -> None:
+    rig = Rig()
+    outcome = go(rig, **{"edit.min_face": 400})
+    assert rig.editor is not None and rig.editor.prepared_with == {}
+    assert outcome.preparations == {}
+    assert_account(outcome, 40)
+    assert dict(outcome.coverage.masked_reasons) == {"too small": 40}
+    assert_nothing_raw(rig)
+
+
 def test_one_failed_edit_masks_for_a_while_and_fades_in() -> None:
     class Once(Boom):
         def __call__(self, stage: str) -> None:

@@ -161,7 +161,7 @@ def test_gates(changes: dict[str, Any], yaw: float, reason: str) -> None:
 
 def test_nobody_is_searched_for_who_is_edited_nowhere() -> None:
     rig = Rig()
-    outcome = go(rig, **{"edit.min_face": 400})
+    outcome = go(rig, CONFIG.updated({"edit.min_face": 400}))
     assert rig.editor is not None and rig.editor.prepared_with == {}
     assert outcome.preparations == {}
     assert_account(outcome, 40)

@@ -54,7 +54,7 @@ class EditorOptions:
     path: str = "difference"
     optimise: OptimiseOptions = field(default_factory=OptimiseOptions)
     key_crops: int = 4
-    accept: float = 0.8
+    accept: float = 0.5
     frame_limit: float = 0.8
     landmark_limit: float = 0.18
     candidates: int = 4
@@ -121,13 +121,14 @@ class _Judged:
     reason: str
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        """The less, the better: failed or not, then the share of weak crops."""
-        return bool(self.reason), self.figures.get("weak", 1.0)
+    def rank(self) -> tuple[bool, float, float]:
+        """The less, the better: failed or not, the share of weak crops, then what the verifiers see."""
+        seen = [v for k, v in self.figures.items() if k.startswith("verifier.") and not k.endswith(".worst")]
+        return bool(self.reason), self.figures.get("weak", 1.0), max(seen, default=0.0)
 
     @property
     def faultless(self) -> bool:
-        return self.rank == (False, 0.0)
+        return self.rank[:2] == (False, 0.0)
 
     def or_better(self, before: _Judged | None) -> _Judged:
         """This one, unless the best before it is as good."""
@@ -214,9 +215,6 @@ class DirectionSearch:
         best: _Judged | None = None
         total = 0
         for attempt in range(self.options.attempts):
-            if attempt:  # more steps from where the last attempt ended, and more weight on leaving the source
-                weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
-                options = replace(options, weights=weights)
             found = optimise_direction(
                 self.apply.backbone,
                 self.path,
@@ -230,7 +228,6 @@ class DirectionSearch:
                 generator=self.generator,
                 stopping=self._stopping,
             )
-            candidates = [replace(found.candidate, start=found.coordinates)]
             total += found.steps
             before = np.inf
             for length in self.options.lengths:
@@ -243,10 +240,17 @@ class DirectionSearch:
                 before = cosine
             if best is not None and best.faultless:
                 break
+            others = [c for c in candidates if c.row != found.candidate.row]
+            if attempt == 0 and others:
+                candidates = others  # another pseudonym may lead further away
+            else:  # more steps from where this attempt ended, and more weight on leaving the source
+                candidates = [replace(found.candidate, start=found.coordinates)]
+                weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
+                options = replace(options, weights=weights)
         assert best is not None
         known, figures, reason = best.known, best.figures, best.reason
-        if self.bank is not None and found.candidate.row is not None:
-            self.bank.take(found.candidate.row)
+        if self.bank is not None and known.pseudonym is not None:
+            self.bank.take(known.pseudonym)
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
         figures["steps"] = float(total)
         return replace(known, provenance=provenance), figures, reason

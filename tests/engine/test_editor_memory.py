@@ -101,6 +101,15 @@ def test_renewed_direction_replaces_the_remembered_one(parts: dict[str, Any], mo
     assert memory._people[0].known.coordinates.abs().max() > 0
 
 
+def test_a_second_search_tries_the_other_pseudonyms_a_third_goes_on(parts: dict[str, Any], searches: list[Any]) -> None:
+    editor = _editor(parts, RunMemory(), replace(OPTIONS, accept=-1.0, attempts=3))
+    assert not editor.prepare(1, faces(2)).ok
+    first, second, third = ([c.row for c in candidates] for candidates, _ in searches)
+    assert len(set(first)) == 4 and len(second) == 3 and set(second) < set(first)
+    assert len(third) == 1 and third[0] in second
+    assert searches[2][0][0].start is not None
+
+
 def test_nothing_verifies_then_the_face_is_not_ok(parts: dict[str, Any]) -> None:
     memory, known, _ = _remembered(parts)
     editor = _editor(parts, memory, replace(OPTIONS, accept=-1.0))

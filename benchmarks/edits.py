@@ -129,9 +129,9 @@ def try_variant(
             geometry=build.get("geometry", "geodesic"),  # type: ignore[arg-type]
             editor=build.get("editor", "difference"),  # type: ignore[arg-type]
             timesteps=[int(t) for t in build["timesteps"].split("/")] if "timesteps" in build else None,
+            strength=float(build.get("strength", 1.0)),
             **({"guides": build["guides"].split("/")} if "guides" in build else {}),
         )
-        editor.options = replace(editor.options, strength=float(build.get("strength", 1.0)))
         for number, subject in enumerate(people):
             began = time.monotonic()
             prepared = editor.prepare(number, subject.key_crops)

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 FURTHER = 0.003
 """Cosine by which a longer direction has to lead further from the source for a still longer one to be tried."""
+STILL = 0.015
+"""Mean change of the latents, in their standard deviations, below which nothing is edited (about one grey level): the
+first stage alone changes a face by 3 grey levels, and must not pass for an edit where pictures are written."""
 WEAK = 0.85
 """A crop is weak from this share of the limit at which a frame is masked: others will be beyond it."""
 
@@ -100,7 +103,9 @@ class AppliedEdit:
         before, after = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s)
         mask = face_region(self.attributes.landmarks(x), x.shape[-1])
         # What inversion does not bring back is left out: only the edit's own change is added.
-        return composite(x, self.backbone.decode(z + (after - before)), mask), mask
+        change = after - before
+        moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
+        return composite(x, self.backbone.decode(z + change), mask * moved.reshape(-1, 1, 1, 1)), mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from fluidvid.engine.between import Sample
-from fluidvid.engine.crops import to_crops
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
 from fluidvid.engine.optimise import SearchStopped
@@ -79,17 +78,11 @@ def test_without_a_passing_row_there_is_no_first_direction(parts: dict[str, Any]
     assert strict.store.get(0) is None
 
 
-def test_strength_zero_is_the_first_stage_alone(parts: dict[str, Any]) -> None:
+def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops = faces(2)
     assert editor.prepare(0, crops).ok
-    made = editor.edit([0], crops[:1], np.zeros(1, np.float32))[0]
-    x = to_crops(crops[:1])
-    with torch.no_grad():
-        passed = editor.backbone.decode(editor.backbone.encode(x)).clamp(-1, 1)
-    expected = made.mask[..., None] * ((passed - x)[0].permute(1, 2, 0).numpy() * 127.5)
-    assert made.mask.max() > 0.9
-    np.testing.assert_allclose(made.residual, expected, atol=0.5)
+    assert np.abs(editor.edit([0], crops[:1], np.zeros(1, np.float32))[0].residual).max() < 0.5
 
 
 def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]) -> None:

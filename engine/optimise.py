@@ -134,9 +134,10 @@ class _Objective:
         edited = composite(self.crops, decoded, self.mask)
         change = self.mask * (decoded - self.before)
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "steady")}
+        regular = often(self.guides)
         for guide in guides:
             # Who looks at every second step counts twice.
-            share = (1 if guide in often(self.guides) else 2) / (2 * len(self.guides) - len(often(self.guides)))
+            share = (1 if guide in regular else 2) / (2 * len(self.guides) - len(regular))
             with self.backbone.unet.autocast():  # gradients need no more; what verifies looks in full precision
                 embedding = guide(edited)
             source = self.source[guide.name]

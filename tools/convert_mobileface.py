@@ -56,18 +56,12 @@ class Converter:
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def along_channels(self, value: NDArray[Any], flat: bool) -> NDArray[Any]:
-        """A value per channel, shaped for NCHW or, behind the flattening, for rows."""
-        return value if flat else value.reshape(-1, 1, 1)
-
     def convert(self, node: dict[str, Any]) -> None:
         """Add what stands for a node, if anything does."""
         name, op, inputs = node["name"], node["op"], node.get("input", [])
         known = [i for i in inputs if i in self.constants]
         open_ones = [i for i in inputs if i not in self.constants]
-        if op == "Placeholder":
-            self.names[name] = "input"
-        elif op in ("Conv2D", "DepthwiseConv2dNative"):
+        if op in ("Conv2D", "DepthwiseConv2dNative"):
             before = self.by_name[open_ones[0]]
             pads, source = [0, 0], open_ones[0]
             if before["op"] == "Pad":
@@ -92,8 +86,9 @@ class Converter:
             self.names[name] = self.add("PRelu", [self.names[source], slope])
         elif op in ("AddV2", "Sub", "Mul") and all(i in self.names for i in open_ones):
             kind = {"AddV2": "Add"}.get(op, op)
-            flat = open_ones[0] in self.flat
-            others = [self.constant(self.along_channels(self.constants[k], flat)) for k in known]
+            flat = open_ones[0] in self.flat  # rows, no longer NCHW
+            shape = (-1,) if flat else (-1, 1, 1)
+            others = [self.constant(self.constants[k].reshape(shape)) for k in known]
             self.names[name] = self.add(kind, [*(self.names[i] for i in open_ones), *others])
             self.flat |= {name} if flat else set()
         elif op == "Reshape":
@@ -103,7 +98,7 @@ class Converter:
         elif op == "MatMul":
             self.names[name] = self.add("MatMul", [self.names[open_ones[0]], self.constant(self.constants[known[0]])])
             self.flat.add(name)
-        elif op not in ("Const", "Pad", "Maximum", "Minimum", "Mul"):
+        elif op not in ("Placeholder", "Const", "Pad", "Maximum", "Minimum", "Mul"):
             raise SystemExit(f"{name}: no conversion of {op}")
 
 
@@ -118,10 +113,9 @@ def main() -> None:
     # The network begins with (x - 127.5) / 128 on 0..255; its input here is in [-1, 1].
     pixels = converter.add("Mul", ["input", converter.constant(np.float32([127.5]))])
     pixels = converter.add("Add", [pixels, converter.constant(np.float32([127.5]))])
+    converter.names[next(n["name"] for n in nodes if n["op"] == "Placeholder")] = pixels
     for node in nodes:
         converter.convert(node)
-        if node["op"] == "Placeholder":
-            converter.names[node["name"]] = pixels
     last = converter.names[[n["name"] for n in nodes if n["name"] in converter.names][-1]]
     converter.made.append(helper.make_node("Identity", [last], ["embedding"]))
     graph = helper.make_graph(

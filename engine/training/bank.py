@@ -26,14 +26,15 @@ from torch import Tensor, nn
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.crops import to_crops
-from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
-from fluidvid.engine.training.edits import displaced, faces_of, identity_terms, kept_terms
+from fluidvid.engine.training.edits import displaced, faces_of, identity_terms, kept_terms, swaps
 from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, held, warmed
 from fluidvid.engine.training.sharpen import decoding_half
+from fluidvid.engine.training.swaps import likeness
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class BankTraining(TrainingOptions):
     learning_rate: float = 6e-5
     direction_rate: float = 2e-3
     margin: float = 0.3
+    swap: float = 60.0
     displace: float = 6.0
     suppress: float = 14.0
     apart: float = 8.0
@@ -90,16 +92,23 @@ class Targets:
         embeddings: unit embeddings `(N, D)` by recogniser name.
         ages: `(N,)` years.
         males: `(N,)` probabilities.
+        pictures: `(N, 3, S, S)` of them, in [-1, 1].
+        meshes: `(N, 468, 2)`, in fractions of the side.
     """
 
     codes: Tensor
     embeddings: dict[str, Tensor]
     ages: Tensor
     males: Tensor
+    pictures: Tensor
+    meshes: Tensor
 
-    def alike(self, ages: Tensor, males: Tensor, generator: torch.Generator) -> Tensor:
-        """For people of `(n,)` ages and genders a random row each among those of like age and gender."""
-        misfit = (self.ages[None] - ages[:, None]).abs() / 10 + 2 * (self.males[None] - males[:, None]).abs()
+    def alike(self, kept: Attributes, generator: torch.Generator) -> Tensor:
+        """For each of n people a random row among those of like age, gender and pose."""
+        misfit = (self.ages[None] - kept.age[:, None]).abs() / 10
+        misfit = misfit + 2 * (self.males[None] - kept.male[:, None]).abs()
+        if kept.mesh is not None:
+            misfit = misfit + 60 * (self.meshes[None] - kept.mesh[:, None]).norm(dim=3).mean(2)
         near = misfit.argsort(1)[:, : max(2, len(self.ages) // 12)]
         pick = torch.randint(near.shape[1], (len(near), 1), generator=generator)
         return near.gather(1, pick)[:, 0]
@@ -195,9 +204,9 @@ def train_bank(
         strength = torch.ones(people)
         faded = round(options.partial * people)
         strength[:faded] = 0.4 + 0.6 * torch.rand(faded, generator=generator)
-        faces = faces_of(backbone, recognisers, attributes, x, strength, mesh=run.step % 2 == 0)
+        faces = faces_of(backbone, recognisers, attributes, x, strength, mesh=True)
         z, kept = faces.latents, faces.kept
-        rows = targets.alike(kept.age.float(), kept.male.float(), generator)
+        rows = targets.alike(kept, generator)
         region = face_region(kept.landmarks, backbone.crop_size)
         noise = torch.randn((people, *z.shape[1:]), generator=generator).repeat(2, 1, 1, 1)
         directions = torch.einsum("nlk,lkd->nld", read_out(targets.codes[rows]), basis)
@@ -206,9 +215,11 @@ def train_bank(
             leaf = after.detach().requires_grad_()
             decoded = backbone.decode(leaf)
         edited = composite(faces.crops, decoded, region)
-        goals = {net.name: targets.embeddings[net.name][rows] for net in recognisers}
-        terms = identity_terms(faces, edited, recognisers, goals, options.margin)
+        wanted, weights = swaps(faces, region, targets.pictures[rows], targets.meshes[rows])
+        terms = identity_terms(faces, edited, wanted, recognisers, options.margin)
         terms |= kept_terms(faces, edited, region * (decoded - faces.decoded), region, attributes)
+        full = strength.repeat(2) >= 1
+        terms["swap"] = likeness(edited[full], wanted[full], weights[full])
         # Ordinary denoising at any level, with and without skips.
         clean = z[:people]
         ts = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)

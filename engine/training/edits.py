@@ -14,6 +14,7 @@ from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogni
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
 from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.swaps import swapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,21 +78,22 @@ def displaced(
 
 
 def identity_terms(
-    faces: Faces, edited: Tensor, recognisers: Sequence[Recogniser], goals: dict[str, Tensor], margin: float
+    faces: Faces, edited: Tensor, wanted: Tensor, recognisers: Sequence[Recogniser], margin: float
 ) -> dict[str, Tensor]:
     """How much the edited faces are who they become, are not who they were, and are two people; mean over recognisers.
 
-    `goals`: `(N, D)` embeddings to become, by recogniser name.
+    `wanted`: `(N, 3, S, S)` the same crops with the faces of those they become, see `swaps`.
     """
     terms = {name: edited.new_zeros(()) for name in ("displace", "suppress", "apart")}
     people, full = len(edited) // 2, faces.strength >= 1
     for net in recognisers:
         new = net(edited)
-        goal = goals[net.name]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            goal = net(wanted).float()
         terms["displace"] = terms["displace"] + (faces.strength * (1 - (new * goal).sum(1))).mean()
         source = faces.source[net.name][full].float()
         terms["suppress"] = terms["suppress"] + suppress(new[full], source, margin * net.threshold)
-        # Two pseudonyms of one person are no more alike than the two people they are drawn from.
+        # Two pseudonyms of one person are no more alike than that person is with the two faces.
         one, other = new[:people][full[:people]], new[people:][full[people:]]
         like = (goal[:people] * goal[people:]).sum(1)[full[:people]]
         terms["apart"] = terms["apart"] + ((one * other).sum(1) - like).relu().mean()
@@ -114,3 +116,19 @@ def kept_terms(
     if kept.mesh is not None:
         terms["mesh"] = (attributes.mesh(edited) - kept.mesh.float()).pow(2).mean()
     return terms
+
+
+@torch.no_grad()
+def swaps(faces: Faces, region: Tensor, donors: Tensor, meshes: Tensor) -> tuple[Tensor, Tensor]:
+    """`(N, 3, S, S)` crops with the donors' faces, and `(N, 1, S, S)` how much they count: features more than bare skin.
+
+    Args:
+        faces: who is edited, with their mesh.
+        region: `(N, 1, S, S)`.
+        donors: `(N, 3, S, S)` the people to become.
+        meshes: `(N, 468, 2)` of them.
+    """
+    kept = faces.kept
+    assert kept.mesh is not None
+    wanted = swapped(faces.crops, kept.mesh.float(), region, donors, meshes)
+    return wanted, region * (1 - 0.6 * skin_region(kept.landmarks, region.shape[-1]))

@@ -42,7 +42,7 @@ def targets_of(crops: Tensor, nets: list[Recogniser], attributes: AttributeNetwo
     with torch.inference_mode():
         parts = crops.split(64)
         embeddings = {net.name: torch.cat([net(part).float() for part in parts]).clone() for net in nets}
-        kept = [attributes(part, mesh=False) for part in parts]
+        kept = [attributes(part) for part in parts]
     codes = []
     for table in (t for name, t in embeddings.items() if name != JUDGE):
         centred = table - table.mean(0)
@@ -50,7 +50,8 @@ def targets_of(crops: Tensor, nets: list[Recogniser], attributes: AttributeNetwo
         codes.append(centred @ axes.T)
     joined = torch.cat(codes, 1)
     ages, males = torch.cat([a.age for a in kept]).clone(), torch.cat([a.male for a in kept]).clone()
-    return Targets(joined / joined.std(0), embeddings, ages, males)
+    meshes = torch.cat([a.mesh for a in kept if a.mesh is not None]).clone()
+    return Targets(joined / joined.std(0), embeddings, ages, males, crops, meshes)
 
 
 def first_directions(backbone: Backbone, crops: Tensor, codes: Tensor, level: int) -> tuple[ComponentSpace, ReadOut]:

@@ -12,6 +12,8 @@ from diffusers import UNet2DModel
 from numpy.typing import NDArray
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.crops import to_crops
+from fluidvid.engine.face_networks import Attributes
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_bank
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic, hinge
@@ -115,10 +117,12 @@ def test_sharpening_moves_the_decoding_half_only(
 def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
     pictures: NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    recognisers = [tiny_recogniser(tmp_path, "who")]
+    recognisers, attributes = [tiny_recogniser(tmp_path, "who")], tiny_attributes(tmp_path)
     codes = torch.randn(6, 3)
     people = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
-    targets = Targets(codes, {"who": people}, torch.linspace(20, 60, 6), torch.full((6,), 0.5))
+    donors = to_crops(pictures[:6])
+    meshes = attributes.mesh(donors)
+    targets = Targets(codes, {"who": people}, torch.linspace(20, 60, 6), torch.full((6,), 0.5), donors, meshes)
     space = ComponentSpace((300,), torch.randn(1, 4, 16 * 4 * 4), (16, 4, 4))
     read_out = ReadOut(3, 1, 4)
     done = 0
@@ -129,7 +133,7 @@ def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
             read_out,
             targets,
             recognisers,
-            tiny_attributes(tmp_path),
+            attributes,
             pictures,
             np.ones(12),
             tmp_path / "bank",
@@ -174,16 +178,23 @@ def test_a_critic_learns_what_is_drawn_and_goes_on_where_it_stopped() -> None:
     assert moments and all(float(m.abs().max()) > 0 for m in moments)
 
 
-def test_targets_are_of_like_age_and_gender() -> None:
+def test_targets_are_of_like_age_and_gender_and_pose() -> None:
     ages, males = torch.linspace(10, 80, 100), (torch.arange(100) % 2).float()
-    targets = Targets(torch.zeros(100, 1), {}, ages, males)
+    turned = (torch.arange(100) // 2 % 2).float()[:, None, None]
+    meshes = torch.rand(1, 468, 2, generator=torch.Generator().manual_seed(1)) + 0.3 * turned
+    targets = Targets(torch.zeros(100, 1), {}, ages, males, torch.zeros(100, 3, 8, 8), meshes)
+    kept = Attributes(
+        torch.zeros(2, 68, 2), meshes[[0, 2]], torch.zeros(2, 7), torch.tensor([20.0, 70.0]), torch.tensor([0.0, 1.0])
+    )
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
-        young_woman, old_man = targets.alike(torch.tensor([20.0, 70.0]), torch.tensor([0.0, 1.0]), generator).tolist()
+        young_woman, old_man = targets.alike(kept, generator).tolist()
         assert males[young_woman] == 0
         assert males[old_man] == 1
-        assert abs(ages[young_woman] - 20) < 15
-        assert abs(ages[old_man] - 70) < 15
+        assert abs(ages[young_woman] - 20) < 20
+        assert abs(ages[old_man] - 70) < 20
+        assert turned[young_woman] == 0
+        assert turned[old_man] == 1
 
 
 def test_the_cache_never_draws_what_is_held_out(pictures: NDArray[np.uint8], autoencoder: FaceAutoencoder) -> None:

@@ -336,6 +336,26 @@ def test_the_first_ones_box_stands_and_scores_add_up() -> None:
     assert face.score == pytest.approx(1 - 0.6 * 0.55)
 
 
+def test_the_second_ones_landmarks_are_only_looked_for_where_they_are_used(
+    detectors: dict[str, FaceDetector], pictures: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = detectors["tiny_face"]
+    seen: list[Detection] = []
+    look = tiny.with_landmarks
+
+    def counted(image: Image, face: Detection) -> Detection:
+        seen.append(face)
+        return look(image, face)
+
+    alone = tiny.detect(pictures[0])
+    monkeypatch.setattr(tiny, "with_landmarks", counted)
+    EnsembleDetector(detectors["centerface"], tiny).detect(pictures[0])
+    assert alone and not seen  # both find the one face
+    found = EnsembleDetector(Fixed(), tiny).detect(pictures[0])
+    assert len(seen) == len(found) == len(alone)
+    np.testing.assert_array_equal(found[0].landmarks, alone[0].landmarks)
+
+
 def test_a_box_inside_the_other_is_the_same_face() -> None:
     """One detector boxes the whole head, the other eyes to chin: hardly any overlap over union."""
     head, features = detection(100, 100, 100, 140, score=0.6), detection(100, 115, 50, 60, score=0.5)

@@ -44,6 +44,18 @@ class FaceDetector(ABC):
         """Faces of each of `(N, S, S, 3)` uint8 RGB small pictures, S a multiple of 32, in one run where possible."""
         return [self.detect(image) for image in images]
 
+    def boxes_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """`detect_and_hint`, where landmarks that cost a further look may be left at zero; see `with_landmarks`."""
+        return self.detect_and_hint(image)
+
+    def boxes_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """`detect_many`, the same way."""
+        return self.detect_many(images)
+
+    def with_landmarks(self, image: Image, face: Detection) -> Detection:
+        """A face of `boxes_and_hint` or `boxes_many` with its landmarks."""
+        return face
+
     def close(self) -> None:
         """Give back the memory of the networks, hundreds of megabytes for large pictures; not usable afterwards."""
         from onnxruntime import InferenceSession

@@ -39,26 +39,25 @@ class EnsembleDetector(FaceDetector):
     def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
         """See `FaceDetector`."""
         first, hints = self._first.detect_and_hint(image)
-        second, more = self._second.detect_and_hint(image)
-        return _merged(first, second), np.concatenate([hints, more])
+        second, more = self._second.boxes_and_hint(image)
+        return self._merged(image, first, second), np.concatenate([hints, more])
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""
-        both = zip(self._first.detect_many(images), self._second.detect_many(images), strict=True)
-        return [_merged(first, second) for first, second in both]
+        both = zip(images, self._first.detect_many(images), self._second.boxes_many(images), strict=True)
+        return [self._merged(image, first, second) for image, first, second in both]
 
-
-def _merged(first: list[Detection], second: list[Detection]) -> list[Detection]:
-    found = list(first)
-    for extra in second:
-        match = _same_face(found, extra)
-        if match is None:
-            found.append(extra)
-        else:
-            known = found[match]
-            both = 1 - (1 - known.score) * (1 - extra.score)
-            found[match] = Detection(known.box, both, known.landmarks, known.source)
-    return sorted(found, key=lambda d: -d.score)
+    def _merged(self, image: Image, first: list[Detection], second: list[Detection]) -> list[Detection]:
+        found = list(first)
+        for extra in second:
+            match = _same_face(found, extra)
+            if match is None:
+                found.append(self._second.with_landmarks(image, extra))
+            else:
+                known = found[match]
+                both = 1 - (1 - known.score) * (1 - extra.score)
+                found[match] = Detection(known.box, both, known.landmarks, known.source)
+        return sorted(found, key=lambda d: -d.score)
 
 
 def _same_face(found: list[Detection], extra: Detection) -> int | None:

@@ -65,19 +65,35 @@ class TinyFace(OnnxDetector):
 
     def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
         """See `FaceDetector`."""
-        picture, x_scale, y_scale = fitted(image, self._long_side)
-        raw = self._session.run(None, {self._input: picture.transpose(2, 0, 1)[None].astype(np.float32)})[0]
-        return self._found(image, raw[0], (x_scale, y_scale), min(HINT, self._score))
+        found, hints = self.boxes_and_hint(image)
+        return [self.with_landmarks(image, face) for face in found], hints
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""
+        return [
+            [self.with_landmarks(image, face) for face in found]
+            for image, found in zip(images, self.boxes_many(images), strict=True)
+        ]
+
+    def boxes_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
+        picture, x_scale, y_scale = fitted(image, self._long_side)
+        raw = self._session.run(None, {self._input: picture.transpose(2, 0, 1)[None].astype(np.float32)})[0]
+        return self._found(raw[0], (x_scale, y_scale), min(HINT, self._score))
+
+    def boxes_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """See `FaceDetector`."""
         raw = self._session.run(None, {self._input: images.transpose(0, 3, 1, 2).astype(np.float32)})[0]
-        return [self._found(image, cells, (1.0, 1.0), self._score)[0] for image, cells in zip(images, raw, strict=True)]
+        return [self._found(cells, (1.0, 1.0), self._score)[0] for cells in raw]
+
+    def with_landmarks(self, image: Image, face: Detection) -> Detection:
+        """See `FaceDetector`."""
+        return Detection(face.box, face.score, self._five(image, face.box), self.name)
 
     def _found(
-        self, image: Image, raw: NDArray[np.float32], factors: tuple[float, float], least: float
+        self, raw: NDArray[np.float32], factors: tuple[float, float], least: float
     ) -> tuple[list[Detection], NDArray[np.float32]]:
-        """Decode the map `(25, H / 32, W / 32)` of one picture."""
+        """Decode the map `(25, H / 32, W / 32)` of one picture; the landmarks stay at zero."""
         raw = raw.astype(np.float64)
         cells = raw.reshape(len(ANCHORS), 5, *raw.shape[1:])
         scores = 1 / (1 + np.exp(-cells[:, 4]))
@@ -90,8 +106,7 @@ class TinyFace(OnnxDetector):
         boxes = np.hstack([centre - size / 2, centre + size / 2]).astype(np.float32)
         nowhere = np.zeros((len(boxes), 5, 2), np.float32)
         rough = scaled(boxes, scores[anchor, row, column].astype(np.float32), nowhere, factors, self.name)
-        kept, hints = split(suppressed(rough, 0.4), self._score)
-        return [Detection(d.box, d.score, self._five(image, d.box), self.name) for d in kept], hints
+        return split(suppressed(rough, 0.4), self._score)
 
     def _five(self, image: Image, box: NDArray[np.float32]) -> NDArray[np.float32]:
         """`(5, 2)` float32 landmarks in pixels from the 68-point network."""

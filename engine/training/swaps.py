@@ -1,0 +1,92 @@
+"""What somebody would look like with another person's face: the donor's picture, bent to the face that is there.
+
+No network draws it, so every part of it is a face's. A step of the bank's training shows it as what the edit to that
+pseudonym should look like; recognisers alone only say who it should be, and are content with what looks drawn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EVERY = 5
+"""Of the mesh's points one in so many steers the bending."""
+STIFF = 1e-4
+"""Regularisation of the thin-plate spline: what the mesh gets wrong does not fold the picture."""
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """`r^2 log r^2` between `(N, P, 2)` and `(N, Q, 2)` points."""
+    square = (a[:, :, None] - b[:, None]).pow(2).sum(3)
+    return square * torch.log(square.clamp_min(1e-9))
+
+
+def bend(pictures: Tensor, points: Tensor, goals: Tensor) -> Tensor:
+    """Move `(N, 3, S, S)` pictures so that their `(N, P, 2)` points come to lie on `goals`, by a thin-plate spline.
+
+    Points are in fractions of the side; the picture's border stays where it is.
+    """
+    n, size = len(pictures), pictures.shape[-1]
+    edge = torch.linspace(0, 1, 4, device=points.device)
+    frame = torch.stack(torch.meshgrid(edge, edge, indexing="ij"), -1).reshape(-1, 2)
+    frame = frame[((frame == 0) | (frame == 1)).any(1)].expand(n, -1, 2)
+    here, there = torch.cat([goals, frame], 1).double(), torch.cat([points, frame], 1).double()
+    count = here.shape[1]
+    affine = torch.cat([here.new_ones(n, count, 1), here], 2)
+    system = here.new_zeros(n, count + 3, count + 3)
+    system[:, :count, :count] = _kernel(here, here) + STIFF * torch.eye(count, device=here.device)
+    system[:, :count, count:], system[:, count:, :count] = affine, affine.transpose(1, 2)
+    weights = torch.linalg.solve(system, F.pad(there - here, (0, 0, 0, 3))).float()
+    axis = (torch.arange(size // 2, device=points.device) + 0.5) / (size // 2)
+    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
+    grid = torch.stack([xs, ys], -1).reshape(1, -1, 2).expand(n, -1, 2)
+    shift = _kernel(grid, here.float()) @ weights[:, :count]
+    shift = shift + torch.cat([grid.new_ones(n, grid.shape[1], 1), grid], 2) @ weights[:, count:]
+    shift = shift.transpose(1, 2).reshape(n, 2, size // 2, size // 2)
+    shift = F.interpolate(shift, size=(size, size), mode="bilinear", align_corners=False)
+    still = torch.eye(2, 3, device=points.device).expand(n, 2, 3)
+    place = F.affine_grid(still, [n, 3, size, size], align_corners=False) + 2 * shift.permute(0, 2, 3, 1)
+    return F.grid_sample(pictures, place, padding_mode="border", align_corners=False)
+
+
+def softened(pictures: Tensor, region: Tensor, sigma: float) -> Tensor:
+    """Gaussian mean of `(N, 3, S, S)` pictures over what `(N, 1, S, S)` shows of them; `sigma` in pixels."""
+    reach = max(1, int(2 * sigma))
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=pictures.device) / sigma) ** 2)
+    line = line / line.sum()
+
+    def mean(x: Tensor) -> Tensor:
+        c = x.shape[1]
+        x = F.conv2d(x, line.reshape(1, 1, 1, -1).expand(c, 1, 1, -1), padding=(0, reach), groups=c)
+        return F.conv2d(x, line.reshape(1, 1, -1, 1).expand(c, 1, -1, 1), padding=(reach, 0), groups=c)
+
+    return mean(pictures * region) / mean(region).clamp_min(1e-3)
+
+
+def swapped(crops: Tensor, mesh: Tensor, region: Tensor, donors: Tensor, donor_mesh: Tensor) -> Tensor:
+    """`(N, 3, S, S)` crops with the donors' faces in `(N, 1, S, S)` regions, in the crops' light and no sharper.
+
+    Args:
+        crops: `(N, 3, S, S)` in [-1, 1].
+        mesh: `(N, 468, 2)` of the crops, in fractions of the side.
+        region: `(N, 1, S, S)` in [0, 1].
+        donors: `(N, 3, S, S)` other people.
+        donor_mesh: `(N, 468, 2)` of them.
+    """
+    bent = bend(donors, donor_mesh[:, ::EVERY], mesh[:, ::EVERY])
+    size = crops.shape[-1]
+    light = softened(crops, region, size / 10)
+    fine = [x - softened(x, region, size / 80) for x in (bent, crops)]
+    detail = [(region * f.pow(2)).sum((1, 2, 3), keepdim=True) for f in fine]
+    sharper = (1 - (detail[1] / detail[0].clamp_min(1e-6)).sqrt()).clamp(0, 1)
+    lit = bent - sharper * fine[0] - softened(bent, region, size / 10) + light
+    return torch.lerp(crops, lit, region).clamp(-1, 1)
+
+
+def likeness(edited: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute difference of `(N, 3, S, S)` pictures and of their slopes, under `(N, 1, S, S)` weights."""
+    off = edited - wanted
+    total = 3 * weight.sum().clamp_min(1.0)
+    across, down = weight[..., 1:] * off.diff(dim=-1).abs(), weight[..., 1:, :] * off.diff(dim=-2).abs()
+    return ((weight * off.abs()).sum() + across.sum() + down.sum()) / total

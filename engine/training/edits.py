@@ -120,7 +120,7 @@ def kept_terms(
 
 @torch.no_grad()
 def swaps(faces: Faces, region: Tensor, donors: Tensor, meshes: Tensor) -> tuple[Tensor, Tensor]:
-    """`(N, 3, S, S)` crops with the donors' faces, and `(N, 1, S, S)` how much they count: features more than bare skin.
+    """`(N, 3, S, S)` crops with the donors' faces, and `(N, 1, S, S)` how much they count: features most.
 
     Args:
         faces: who is edited, with their mesh.

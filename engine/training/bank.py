@@ -45,6 +45,8 @@ class BankTraining(TrainingOptions):
         batch: edits per step, an even number: each person becomes two others.
         learning_rate: of the decoding half.
         direction_rate: of basis and read-out.
+        swap: 0: recognisers alone say who an edited face should be; otherwise so does a donor's face in the crop, see
+            `fluidvid.engine.training.swaps`.
         margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
         highest: largest timestep of the ordinary denoising that is kept up.
         manifold: length of the pull back to the manifold as a share of the other gradients'.
@@ -61,7 +63,7 @@ class BankTraining(TrainingOptions):
     learning_rate: float = 6e-5
     direction_rate: float = 2e-3
     margin: float = 0.3
-    swap: float = 60.0
+    swap: float = 0.0
     displace: float = 6.0
     suppress: float = 14.0
     apart: float = 8.0
@@ -215,11 +217,16 @@ def train_bank(
             leaf = after.detach().requires_grad_()
             decoded = backbone.decode(leaf)
         edited = composite(faces.crops, decoded, region)
-        wanted, weights = swaps(faces, region, targets.pictures[rows], targets.meshes[rows])
-        terms = identity_terms(faces, edited, wanted, recognisers, options.margin)
+        goals = {net.name: targets.embeddings[net.name][rows] for net in recognisers}
+        if options.swap:
+            wanted, weights = swaps(faces, region, targets.pictures[rows], targets.meshes[rows])
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                goals = {net.name: net(wanted).float() for net in recognisers}
+        terms = identity_terms(faces, edited, recognisers, goals, options.margin)
         terms |= kept_terms(faces, edited, region * (decoded - faces.decoded), region, attributes)
-        full = strength.repeat(2) >= 1
-        terms["swap"] = likeness(edited[full], wanted[full], weights[full])
+        if options.swap:
+            full = faces.strength >= 1
+            terms["swap"] = likeness(edited[full], wanted[full], weights[full])
         # Ordinary denoising at any level, with and without skips.
         clean = z[:people]
         ts = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)

@@ -78,22 +78,21 @@ def displaced(
 
 
 def identity_terms(
-    faces: Faces, edited: Tensor, wanted: Tensor, recognisers: Sequence[Recogniser], margin: float
+    faces: Faces, edited: Tensor, recognisers: Sequence[Recogniser], goals: dict[str, Tensor], margin: float
 ) -> dict[str, Tensor]:
     """How much the edited faces are who they become, are not who they were, and are two people; mean over recognisers.
 
-    `wanted`: `(N, 3, S, S)` the same crops with the faces of those they become, see `swaps`.
+    `goals`: `(N, D)` embeddings to become, by recogniser name.
     """
     terms = {name: edited.new_zeros(()) for name in ("displace", "suppress", "apart")}
     people, full = len(edited) // 2, faces.strength >= 1
     for net in recognisers:
         new = net(edited)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            goal = net(wanted).float()
+        goal = goals[net.name]
         terms["displace"] = terms["displace"] + (faces.strength * (1 - (new * goal).sum(1))).mean()
         source = faces.source[net.name][full].float()
         terms["suppress"] = terms["suppress"] + suppress(new[full], source, margin * net.threshold)
-        # Two pseudonyms of one person are no more alike than that person is with the two faces.
+        # Two pseudonyms of one person are no more alike than what they are drawn to.
         one, other = new[:people][full[:people]], new[people:][full[people:]]
         like = (goal[:people] * goal[people:]).sum(1)[full[:people]]
         terms["apart"] = terms["apart"] + ((one * other).sum(1) - like).relu().mean()

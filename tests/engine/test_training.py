@@ -114,8 +114,9 @@ def test_sharpening_moves_the_decoding_half_only(
     assert moved == {"up_blocks", "conv_norm_out", "conv_out"}
 
 
+@pytest.mark.parametrize("swap", [0.0, 40.0])
 def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
-    pictures: NDArray[np.uint8], tmp_path: Path
+    pictures: NDArray[np.uint8], tmp_path: Path, swap: float
 ) -> None:
     recognisers, attributes = [tiny_recogniser(tmp_path, "who")], tiny_attributes(tmp_path)
     codes = torch.randn(6, 3)
@@ -137,10 +138,12 @@ def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
             pictures,
             np.ones(12),
             tmp_path / "bank",
-            BankTraining(hours=ONE_STEP, batch=4),
+            BankTraining(hours=ONE_STEP, batch=4, swap=swap),
         )
         last, done = done, torch.load(tmp_path / "bank" / "state.pt", weights_only=False)["step"]
         assert done > last
+    columns = (tmp_path / "bank" / "log.csv").read_text().splitlines()[0].split(",")
+    assert ("swap" in columns) == (swap > 0)
     before, after = tiny_unet().state_dict(), _saved(tmp_path / "bank")
     moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"up_blocks", "conv_norm_out", "conv_out"}

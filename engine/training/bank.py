@@ -68,7 +68,7 @@ class BankTraining(TrainingOptions):
     suppress: float = 14.0
     apart: float = 8.0
     landmarks: float = 1200.0
-    mesh: float = 800.0
+    mesh: float = 400.0
     expression: float = 2.0
     parts: float = 5.0
     colour: float = 15.0

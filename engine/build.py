@@ -44,6 +44,7 @@ class Calibration:
 RECOGNISERS = {
     "identity_student": Calibration(0.45),
     "identity_student_2": Calibration(0.37),
+    "identity_student_3": Calibration(0.48),
     "edgeface_xs": Calibration(0.20),
     "mobilefacenet_ms1m": Calibration(0.26),
     "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),
@@ -51,7 +52,7 @@ RECOGNISERS = {
 }
 
 
-GUIDES = ("identity_student", "identity_student_2", "faceres")
+GUIDES = ("identity_student", "identity_student_2", "identity_student_3", "faceres")
 """What a search is guided by: the first watches every frame, too; the last is the dearest."""
 
 

@@ -22,15 +22,15 @@ class LossWeights:
     """Weight of each term; 0 turns it off."""
 
     suppress: float = 9.0
-    displace: float = 2.0
+    displace: float = 6.0
     steady: float = 1.0
-    landmarks: float = 500.0
-    mesh: float = 500.0
+    landmarks: float = 250.0
+    mesh: float = 150.0
     expression: float = 0.5
-    parts: float = 3.0
+    parts: float = 1.5
     age_gender: float = 0.3
-    colour: float = 30.0
-    skin: float = 30.0
+    colour: float = 15.0
+    skin: float = 10.0
     residual: float = 0.5
     variation: float = 0.5
     manifold: float = 30.0

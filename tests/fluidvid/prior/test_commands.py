@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from fluidvid.engine import build_editor
 from fluidvid.engine.backbone import load_backbone, weight_digest
-from fluidvid.engine.build import edit_plan, h_shape
+from fluidvid.engine.build import GUIDES, edit_plan, h_shape
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.models import ModelStore
@@ -132,10 +132,10 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     backbone = load_backbone(out)
     assert backbone.edit_timesteps == (300,)
     assert backbone.card["figures"] == {"unet_steps": 5, "bank_steps": 2}
-    assert backbone.card["guides"] == ["identity_student", "identity_student_2", "faceres"]
+    assert backbone.card["guides"] == list(GUIDES)
     trained = int((~np.load(out / "run" / "faces.npz")["held_out"]).sum())
     bank = PseudonymBank.load(out / "pseudonyms.safetensors")
-    assert bank.embeddings.keys() == {"identity_student", "identity_student_2", "faceres", "dlib_resnet"}
+    assert bank.embeddings.keys() == {*GUIDES, "dlib_resnet"}
     assert bank.coordinates is not None
     assert bank.coordinates.shape == (trained, 1, trained - 1)
     space = ComponentSpace.load(out / "hspace.safetensors", h_shape(backbone))

@@ -33,7 +33,7 @@ class LossWeights:
     skin: float = 10.0
     residual: float = 0.5
     variation: float = 0.5
-    manifold: float = 30.0
+    manifold: float = 15.0
     prior: float = 0.002
 
 

@@ -40,7 +40,8 @@ class EditorOptions:
         path: "difference" or "inversion".
         optimise: budget and loss weights of one direction.
         key_crops: how many crops of a person are optimised on; the others verify.
-        accept: a verifier's cosine must stay below this share of its own 1 % FAR threshold, mean over the crops.
+        accept: a verifier's cosine must stay below this share of its own 1 % FAR threshold, mean over the crops that
+            would be shown.
         frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
         landmark_limit: largest landmark error accepted at verification, in share of the eye distance: the median over
             the crops, for on a dark or half hidden one the landmarker itself errs.
@@ -300,17 +301,24 @@ class DirectionSearch:
 
     @torch.no_grad()
     def verify(self, direction: Direction, source: Source) -> tuple[dict[str, float], str]:
-        """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or ""."""
+        """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or "".
+
+        Where half the crops or more would be shown, the means are over these: the others will be masked as weak edits
+        (a head turned away, a hand before the face), and say nothing of what leaves.
+        """
         x = source.crops
         edited, _ = self.apply(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
         figures = {}
         limit = self.options.frame_limit * self.guides[0].threshold
+        shown = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
             for net in nets:
                 cosine = (net(edited) * source.embeddings[net.name]).sum(1)
                 if net is self.guides[0]:  # the one that watches every frame
                     figures["weak"] = float((cosine > WEAK * limit).float().mean())
-                figures[f"{role}.{net.name}"] = float(cosine.mean())
+                    if 2 * int((cosine <= limit).sum()) >= len(x):
+                        shown = cosine <= limit
+                figures[f"{role}.{net.name}"] = float(cosine[shown].mean())
                 figures[f"{role}.{net.name}.worst"] = float(cosine.max())
         moved = self.attributes.landmarks(edited) - source.landmarks
         error = moved.norm(dim=2).mean(1) / eye_distance(source.landmarks)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fluidvid.engine.between import Sample
+from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
 from fluidvid.engine.optimise import SearchStopped
@@ -92,6 +93,24 @@ def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]
     assert not result.ok
     assert "still recognisable" in result.reason
     assert [e.ok for e in editor.edit([0], crops[:1], np.ones(1, np.float32))] == [False]
+
+
+def test_crops_that_will_be_masked_do_not_count(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = _editor(parts, replace(EASY, frame_limit=0.8))
+    search, x = editor.search, editor._crops(faces(4))
+    source = replace(search.source(x), embeddings={"guide": torch.ones(4, 1), "verifier": torch.ones(4, 1)})
+    direction = search.direction(Known(search.space.zero(), torch.zeros(4, 8, 8), None, Provenance("")))
+
+    def seen(guide: list[float], verifier: list[float]) -> tuple[float, float]:
+        """Mean and worst of the verifier's figures when these are the crops' cosines to their source."""
+        for net, cosines in ((search.guides[0], guide), (search.verifiers[0], verifier)):
+            monkeypatch.setattr(net, "forward", lambda _, c=cosines: torch.tensor(c)[:, None])
+        figures, _ = search.verify(direction, source)
+        return figures["verifier.verifier"], figures["verifier.verifier.worst"]
+
+    # The watching guide masks a frame from .8 of its threshold of .5 on.
+    assert seen([0.39, 0.1, 0.41, 0.9], [0.0, 0.2, 0.9, 0.8]) == pytest.approx((0.1, 0.9))
+    assert seen([0.39, 0.41, 0.41, 0.9], [0.0, 0.2, 0.9, 0.8]) == pytest.approx((0.475, 0.9))  # too few: all count
 
 
 def test_lost_expression_refuses_the_person(parts: dict[str, Any]) -> None:

@@ -21,11 +21,12 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 9.0
-    displace: float = 6.0
+    suppress: float = 16.0
+    displace: float = 12.0
     steady: float = 1.0
     landmarks: float = 250.0
     mesh: float = 150.0
+    openness: float = 30.0
     expression: float = 0.5
     parts: float = 1.5
     age_gender: float = 0.3
@@ -120,10 +121,23 @@ def part_correlation(edited: Tensor, source: Tensor) -> Tensor:
     return (1 - (edited * source).sum(2)).mean()
 
 
+def openness(landmarks68: Tensor) -> Tensor:
+    """How far both eyes and the mouth are open: `(N, 3)` from `(N, 68, 2)`, in distances of the eyes' centres."""
+    rows = []
+    for above, below in (((37, 38), (41, 40)), ((43, 44), (47, 46)), ((61, 62, 63), (67, 66, 65))):
+        rows.append((landmarks68[:, above] - landmarks68[:, below]).norm(dim=2).mean(1))
+    eyes = (landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)).norm(dim=1)
+    opening: Tensor = torch.stack(rows, 1) / eyes.clamp_min(1e-3)[:, None]
+    return opening
+
+
 def attribute_terms(edited: Attributes, source: Attributes) -> dict[str, Tensor]:
-    """Landmarks and mesh (mean squared, unit crop), expression (squared), age (per 30 years) and gender (squared)."""
+    """What stays: landmarks and mesh (mean squared, unit crop), openness of eyes and mouth (squared, eye distances),
+    expression (squared), age (per 30 years) and gender (squared).
+    """
     terms = {
         "landmarks": (edited.landmarks - source.landmarks).pow(2).mean(),
+        "openness": (openness(edited.landmarks) - openness(source.landmarks)).pow(2).mean(),
         "expression": (edited.expression - source.expression).pow(2).sum(1).mean(),
         "age_gender": ((edited.age - source.age) / 30).pow(2).mean() + (edited.male - source.male).pow(2).mean(),
     }

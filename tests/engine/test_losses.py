@@ -67,6 +67,21 @@ def test_attribute_terms_are_zero_for_equal_and_positive_for_moved() -> None:
     assert terms["landmarks"].item() == pytest.approx(0.01)
 
 
+def test_openness_is_in_eye_distances_and_minds_opening_not_size_or_place() -> None:
+    face = torch.from_numpy(face68()[None]).float()
+    opened = face.clone()
+    eyes = (face[0, 36:42].mean(0) - face[0, 42:48].mean(0)).norm()
+    opened[:, 65:68, 1] += 0.3 * eyes  # the lower lip's inner edge
+    before, after = losses.openness(face), losses.openness(opened)
+    assert (after - before)[0].tolist() == pytest.approx([0, 0, 0.3], abs=1e-4)
+    assert torch.allclose(losses.openness(0.5 * face + 0.2), before, atol=1e-5)
+    shut = face.clone()
+    shut[:, 65:68] = shut[:, [63, 62, 61]]
+    shut.requires_grad_()
+    losses.openness(shut).sum().backward()
+    assert shut.grad is not None and bool(shut.grad.isfinite().all())
+
+
 def test_weighted_sum_refuses_unknown_terms() -> None:
     weights = LossWeights(suppress=3.0, residual=2.0)
     total = losses.weighted_sum({"suppress": torch.tensor(2.0), "residual": torch.tensor(1.0)}, weights)

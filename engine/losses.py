@@ -21,12 +21,12 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 16.0
-    displace: float = 12.0
+    suppress: float = 10.0
+    displace: float = 6.0
     steady: float = 1.0
     landmarks: float = 250.0
     mesh: float = 150.0
-    openness: float = 30.0
+    openness: float = 150.0
     expression: float = 0.5
     parts: float = 1.5
     age_gender: float = 0.3

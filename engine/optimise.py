@@ -108,6 +108,9 @@ class _Objective:
         self.backbone, self.editor, self.space, self.options = backbone, editor, space, options
         self.guides, self.attributes, self.generator = guides, attributes, generator
         self.crops = crops.to(backbone.device)
+        # A cosine means the more, the lower the threshold it is compared with; on average 1.
+        strict = torch.tensor([g.threshold for g in guides]).pow(-2)
+        self.stress = dict(zip((g.name for g in guides), (strict / strict.mean()).tolist(), strict=True))
         with torch.no_grad():
             self.z = backbone.encode(self.crops)
             self.source = {g.name: g(self.crops) for g in guides}
@@ -142,7 +145,8 @@ class _Objective:
                 embedding = guide(edited)
             source = self.source[guide.name]
             margin = options.margin * guide.threshold
-            terms["suppress"] = terms["suppress"] + share * suppress(embedding, source, margin)
+            stress = share * self.stress[guide.name]
+            terms["suppress"] = terms["suppress"] + stress * suppress(embedding, source, margin)
             terms["steady"] = terms["steady"] + share * steady(embedding, source)
             if guide.name in candidate.targets:
                 goal = candidate.targets[guide.name].to(embedding)

@@ -15,11 +15,11 @@ from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import SearchStopped
+from fluidvid.engine.optimise import OptimiseOptions, SearchStopped, optimise_direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace
-from tests.engine.tiny import easy_options, editor_parts, faces
+from tests.engine.tiny import easy_options, editor_parts, faces, tiny_recogniser
 
 EASY = easy_options(25)
 
@@ -77,6 +77,23 @@ def test_without_a_passing_row_there_is_no_first_direction(parts: dict[str, Any]
     strict = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, accept=-1.0))
     assert "still recognisable" in strict.begin(0, crops).reason
     assert strict.store.get(0) is None
+
+
+def test_a_guide_of_a_low_threshold_counts_more(parts: dict[str, Any], tmp_path: Path) -> None:
+    def suppressed(*thresholds: float) -> float:
+        """The term where two guides of these thresholds see the same."""
+        guides = [tiny_recogniser(tmp_path, f"guide{i}", 1, threshold) for i, threshold in enumerate(thresholds)]
+        editor = _editor(parts | {"guides": guides})
+        crops, space = editor._crops(faces(2)), parts["space"]
+        options = OptimiseOptions(steps=0, weights=EASY.optimise.weights)
+        networks = (parts["backbone"], editor.search.path, space, guides, parts["attributes"])
+        return optimise_direction(*networks, crops, torch.zeros(4, 8, 8), options=options).terms["suppress"]
+
+    # The last counts twice; inverse squares of .5 and .25 are 4 and 16, so .4 and 1.6 of their mean.
+    even, last, first = suppressed(0.5, 0.5), suppressed(0.5, 0.25), suppressed(0.25, 0.5)
+    assert even > 0.1
+    assert last / even == pytest.approx((0.4 + 2 * 1.6) / 3, rel=1e-3)
+    assert first / even == pytest.approx((1.6 + 2 * 0.4) / 3, rel=1e-3)
 
 
 def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:

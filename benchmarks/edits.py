@@ -29,8 +29,8 @@ from fluidvid.assembly import file_stages
 from fluidvid.config import Config
 from fluidvid.engine.build import build_editor, load_recogniser
 from fluidvid.engine.crops import to_crops
-from fluidvid.engine.losses import part_correlation, part_windows, parts
-from fluidvid.engine.search import EditorOptions, eye_distance
+from fluidvid.engine.losses import eye_distance, part_correlation, part_windows, parts
+from fluidvid.engine.search import EditorOptions
 from fluidvid.keyframes import merge
 from fluidvid.models import ModelStore
 from fluidvid.pipeline import analyse, plan

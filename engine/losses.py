@@ -121,13 +121,19 @@ def part_correlation(edited: Tensor, source: Tensor) -> Tensor:
     return (1 - (edited * source).sum(2)).mean()
 
 
+def eye_distance(landmarks68: Tensor) -> Tensor:
+    """`(N,)` distance of the eye centres of `(N, 68, 2)` landmarks."""
+    between: Tensor = landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)
+    distance: Tensor = between.norm(dim=1).clamp_min(1e-6)
+    return distance
+
+
 def openness(landmarks68: Tensor) -> Tensor:
     """How far both eyes and the mouth are open: `(N, 3)` from `(N, 68, 2)`, in distances of the eyes' centres."""
     rows = []
     for above, below in (((37, 38), (41, 40)), ((43, 44), (47, 46)), ((61, 62, 63), (67, 66, 65))):
         rows.append((landmarks68[:, above] - landmarks68[:, below]).norm(dim=2).mean(1))
-    eyes = (landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)).norm(dim=1)
-    opening: Tensor = torch.stack(rows, 1) / eyes.clamp_min(1e-3)[:, None]
+    opening: Tensor = torch.stack(rows, 1) / eye_distance(landmarks68)[:, None]
     return opening
 
 

@@ -16,6 +16,7 @@ from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
 from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
@@ -67,13 +68,6 @@ class EditorOptions:
     transition: int = 12
     strength: float = 1.0
     between: float = 0.0
-
-
-def eye_distance(landmarks68: Tensor) -> Tensor:
-    """`(N,)` distance of the eye centres of `(N, 68, 2)` landmarks."""
-    between: Tensor = landmarks68[:, 36:42].mean(1) - landmarks68[:, 42:48].mean(1)
-    distance: Tensor = between.norm(dim=1).clamp_min(1e-6)
-    return distance
 
 
 @dataclass(frozen=True, eq=False)

@@ -297,22 +297,23 @@ class DirectionSearch:
     def verify(self, direction: Direction, source: Source) -> tuple[dict[str, float], str]:
         """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or "".
 
-        Where half the crops or more would be shown, the means are over these: the others will be masked as weak edits
-        (a head turned away, a hand before the face), and say nothing of what leaves.
+        The verifiers' means are over the crops that the watching guide would let pass, if these are half of them and at
+        least two: the others (a head turned away, a hand before the face) are led further or masked, see `RunEditor`.
+        The guides' are over all, so that those of several lengths compare.
         """
         x = source.crops
         edited, _ = self.apply(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
         figures = {}
         limit = self.options.frame_limit * self.guides[0].threshold
-        shown = torch.ones(len(x), dtype=torch.bool, device=x.device)
         for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
             for net in nets:
                 cosine = (net(edited) * source.embeddings[net.name]).sum(1)
                 if net is self.guides[0]:  # the one that watches every frame
                     figures["weak"] = float((cosine > WEAK * limit).float().mean())
-                    if 2 * int((cosine <= limit).sum()) >= len(x):
-                        shown = cosine <= limit
-                figures[f"{role}.{net.name}"] = float(cosine[shown].mean())
+                    shown = cosine <= limit
+                    if int(shown.sum()) < max(2, len(x) / 2):
+                        shown = torch.ones_like(shown)
+                figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
                 figures[f"{role}.{net.name}.worst"] = float(cosine.max())
         moved = self.attributes.landmarks(edited) - source.landmarks
         error = moved.norm(dim=2).mean(1) / eye_distance(source.landmarks)

@@ -114,20 +114,23 @@ def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]
 
 def test_crops_that_will_be_masked_do_not_count(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     editor = _editor(parts, replace(EASY, frame_limit=0.8))
-    search, x = editor.search, editor._crops(faces(4))
-    source = replace(search.source(x), embeddings={"guide": torch.ones(4, 1), "verifier": torch.ones(4, 1)})
+    search = editor.search
     direction = search.direction(Known(search.space.zero(), torch.zeros(4, 8, 8), None, Provenance("")))
 
     def seen(guide: list[float], verifier: list[float]) -> tuple[float, float]:
         """Mean and worst of the verifier's figures when these are the crops' cosines to their source."""
         for net, cosines in ((search.guides[0], guide), (search.verifiers[0], verifier)):
             monkeypatch.setattr(net, "forward", lambda _, c=cosines: torch.tensor(c)[:, None])
+        one = torch.ones(len(guide), 1)
+        source = replace(search.source(editor._crops(faces(len(guide)))), embeddings={"guide": one, "verifier": one})
         figures, _ = search.verify(direction, source)
+        assert figures["guide.guide"] == pytest.approx(np.mean(guide))  # over all: lengths are compared by it
         return figures["verifier.verifier"], figures["verifier.verifier.worst"]
 
     # The watching guide masks a frame from .8 of its threshold of .5 on.
     assert seen([0.39, 0.1, 0.41, 0.9], [0.0, 0.2, 0.9, 0.8]) == pytest.approx((0.1, 0.9))
     assert seen([0.39, 0.41, 0.41, 0.9], [0.0, 0.2, 0.9, 0.8]) == pytest.approx((0.475, 0.9))  # too few: all count
+    assert seen([0.39, 0.9], [0.0, 0.2]) == pytest.approx((0.1, 0.2))  # one alone proves nothing
 
 
 def test_lost_expression_refuses_the_person(parts: dict[str, Any]) -> None:

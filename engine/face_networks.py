@@ -147,6 +147,11 @@ class Attributes:
     age: Tensor
     male: Tensor
 
+    def __getitem__(self, crops: slice) -> Attributes:
+        """Those of some of the crops."""
+        mesh = None if self.mesh is None else self.mesh[crops]
+        return Attributes(self.landmarks[crops], mesh, self.expression[crops], self.age[crops], self.male[crops])
+
     def repeat(self, times: int) -> Attributes:
         """The same for the crops repeated `times` one after another."""
         return Attributes(

@@ -23,7 +23,6 @@ class LossWeights:
 
     suppress: float = 10.0
     displace: float = 6.0
-    steady: float = 1.0
     landmarks: float = 250.0
     mesh: float = 150.0
     openness: float = 150.0
@@ -46,15 +45,6 @@ def suppress(edited: Tensor, source: Tensor, margin: float) -> Tensor:
 def displace_to(edited: Tensor, target: Tensor) -> Tensor:
     """Mean of `1 - cos(f(y), e)` for a pseudonym's unit embedding `(D,)`."""
     return (1 - edited @ target).mean()
-
-
-def steady(edited: Tensor, source: Tensor) -> Tensor:
-    """Mean over pairs of `relu(cos(x_i, x_j) - cos(y_i, y_j))`: the new person is as much one person as the old."""
-    n = len(edited)
-    if n < 2:
-        return edited.new_zeros(())
-    i, j = torch.triu_indices(n, n, 1, device=edited.device)
-    return F.relu((source @ source.T)[i, j] - (edited @ edited.T)[i, j]).mean()
 
 
 def total_variation(change: Tensor) -> Tensor:

@@ -197,7 +197,11 @@ class DirectionSearch:
         keys = slice(self.options.key_crops)
         ages, males = self.attributes.ages(source.crops[keys])
         person = Person(float(ages.mean()), float(males.mean()))
-        seen = {g.name: F.normalize(source.embeddings[g.name][keys].mean(0), dim=0).cpu() for g in self.guides}
+        seen = {
+            g.name: F.normalize(source.embeddings[g.name][keys].mean(0), dim=0).cpu()
+            for g in self.guides
+            if g.name in source.embeddings
+        }
         found = []
         count = self.options.candidates
         for row in self.bank.draw(person, seen, self.generator, count, known=known, present=present):
@@ -222,13 +226,14 @@ class DirectionSearch:
                 self.guides,
                 self.attributes,
                 source.crops[: self.options.key_crops],
+                source.embeddings,
                 noise,
                 candidates=candidates,
                 options=options,
                 generator=self.generator,
                 stopping=self._stopping,
             )
-            total += found.steps
+            total += options.steps
             before = np.inf
             for length in self.options.lengths:
                 known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
@@ -283,10 +288,15 @@ class DirectionSearch:
     def _judge(self, known: Known, source: Source) -> _Judged:
         return _Judged(known, *self.verify(self.direction(known), source))
 
+    @property
+    def judges(self) -> Sequence[Recogniser]:
+        """Who looks at a result: the guide that watches every frame, then the verifiers, or without any all guides."""
+        return [self.guides[0], *(self.verifiers or self.guides[1:])]
+
     @torch.no_grad()
-    def source(self, x: Tensor) -> Source:
-        """The crops `(K, 3, S, S)` as the judges see them."""
-        return Source(x, self.embeddings(x), self.attributes.landmarks(x))
+    def source(self, x: Tensor, names: Collection[str] | None = None) -> Source:
+        """The crops `(K, 3, S, S)` as recognisers see them: as those that are named, or as all."""
+        return Source(x, self.embeddings(x, names), self.attributes.landmarks(x))
 
     def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""
@@ -305,26 +315,23 @@ class DirectionSearch:
         edited, _ = self.apply(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
         figures = {}
         limit = self.options.frame_limit * self.guides[0].threshold
-        for role, nets in (("guide", self.guides), ("verifier", self.verifiers)):
-            for net in nets:
-                cosine = (net(edited) * source.embeddings[net.name]).sum(1)
-                if net is self.guides[0]:  # the one that watches every frame
-                    figures["weak"] = float((cosine > WEAK * limit).float().mean())
-                    shown = cosine <= limit
-                    if int(shown.sum()) < max(2, len(x) / 2):
-                        shown = torch.ones_like(shown)
-                figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
-                figures[f"{role}.{net.name}.worst"] = float(cosine.max())
+        for net in self.judges:
+            cosine = (net(edited) * source.embeddings[net.name]).sum(1)
+            if net is self.guides[0]:  # the one that watches every frame
+                figures["weak"] = float((cosine > WEAK * limit).float().mean())
+                shown = cosine <= limit
+                if int(shown.sum()) < max(2, len(x) / 2):
+                    shown = torch.ones_like(shown)
+            role = "verifier" if net in self.verifiers else "guide"
+            figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
+            figures[f"{role}.{net.name}.worst"] = float(cosine.max())
         moved = self.attributes.landmarks(edited) - source.landmarks
         error = moved.norm(dim=2).mean(1) / eye_distance(source.landmarks)
         figures["landmark_error"] = float(error.median())
         if not all(np.isfinite(v) for v in figures.values()):
             return figures, "the edit is not finite"
-        judges = self.verifiers or self.guides
-        if any(
-            figures[f"{'verifier' if self.verifiers else 'guide'}.{j.name}"] > self.options.accept * j.threshold
-            for j in judges
-        ):
+        role, accused = ("verifier", self.verifiers) if self.verifiers else ("guide", self.guides)
+        if any(figures[f"{role}.{net.name}"] > self.options.accept * net.threshold for net in accused):
             return figures, "verification failed: still recognisable"
         if figures["landmark_error"] > self.options.landmark_limit:
             return figures, "verification failed: expression not kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from fluidvid.engine import losses, optimise
 from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import OptimiseOptions, SearchStopped, optimise_direction
+from fluidvid.engine.optimise import OptimiseOptions, SearchStopped, _looks, optimise_direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace
@@ -85,15 +87,41 @@ def test_a_guide_of_a_low_threshold_counts_more(parts: dict[str, Any], tmp_path:
         guides = [tiny_recogniser(tmp_path, f"guide{i}", 1, threshold) for i, threshold in enumerate(thresholds)]
         editor = _editor(parts | {"guides": guides})
         crops, space = editor._crops(faces(2)), parts["space"]
-        options = OptimiseOptions(steps=0, weights=EASY.optimise.weights)
+        options = OptimiseOptions(steps=1, weights=EASY.optimise.weights)
         networks = (parts["backbone"], editor.search.path, space, guides, parts["attributes"])
-        return optimise_direction(*networks, crops, torch.zeros(4, 8, 8), options=options).terms["suppress"]
+        source = {guide.name: guide(crops) for guide in guides}
+        return optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), options=options).terms["suppress"]
 
     # The last counts twice; inverse squares of .5 and .25 are 4 and 16, so .4 and 1.6 of their mean.
     even, last, first = suppressed(0.5, 0.5), suppressed(0.5, 0.25), suppressed(0.25, 0.5)
     assert even > 0.1
     assert last / even == pytest.approx((0.4 + 2 * 1.6) / 3, rel=1e-3)
     assert first / even == pytest.approx((1.6 + 2 * 0.4) / 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("crops", [1, 2, 3, 4])
+def test_every_guide_looks_at_every_crop(crops: int) -> None:
+    guides: Any = ["cheap", "dear"]
+    looks = [_looks(step, guides, crops) for step in range(2 * crops)]
+    counts = Counter((str(guide), crop) for guides, crop in looks for guide in guides)
+    assert all(counts["cheap", crop] == 2 and counts["dear", crop] == 1 for crop in range(crops)), looks
+
+
+def test_a_search_looks_at_every_crop(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a guide sees in each step of a search on three crops is one of them, each as often as the others."""
+    editor = _editor(parts, replace(EASY, optimise=replace(EASY.optimise, steps=6), key_crops=3))
+    seen: list[int] = []
+    suppress = losses.suppress
+
+    def counted(edited: torch.Tensor, source: torch.Tensor, margin: float) -> torch.Tensor:
+        seen.append(next(i for i, known in enumerate(sources) if torch.equal(known, source[0])))
+        return suppress(edited, source, margin)
+
+    monkeypatch.setattr(optimise, "suppress", counted)
+    crops = faces(5)
+    sources = editor.search.source(editor._crops(crops)).embeddings["guide"]
+    assert editor.prepare(0, crops).ok
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2]
 
 
 def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:

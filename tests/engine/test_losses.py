@@ -27,13 +27,6 @@ def test_displace_measures_the_distance_to_the_pseudonym() -> None:
     assert losses.displace_to(_unit((1, 0), (0, 1)), torch.tensor([1.0, 0.0])).item() == pytest.approx(0.5)
 
 
-def test_steady_only_minds_lost_agreement() -> None:
-    same, apart = _unit((1, 0), (1, 0)), _unit((1, 0), (0, 1))
-    assert losses.steady(apart, same).item() == pytest.approx(1.0)
-    assert losses.steady(same, apart).item() == 0.0
-    assert losses.steady(same[:1], same[:1]).item() == 0.0
-
-
 def test_total_variation_of_a_step_edge() -> None:
     picture = torch.zeros(1, 1, 4, 4)
     picture[..., 2:] = 3

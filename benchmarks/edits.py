@@ -12,6 +12,7 @@ writes one contact sheet per variant (first seed; source over result). What the 
 from __future__ import annotations
 
 import argparse
+import itertools
 import pickle
 import sys
 import time
@@ -116,6 +117,7 @@ def try_variant(
 ) -> tuple[dict[str, list[float]], list[NDArray[np.uint8]], list[str]]:
     """Figures over all people, seeds and pictures; the pictures of the first seed; a line per person and seed."""
     changes = dict(changes)
+    became: dict[tuple[str, str], list[torch.Tensor]] = {}
     backbone = changes.pop("backbone", None) or resolve("prior")
     build = {k: changes.pop(k) for k in BUILD if k in changes}
     figures: dict[str, list[float]] = {}
@@ -144,6 +146,10 @@ def try_variant(
                 figures.setdefault("accepted", []).extend(float(e.ok) for e in done)
                 result = np.clip(result + np.stack([e.residual for e in done]), 0, 255).astype(np.uint8)
                 line = _judge(editor, judges, subject.crops, result, figures)
+                for net in judges:
+                    with torch.inference_mode():
+                        mean = torch.nn.functional.normalize(net(to_crops(result)).mean(0), dim=0)
+                    became.setdefault((net.name, subject.name), []).append(mean)
             else:
                 figures.setdefault("accepted", []).extend([0.0] * len(result))
                 result, line = result // 4 + 96, ""
@@ -151,6 +157,9 @@ def try_variant(
             if seed == 0:
                 shown = np.linspace(0, len(result) - 1, 8).round().astype(int)
                 sheet.append(np.vstack([np.hstack(list(p[shown])) for p in (subject.crops, result)]))
+    for (name, _), means in became.items():  # one person's pseudonyms by different seeds
+        pairs = [float(one @ other) for one, other in itertools.combinations(means, 2)]
+        figures.setdefault(f"{name} pair", []).extend(pairs)
     return figures, sheet, lines
 
 
@@ -207,7 +216,12 @@ def main() -> None:
 
     template = build_editor(backbone=store.resolve("prior"), resolve=store.resolve, seed=0).template
     judges = [load_recogniser(n, resolve, template) for n in ("identity_student", "faceres", "dlib_resnet", *guests)]
-    heads = ["prepared", "accepted", *(j.name for j in judges), *(f"{j.name} over" for j in judges)]
+    heads = [
+        "prepared",
+        "accepted",
+        *(j.name for j in judges),
+        *(f"{j.name} {what}" for what in ("over", "pair") for j in judges),
+    ]
     heads += ["one person", "landmarks %", "expression", "parts", "seconds"]
     print("| variant | " + " | ".join(heads) + " |\n|" + "---|" * (len(heads) + 1), flush=True)  # noqa: T201
     for words in options.variant:
@@ -218,7 +232,7 @@ def main() -> None:
         cells = []
         for head in heads:
             numbers = figures.get(head, [np.nan])
-            mean = head in share or head.endswith("over")
+            mean = head in share or head.endswith(("over", "pair"))
             cells.append(f"{np.mean(numbers) if mean else np.median(numbers):.2f}")
         print(f"| {label} | " + " | ".join(cells) + " |", flush=True)  # noqa: T201
         sys.stderr.write("\n".join(lines) + "\n")

@@ -163,6 +163,7 @@ def build_editor(
     strength: float = 1.0,
     timesteps: Sequence[int] | None = None,
     iterations: int | None = None,
+    searches: int | None = None,
     inversion_steps: int = 12,
     between: float = 0.0,
     device: str = "auto",
@@ -181,7 +182,8 @@ def build_editor(
         geometry: "linear" or "geodesic".
         strength: scales every direction.
         timesteps: edit levels; None takes the backbone's own.
-        iterations: most optimisation steps per person; None takes the options' own.
+        iterations: optimisation steps of a search; None takes the options' own.
+        searches: see `EditorOptions`; None takes the options' own.
         inversion_steps: K of the inversion editor.
         between: see `EditorOptions`.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -208,6 +210,8 @@ def build_editor(
     chosen = replace(options or EditorOptions(), path=editor, strength=strength, between=between)
     if iterations is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, steps=iterations))
+    if searches is not None:
+        chosen = replace(chosen, searches=searches)
     basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve)
     return FluidEditor(
         model,

@@ -32,8 +32,9 @@ from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
 
-MANIFOLD = (120, 400)
-"""Timesteps between which the manifold term looks, at one in each step."""
+MANIFOLD = (450, 700)
+"""Timesteps between which the manifold term looks, at one in each step: the prior must have to guess the face, and not
+only its detail, to tell a drawn one."""
 
 
 class SearchStopped(Exception):  # noqa: N818 - no error: somebody wanted it

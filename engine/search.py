@@ -17,7 +17,7 @@ from fluidvid.engine.cache import FIRST, Known, Provenance
 from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import eye_distance
-from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
+from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.subspace import DirectionSpace
@@ -29,6 +29,11 @@ FURTHER = 0.003
 STILL = 0.015
 """Mean change of the latents, in their standard deviations, below which nothing is edited (about one grey level): the
 first stage alone changes a face by 3 grey levels, and must not pass for an edit where pictures are written."""
+FACES, LOOKS = 600, 4
+"""Timestep at which the prior says how much it takes a result for a face, and noises with which it is asked: at this
+level that agrees with the eye, at those below 400 it does not (benchmarks/PRIOR.md)."""
+SEEN = 0.2
+"""What a verifier's cosine counts beside it."""
 WEAK = 0.85
 """A crop is weak from this share of the limit at which a frame is masked: others will be beyond it."""
 
@@ -47,6 +52,7 @@ class EditorOptions:
         landmark_limit: largest landmark error accepted at verification, in share of the eye distance: the median over
             the crops, for on a dark or half hidden one the landmarker itself errs.
         candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
+        searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
         attempts: rounds of optimisation before a person is given up (masked).
         lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
             same is done with a weak frame. An arc ends at 90 degrees: what leads no further ends this.
@@ -63,6 +69,7 @@ class EditorOptions:
     frame_limit: float = 0.8
     landmark_limit: float = 0.18
     candidates: int = 4
+    searches: int = 2
     attempts: int = 2
     lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
     transition: int = 12
@@ -105,11 +112,19 @@ class AppliedEdit:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What is compared with: crops `(K, 3, S, S)`, their unit embeddings by recogniser, landmarks `(K, 68, 2)`."""
+    """What is compared with.
+
+    Attributes:
+        crops: `(K, 3, S, S)`.
+        embeddings: their unit embeddings `(K, D)` by recogniser.
+        landmarks: `(K, 68, 2)`.
+        surprise: `DirectionSearch.surprise` of the crops, or None where nobody asks how a result looks.
+    """
 
     crops: Tensor
     embeddings: dict[str, Tensor]
     landmarks: Tensor
+    surprise: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +137,10 @@ class _Judged:
 
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """The less, the better: failed or not, the share of weak crops, then what the verifiers see."""
+        """The less, the better: failed or not, the share of weak crops, then how it looks and what verifiers see."""
         seen = [v for k, v in self.figures.items() if k.startswith("verifier.") and not k.endswith(".worst")]
-        return bool(self.reason), self.figures.get("weak", 1.0), max(seen, default=0.0)
+        unlikely = self.figures.get("unlikely", 1.0)
+        return bool(self.reason), self.figures.get("weak", 1.0), unlikely + SEEN * max(seen, default=0.0)
 
     @property
     def faultless(self) -> bool:
@@ -216,9 +232,10 @@ class DirectionSearch:
     ) -> tuple[Known, dict[str, float], str]:
         """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
         options = self.options.optimise
+        source = replace(source, surprise=self.surprise(source.crops))
         best: _Judged | None = None
-        total = 0
-        for attempt in range(self.options.attempts):
+        total = good = 0
+        for attempt in range(max(self.options.attempts, self.options.searches)):
             found = optimise_direction(
                 self.apply.backbone,
                 self.path,
@@ -234,24 +251,20 @@ class DirectionSearch:
                 stopping=self._stopping,
             )
             total += options.steps
-            before = np.inf
-            for length in self.options.lengths:
-                known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-                judged = self._judge(known, source)
-                best = judged.or_better(best)
-                cosine = judged.figures[f"guide.{self.guides[0].name}"]
-                if best.faultless or not cosine < before - FURTHER:
-                    break
-                before = cosine
-            if best is not None and best.faultless:
-                break
+            judged = self._lengthened(found, source, noise)
+            good += judged.faultless
+            best = judged.or_better(best)
             others = [c for c in candidates if c.row != found.candidate.row]
-            if attempt == 0 and others:
-                candidates = others  # another pseudonym may lead further away
-            else:  # more steps from where this attempt ended, and more weight on leaving the source
+            if good >= (self.options.searches if others else 1):
+                break
+            if others and (good or attempt == 0):
+                candidates = others  # another pseudonym may lead further away, or to a better face
+            elif not good:  # more steps from where this attempt ended, and more weight on leaving the source
                 candidates = [replace(found.candidate, start=found.coordinates)]
                 weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
                 options = replace(options, weights=weights)
+            else:
+                break
         assert best is not None
         known, figures, reason = best.known, best.figures, best.reason
         if self.bank is not None and known.pseudonym is not None:
@@ -259,6 +272,21 @@ class DirectionSearch:
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
         figures["steps"] = float(total)
         return replace(known, provenance=provenance), figures, reason
+
+    def _lengthened(self, found: Optimised, source: Source, noise: Tensor) -> _Judged:
+        """What was found at the length that does best."""
+        best: _Judged | None = None
+        before = np.inf
+        for length in self.options.lengths:
+            known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
+            judged = self._judge(known, source)
+            best = judged.or_better(best)
+            cosine = judged.figures[f"guide.{self.guides[0].name}"]
+            if best.faultless or not cosine < before - FURTHER:
+                break
+            before = cosine
+        assert best is not None
+        return best
 
     def _stopping(self) -> bool:
         self.pace()
@@ -287,6 +315,21 @@ class DirectionSearch:
 
     def _judge(self, known: Known, source: Source) -> _Judged:
         return _Judged(known, *self.verify(self.direction(known), source))
+
+    @torch.no_grad()
+    def surprise(self, x: Tensor) -> float:
+        """Mean squared error of the prior's denoising of crops `(K, 3, S, S)`, as many as are searched on: a drawn face
+        surprises it.
+        """
+        backbone = self.apply.backbone
+        z = backbone.encode(x[: self.options.key_crops])
+        generator = torch.Generator().manual_seed(0)  # always the same noises, so that results compare
+        level = min(FACES, len(backbone.schedule.alphas_cumprod) - 1)
+        ts = torch.full((LOOKS * len(z),), level, device=z.device)
+        noise = torch.randn((LOOKS, *z.shape[1:]), generator=generator).to(z).repeat_interleave(len(z), 0)
+        z = z.repeat(LOOKS, 1, 1, 1)
+        found, _ = backbone.predict(backbone.schedule.add_noise(z, noise, ts), ts)
+        return float((found - z).float().pow(2).mean())
 
     @property
     def judges(self) -> Sequence[Recogniser]:
@@ -325,6 +368,8 @@ class DirectionSearch:
             role = "verifier" if net in self.verifiers else "guide"
             figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
             figures[f"{role}.{net.name}.worst"] = float(cosine.max())
+        if source.surprise is not None:
+            figures["unlikely"] = self.surprise(edited) / max(source.surprise, 1e-9)
         moved = self.attributes.landmarks(edited) - source.landmarks
         error = moved.norm(dim=2).mean(1) / eye_distance(source.landmarks)
         figures["landmark_error"] = float(error.median())

@@ -56,6 +56,7 @@ def make_editor(
         strength=edit.strength,
         timesteps=edit.timesteps,
         iterations=edit.iterations,
+        searches=edit.searches,
         inversion_steps=edit.inversion_steps,
         between=edit.between,
         device=config.device,

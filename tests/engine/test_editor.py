@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fluidvid.engine import losses, optimise
+from fluidvid.engine import search as search_module
 from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import FluidEditor
@@ -306,6 +307,55 @@ def test_no_length_beyond_the_end_of_the_arc_is_tried(parts: dict[str, Any], mon
         monkeypatch.setattr(editor.search, "verify", verify)
         editor.prepare(1, faces(2))
         assert len(tried) == expected
+
+
+@pytest.mark.parametrize(
+    ("looks", "chosen", "searched"),
+    [
+        (["0.9", "0.8"], 1, 2),  # both will do: the one that looks more like a face
+        (["0.8", "0.9"], 0, 2),
+        (["bad", "0.9", "0.8"], 2, 3),  # one more, for there must be two to choose from
+        (["bad", "0.9", "bad"], 1, 3),
+        (["bad", "bad", "bad"], 0, 3),
+    ],
+)
+def test_of_several_searches_the_best_looking_is_taken(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, looks: list[str], chosen: int, searched: int
+) -> None:
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, searches=2, attempts=3, lengths=(1.0,)))
+    rows: list[int | None] = []
+    search = optimise_direction
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        found = search(*arguments, **options)
+        rows.append(found.candidate.row)
+        return found
+
+    def verify(*_: Any) -> tuple[dict[str, float], str]:
+        look = looks[len(rows) - 1]
+        figures = {"weak": 0.0, "guide.guide": 0.1, "verifier.verifier": 0.1}
+        return (figures | {"unlikely": 1.0}, "no") if look == "bad" else (figures | {"unlikely": float(look)}, "")
+
+    monkeypatch.setattr(search_module, "optimise_direction", counted)
+    monkeypatch.setattr(editor.search, "verify", verify)
+    result = editor.prepare(1, faces(3))
+    assert len(rows) == searched and len(set(rows[:2])) == 2, rows
+    assert result.ok == (looks[chosen] != "bad")
+    assert result.figures["steps"] == searched * EASY.optimise.steps
+    if result.ok:
+        state = editor.store.get(1)
+        assert state is not None and state.known.pseudonym == rows[chosen]
+
+
+def test_how_a_result_looks_is_compared_with_its_source(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    x = editor._crops(faces(2))
+    assert editor.search.surprise(x) == pytest.approx(editor.search.surprise(x.clone()))  # the same noises
+    source = replace(editor.search.source(x), surprise=2 * editor.search.surprise(x))
+    still = editor.search.direction(Known(editor.search.space.zero(), torch.zeros(4, 8, 8), None, Provenance("")))
+    figures, _ = editor.search.verify(still, source)
+    assert figures["unlikely"] == pytest.approx(0.5, rel=0.2)
+    assert "unlikely" not in editor.search.verify(still, replace(source, surprise=None))[0]
 
 
 def _many() -> PseudonymBank:

@@ -204,6 +204,7 @@ def easy_options(steps: int) -> EditorOptions:
         accept=3.0,
         frame_limit=3.0,
         landmark_limit=10.0,
+        searches=1,
         attempts=1,
     )
 

@@ -49,6 +49,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=512)
     options = parser.parse_args()
     names = [name for name in RECOGNISERS if (options.recognisers / f"{name}.onnx").is_file()]
+    if not names:
+        known = ", ".join(RECOGNISERS)
+        raise SystemExit(f"{options.recognisers} holds no <name>.onnx of {known}: put the recognisers there first")
     panel = load_panel(ModelStore(), options.recognisers, only=names)
     crops = pictures(options.faces, options.count)
     parts = [embed(panel, crops[i : i + BATCH]) for i in range(0, len(crops), BATCH)]

@@ -74,7 +74,7 @@ class BankTraining(TrainingOptions):
     colour: float = 15.0
     skin: float = 14.0
     manifold: float = 0.15
-    levels: tuple[int, int] = (120, 450)
+    levels: tuple[int, int] = (450, 700)
     adversarial: float = 0.6
     critic_rate: float = 5e-4
     critic_steps: int = 2

@@ -52,7 +52,7 @@ class OptimiseOptions:
         weights: of the loss terms.
     """
 
-    steps: int = 8
+    steps: int = 12
     learning_rate: float = 0.25
     margin: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from fluidvid.assembly import file_stages
 from fluidvid.config import Config
-from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.build import build_editor, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.losses import eye_distance, part_correlation, part_windows, parts
@@ -40,8 +39,6 @@ from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.video import VideoReader
 
 GUESTS = ("edgeface_xs", "mobilefacenet_ms1m")
-LEVEL = 600
-"""Timestep at which a result's likelihood under the prior is looked at."""
 BUILD = ("geometry", "editor", "timesteps", "strength", "guides")
 
 
@@ -188,28 +185,11 @@ def _judge(
     error = (a.landmarks - b.landmarks).norm(dim=2).mean(1) / eye_distance(a.landmarks)
     figures.setdefault("landmarks %", []).extend((100 * error).tolist())
     figures.setdefault("expression", []).extend((a.expression - b.expression).abs().sum(1).div(2).tolist())
-    figures.setdefault("denoising", []).append(_denoising(editor.backbone, y) / _denoising(editor.backbone, x))
+    figures.setdefault("denoising", []).append(editor.search.surprise(y) / editor.search.surprise(x))
     windows = part_windows(a.landmarks)
     seen = zip(parts(x, windows).split(1), parts(y, windows).split(1), strict=True)
     figures.setdefault("parts", []).extend(float(part_correlation(new, old)) for old, new in seen)
     return " ".join(words)
-
-
-@torch.inference_mode()
-def _denoising(backbone: Backbone, crops: torch.Tensor) -> float:
-    """Mean squared error of the prior's denoising at a level where it must know what a face is; the same noise for all.
-
-    Of all that was tried it agrees best with the eye (benchmarks/PRIOR.md): drawn faces are what the prior does not
-    expect.
-    """
-    z = backbone.encode(crops)
-    generator, total = torch.Generator().manual_seed(0), 0.0
-    ts = torch.full((len(z),), LEVEL)
-    for _ in range(8):
-        noise = torch.randn(z.shape[1:], generator=generator).expand_as(z)
-        found, _ = backbone.predict(backbone.schedule.add_noise(z, noise, ts), ts)
-        total += float((found - z).pow(2).mean()) / 8
-    return total
 
 
 def _short(figures: dict[str, float]) -> str:

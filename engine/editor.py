@@ -162,9 +162,9 @@ class FluidEditor:
         old = self.store.get(person_id)
         with torch.no_grad():
             noise_shape = self.backbone.encode(x[:1]).shape[1:]
-        judges = [net.name for net in self.search.judges]
         # Without a search nobody guides.
-        source = self.search.source(x, None if search else {*judges, *self._identified})
+        asked = None if search else {*self._identified, *(net.name for net in self.search.judges)}
+        source = self.search.source(x, asked)
         identity = None if self.memory is None else self._mean_identity(source)
         known = None
         if self.memory is not None and identity is not None and old is None:

@@ -51,7 +51,7 @@ class EditorOptions:
         frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
         landmark_limit: largest landmark error accepted at verification, in share of the eye distance: the median over
             the crops, for on a dark or half hidden one the landmarker itself errs.
-        candidates: pseudonyms drawn for a person, of which the one that suits the face best is taken.
+        candidates: pseudonyms drawn for a person, of which those that suit the face best are searched.
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
         attempts: rounds of optimisation before a person is given up (masked).
         lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
@@ -118,7 +118,7 @@ class Source:
         crops: `(K, 3, S, S)`.
         embeddings: their unit embeddings `(K, D)` by recogniser.
         landmarks: `(K, 68, 2)`.
-        surprise: `DirectionSearch.surprise` of the crops, or None where nobody asks how a result looks.
+        surprise: `DirectionSearch.surprise` of those that are searched on; None: nobody asks how a result looks.
     """
 
     crops: Tensor
@@ -232,7 +232,7 @@ class DirectionSearch:
     ) -> tuple[Known, dict[str, float], str]:
         """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
         options = self.options.optimise
-        source = replace(source, surprise=self.surprise(source.crops))
+        source = replace(source, surprise=self.surprise(source.crops[: self.options.key_crops]))
         best: _Judged | None = None
         total = good = 0
         for attempt in range(max(self.options.attempts, self.options.searches)):
@@ -259,12 +259,10 @@ class DirectionSearch:
                 break
             if others and (good or attempt == 0):
                 candidates = others  # another pseudonym may lead further away, or to a better face
-            elif not good:  # more steps from where this attempt ended, and more weight on leaving the source
+            else:  # more steps from where this attempt ended, and more weight on leaving the source
                 candidates = [replace(found.candidate, start=found.coordinates)]
                 weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
                 options = replace(options, weights=weights)
-            else:
-                break
         assert best is not None
         known, figures, reason = best.known, best.figures, best.reason
         if self.bank is not None and known.pseudonym is not None:
@@ -318,11 +316,9 @@ class DirectionSearch:
 
     @torch.no_grad()
     def surprise(self, x: Tensor) -> float:
-        """Mean squared error of the prior's denoising of crops `(K, 3, S, S)`, as many as are searched on: a drawn face
-        surprises it.
-        """
+        """Mean squared error of the prior's denoising of crops `(K, 3, S, S)`: a drawn face surprises it."""
         backbone = self.apply.backbone
-        z = backbone.encode(x[: self.options.key_crops])
+        z = backbone.encode(x)
         generator = torch.Generator().manual_seed(0)  # always the same noises, so that results compare
         level = min(FACES, len(backbone.schedule.alphas_cumprod) - 1)
         ts = torch.full((LOOKS * len(z),), level, device=z.device)
@@ -369,7 +365,7 @@ class DirectionSearch:
             figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
             figures[f"{role}.{net.name}.worst"] = float(cosine.max())
         if source.surprise is not None:
-            figures["unlikely"] = self.surprise(edited) / max(source.surprise, 1e-9)
+            figures["unlikely"] = self.surprise(edited[: self.options.key_crops]) / max(source.surprise, 1e-9)
         moved = self.attributes.landmarks(edited) - source.landmarks
         error = moved.norm(dim=2).mean(1) / eye_distance(source.landmarks)
         figures["landmark_error"] = float(error.median())

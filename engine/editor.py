@@ -162,8 +162,9 @@ class FluidEditor:
         old = self.store.get(person_id)
         with torch.no_grad():
             noise_shape = self.backbone.encode(x[:1]).shape[1:]
-        # Without a search nobody guides.
-        asked = None if search else {*self._identified, *(net.name for net in self.search.judges)}
+        # Without a search nobody guides, and without a memory nobody asks who this is.
+        named = () if self.memory is None else self._identified
+        asked = None if search else {*named, *(net.name for net in self.search.judges)}
         source = self.search.source(x, asked)
         identity = None if self.memory is None else self._mean_identity(source)
         known = None

@@ -48,12 +48,15 @@ class OptimiseOptions:
     Attributes:
         steps: Adam steps; each looks at one crop, in turn.
         learning_rate: on the coordinates of the direction.
+        averaged: share of the steps, the last ones, over which the coordinates are averaged: at a constant rate, and
+            with another crop at every step, they swing around what is looked for (Polyak and Juditsky, 1992).
         margin: each guide's cosine to the source should fall below this share of its own 1 % FAR threshold.
         weights: of the loss terms.
     """
 
     steps: int = 12
     learning_rate: float = 0.25
+    averaged: float = 0.5
     margin: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
 
@@ -209,6 +212,8 @@ def optimise_direction(
     coordinates = _start(chosen, space, backbone).requires_grad_()
     optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
     values: dict[str, float] = {}
+    found = coordinates.detach().clone()
+    first = options.steps - max(1, round(options.averaged * options.steps))
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
@@ -216,9 +221,10 @@ def optimise_direction(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
+        found.lerp_(coordinates.detach(), 1 / max(1, step - first + 1))
         values = {name: value.item() for name, value in terms.items()}
     log.debug("direction after %d steps: %s", options.steps, values)
-    return Optimised(coordinates.detach().cpu(), chosen, time.monotonic() - began, values)
+    return Optimised(found.cpu(), chosen, time.monotonic() - began, values)
 
 
 def _looks(step: int, guides: Sequence[Recogniser], crops: int) -> tuple[Sequence[Recogniser], int]:

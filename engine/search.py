@@ -232,7 +232,8 @@ class DirectionSearch:
     ) -> tuple[Known, dict[str, float], str]:
         """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
         options = self.options.optimise
-        source = replace(source, surprise=self.surprise(source.crops[: self.options.key_crops]))
+        if self.options.searches > 1:  # one that is searched has nobody to be compared with
+            source = replace(source, surprise=self.surprise(source.crops[: self.options.key_crops]))
         best: _Judged | None = None
         total = good = 0
         for attempt in range(max(self.options.attempts, self.options.searches)):

@@ -100,6 +100,26 @@ def test_a_guide_of_a_low_threshold_counts_more(parts: dict[str, Any], tmp_path:
     assert first / even == pytest.approx((1.6 + 2 * 0.4) / 3, rel=1e-3)
 
 
+def test_a_search_ends_at_the_mean_of_its_last_steps(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops = editor._crops(faces(2))
+    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
+    source = {guide.name: guide(crops) for guide in editor.guides}
+
+    def found(steps: int, averaged: float) -> torch.Tensor:
+        options = OptimiseOptions(steps=steps, averaged=averaged, weights=EASY.optimise.weights)
+        generator = torch.Generator().manual_seed(0)
+        return optimise_direction(
+            *networks, crops, source, torch.zeros(4, 8, 8), options=options, generator=generator
+        ).coordinates
+
+    two, three, four = (found(steps, 0.0) for steps in (2, 3, 4))
+    assert (four - three).abs().max() > 0.01
+    torch.testing.assert_close(found(4, 0.5), (three + four) / 2)
+    torch.testing.assert_close(found(4, 0.75), (two + three + four) / 3)
+    torch.testing.assert_close(found(0, 0.5), parts["space"].zero())
+
+
 @pytest.mark.parametrize("crops", [1, 2, 3, 4])
 def test_every_guide_looks_at_every_crop(crops: int) -> None:
     guides: Any = ["cheap", "dear"]

@@ -91,9 +91,6 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
         FluidvidError: whatever the stages raise; the writer leaves nothing behind.
     """
     analysis = analyse(stages, config, progress)
-    if stages.looked is not None:
-        stages.looked()
-    give_back()
     if config.strict:
         check_strict(analysis, config)
     plan(stages, analysis, config)
@@ -122,6 +119,9 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
             found.frames += 1
             progress(ProgressEvent("detect", found.frames, total))
             del seen, frame
+    if stages.looked is not None:  # who is linked is looked at by other networks: there is no room for both kinds
+        stages.looked()
+    give_back()
     found.table.finish(found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts))
     found.gaps = suspicious_gaps(found.table, found.cuts, config.track.strict_gap)
     found.longest_held = longest_held(found.table)

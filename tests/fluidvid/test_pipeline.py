@@ -330,10 +330,16 @@ def test_peak_memory_does_not_grow_with_length(root: Path) -> None:
     assert peaks[1] < 1.1 * peaks[0], peaks
 
 
-def test_what_only_the_looking_needs_is_given_back_before_the_editing() -> None:
+def test_what_only_the_looking_needs_is_given_back_before_other_networks_look() -> None:
     order: list[str] = []
+
+    def identify(crops: np.ndarray) -> np.ndarray:
+        order.append("identify")
+        return np.ones((len(crops), 4), np.float32) / 2
+
     rig = Rig()
-    stages = dataclasses.replace(rig.stages(), looked=lambda: order.append("looked"))
+    stages = dataclasses.replace(rig.stages(), looked=lambda: order.append("looked"), identify=identify)
+    stages = dataclasses.replace(stages, link=lambda known, tracks: {})
     run(stages, Config(), lambda event: order.append(event.stage))
-    assert order.count("looked") == 1
+    assert order.count("looked") == 1 and "identify" in order
     assert set(order[: order.index("looked")]) == {"detect"} and "detect" not in order[order.index("looked") :]

@@ -21,7 +21,7 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 24.0
+    suppress: float = 36.0
     displace: float = 6.0
     landmarks: float = 250.0
     mesh: float = 150.0
@@ -33,7 +33,7 @@ class LossWeights:
     skin: float = 10.0
     residual: float = 0.5
     variation: float = 0.5
-    manifold: float = 25.0
+    manifold: float = 45.0
     prior: float = 0.002
 
 

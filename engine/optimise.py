@@ -54,7 +54,7 @@ class OptimiseOptions:
         weights: of the loss terms.
     """
 
-    steps: int = 12
+    steps: int = 16
     learning_rate: float = 0.25
     averaged: float = 0.5
     margin: float = 0.0

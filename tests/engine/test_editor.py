@@ -367,6 +367,32 @@ def test_of_several_searches_the_best_looking_is_taken(
         assert state is not None and state.known.pseudonym == rows[chosen]
 
 
+@pytest.mark.parametrize(("searches", "asked"), [(1, False), (2, True)])
+def test_how_a_result_looks_is_asked_where_there_is_a_choice(parts: dict[str, Any], searches: int, asked: bool) -> None:
+    editor = _editor(parts, replace(EASY, searches=searches))
+    assert ("unlikely" in editor.prepare(1, faces(2)).figures) == asked
+
+
+@pytest.mark.parametrize(
+    ("memory", "asked"), [(None, {"guide", "verifier"}), (RunMemory(), {"guide", "other", "verifier"})]
+)
+def test_a_first_direction_asks_who_this_is_only_where_somebody_remembers(
+    parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: RunMemory | None, asked: set[str]
+) -> None:
+    guides = [*parts["guides"], tiny_recogniser(tmp_path, "other", 5, 0.5)]
+    editor = _editor(parts | {"guides": guides, "memory": memory, "bank": _banked(parts, 1.0)})
+    seen: list[set[str]] = []
+    first = editor.search.first
+
+    def noted(source: search_module.Source, *others: Any) -> Any:
+        seen.append(set(source.embeddings))
+        return first(source, *others)
+
+    monkeypatch.setattr(editor.search, "first", noted)
+    assert editor.begin(1, faces(2)).ok
+    assert seen == [asked]
+
+
 def test_how_a_result_looks_is_compared_with_its_source(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     x = editor._crops(faces(2))

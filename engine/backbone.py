@@ -26,6 +26,8 @@ from fluidvid.errors import ModelError
 
 FFHQ = np.array([(0.37691, 0.46864), (0.62285, 0.46912), (0.50123, 0.61331), (0.39308, 0.72541), (0.61150, 0.72490)])
 """FFHQ / CelebA-HQ alignment in fractions of the side: five-point means of the aligned data sets."""
+RUN = "run"
+"""Folder in which a training keeps what it needs to go on, inside the folder of its result."""
 
 
 class FirstStage(Protocol):
@@ -140,9 +142,14 @@ def resolve_folder(source: str | Path) -> Path:
 
 
 def weight_digest(folder: Path) -> str:
-    """SHA-256 over the weight files of a folder: what its `fluidvid.json` says under `sha256`."""
+    """SHA-256 over the weight files of a folder: what its `fluidvid.json` says under `sha256`.
+
+    What a training keeps in it for its own use (`RUN`) is none of them: the result stays what it is when that goes on
+    or is deleted.
+    """
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin")):
+    weights = (p for p in folder.rglob("*") if p.suffix in (".safetensors", ".bin"))
+    for path in sorted(p for p in weights if p.relative_to(folder).parts[0] != RUN):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

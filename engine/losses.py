@@ -22,7 +22,7 @@ class LossWeights:
     """Weight of each term; 0 turns it off."""
 
     suppress: float = 36.0
-    displace: float = 6.0
+    displace: float = 9.0
     landmarks: float = 250.0
     mesh: float = 150.0
     openness: float = 150.0

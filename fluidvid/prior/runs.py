@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fluidvid.engine.backbone import RUN
 from fluidvid.errors import ConfigError, OutputError
 
 
@@ -35,7 +36,7 @@ def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Path:
         ConfigError: there is a run and `resume` was not asked for, or none to resume, or it is another one.
         OutputError: the folder cannot be written.
     """
-    run = out / "run"
+    run = out / RUN
     known = run / "run.json"
     if known.exists():
         if not resume:
@@ -65,7 +66,7 @@ def read_facts(out: Path) -> RunFacts:
         ConfigError: there is none.
     """
     try:
-        facts = json.loads((out / "run" / "run.json").read_text())
+        facts = json.loads((out / RUN / "run.json").read_text())
         return RunFacts(**{**facts, "data": tuple(facts["data"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{out} holds no run of 'fluidvid prior train': check --out") from error

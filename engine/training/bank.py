@@ -16,25 +16,24 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.crops import to_crops
-from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
+from fluidvid.engine.training.directed import DirectedHalf, ReadOut
 from fluidvid.engine.training.edits import displaced, faces_of, identity_terms, kept_terms, swaps
 from fluidvid.engine.training.pictures import augment
-from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, held, warmed
-from fluidvid.engine.training.sharpen import decoding_half
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, held, warmed
 from fluidvid.engine.training.swaps import likeness
+from fluidvid.engine.training.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,11 @@ class BankTraining(TrainingOptions):
     Attributes:
         batch: edits per step, an even number: each person becomes two others.
         learning_rate: of the decoding half.
-        direction_rate: of basis and read-out.
+        direction_rate: see `DirectedHalf`.
         swap: 0: recognisers alone say who an edited face should be; otherwise so does a donor's face in the crop, see
             `fluidvid.engine.training.swaps`.
         margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
+        length: weight of the bound on the directions' length, see `too_long`.
         highest: largest timestep of the ordinary denoising that is kept up.
         manifold: length of the pull back to the manifold as a share of the other gradients'.
         levels: timesteps between which the manifold is looked at.
@@ -80,53 +80,10 @@ class BankTraining(TrainingOptions):
     critic_steps: int = 2
     critic_warmup: int = 300
     denoise: float = 20.0
+    length: float = 5.0
     highest: int = 700
     partial: float = 0.2
     ema: float = 0.998
-
-
-@dataclass(frozen=True, eq=False)
-class Targets:
-    """Synthetic people to become.
-
-    Attributes:
-        codes: `(N, D)` float32 what the read-out sees, about unit variance.
-        embeddings: unit embeddings `(N, D)` by recogniser name.
-        ages: `(N,)` years.
-        males: `(N,)` probabilities.
-        pictures: `(N, 3, S, S)` of them, in [-1, 1].
-        meshes: `(N, 468, 2)`, in fractions of the side.
-    """
-
-    codes: Tensor
-    embeddings: dict[str, Tensor]
-    ages: Tensor
-    males: Tensor
-    pictures: Tensor
-    meshes: Tensor
-
-    def alike(self, kept: Attributes, generator: torch.Generator) -> Tensor:
-        """For each of n people a random row among those of like age, gender and pose."""
-        misfit = (self.ages[None] - kept.age[:, None]).abs() / 10
-        misfit = misfit + 2 * (self.males[None] - kept.male[:, None]).abs()
-        if kept.mesh is not None:
-            misfit = misfit + 60 * (self.meshes[None] - kept.mesh[:, None]).norm(dim=3).mean(2)
-        near = misfit.argsort(1)[:, : max(2, len(self.ages) // 12)]
-        pick = torch.randint(near.shape[1], (len(near), 1), generator=generator)
-        return near.gather(1, pick)[:, 0]
-
-
-class ReadOut(nn.Module):
-    """Linear map from codes `(n, D)` to coordinates `(n, L, K)`."""
-
-    def __init__(self, codes: int, levels: int, components: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(codes, levels * components)
-        self.levels = levels
-
-    def forward(self, codes: Tensor) -> Tensor:
-        out: Tensor = self.linear(codes)
-        return out.reshape(len(codes), self.levels, -1)
 
 
 def train_bank(
@@ -162,33 +119,13 @@ def train_bank(
     generator, rng = torch.Generator().manual_seed(options.seed), np.random.default_rng(options.seed)
     unet, schedule = backbone.unet, backbone.schedule
     teacher = copy.deepcopy(unet)
-    parameters: list[Tensor] = []
-    for part in decoding_half(unet.unet):
-        part.requires_grad_(True)
-        parameters += part.parameters()
-    basis = nn.Parameter(space.basis.clone())
-    directed = [basis, *read_out.parameters()]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": options.learning_rate},
-            {"params": [basis], "lr": options.direction_rate * float(space.basis.abs().mean())},
-            {"params": list(read_out.parameters()), "lr": options.direction_rate},
-        ],
-        betas=(0.8, 0.99),
-        weight_decay=0.0,
-    )
+    directed = DirectedHalf(unet, space, read_out, options.learning_rate, options.direction_rate)
     critic = FaceCritic()
     critic_training = CriticTraining(critic, options.critic_rate)
-    rates = [float(group["lr"]) for group in optimiser.param_groups]
-    trained = [*parameters, *directed]
-    averaged = [p.detach().clone() for p in trained]
     share = 0.0
     judged, weight = 0, 0.0  # the critic's steps, and what its gradient is multiplied by
     if (state := run.resume()) is not None:
-        with torch.no_grad():
-            for now, kept in zip((*trained, *averaged), (*state["trained"], *state["averaged"]), strict=True):
-                now.copy_(kept)
-        optimiser.load_state_dict(state["optimiser"])
+        directed.load_state(state)
         share = state["share"]
         if "critic_training" in state:
             critic_training.load_state_dict(state["critic_training"])
@@ -198,8 +135,7 @@ def train_bank(
     chances = chances / chances.sum()
     for progress in run.loop():
         pace = warmed(run.step, 100) * held(progress)
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = pace * rate
+        directed.pace(pace)
         people = options.batch // 2
         n = 2 * people
         x = augment(to_crops(pictures[rng.choice(len(pictures), people, p=chances)]), generator)
@@ -211,9 +147,9 @@ def train_bank(
         rows = targets.alike(kept, generator)
         region = face_region(kept.landmarks, backbone.crop_size)
         noise = torch.randn((people, *z.shape[1:]), generator=generator).repeat(2, 1, 1, 1)
-        directions = torch.einsum("nlk,lkd->nld", read_out(targets.codes[rows]), basis)
+        directions = directed.directions(targets.codes[rows])
         with torch.autocast("cpu", torch.bfloat16):
-            after, denoise = displaced(backbone, space, faces, noise, directions)
+            after, denoise, length = displaced(backbone, space, faces, noise, directions)
             leaf = after.detach().requires_grad_()
             decoded = backbone.decode(leaf)
         edited = composite(faces.crops, decoded, region)
@@ -241,7 +177,7 @@ def train_bank(
         times = options.critic_steps * (2 if judged < options.critic_warmup else 1)
         terms["critic"] = z.new_tensor(critic_training.step(real, drawn, generator, times))
         (push,) = torch.autograd.grad(-critic(drawn).mean(), leaf, retain_graph=True)
-        denoising = options.denoise * terms["denoise"]
+        unpaired = options.denoise * terms["denoise"] + options.length * length
         loss = torch.stack([getattr(options, k) * v for k, v in terms.items() if k not in ("denoise", "critic")]).sum()
         (pull,) = torch.autograd.grad(loss, leaf)
         if judged < options.critic_warmup:  # calibrated while only the critic learns, then fixed
@@ -259,46 +195,19 @@ def train_bank(
         if run.step < 200:  # calibrated at first, then fixed: what is near the manifold is hardly pulled
             ratio = options.manifold * float(pull.norm() / back.norm().clamp_min(1e-12))
             share = ratio if run.step == 0 else share + 0.05 * (ratio - share)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward([after, denoising], [pull + share * back, torch.ones_like(denoising)])
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        torch.nn.utils.clip_grad_norm_(directed, 1.0)
-        run.check_finite(float(norm), "a gradient")
-        optimiser.step()
+        directed.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward([after, unpaired], [pull + share * back, torch.ones_like(unpaired)])
+        norm = directed.clip()
+        run.check_finite(norm, "a gradient")
+        directed.optimiser.step()
         run.made(
             {k: v.item() for k, v in terms.items() if k != "mesh"}
-            | {"manifold": float(back.pow(2).mean()), "share": share, "weight": weight, "norm": float(norm)}
+            | {"manifold": float(back.pow(2).mean()), "share": share, "weight": weight, "norm": norm}
         )
-        follow(averaged, trained, options.ema, run.step)
+        directed.follow(options.ema, run.step)
         if run.due:
             row = {"step": run.step, "hours": run.hours, "pace": pace} | run.means()
-            state = {"trained": [p.detach() for p in trained], "averaged": averaged}
-            state |= {"optimiser": optimiser.state_dict(), "share": share}
+            state = directed.state() | {"share": share}
             state |= {"critic_training": critic_training.state_dict(), "judged": judged, "weight": weight}
             run.checkpoint(row, state)
-            _export(unet.unet, trained, averaged, len(parameters), space, read_out, targets, out)
-
-
-@torch.no_grad()
-def _export(
-    unet: Any,
-    trained: list[Tensor],
-    averaged: list[Tensor],
-    decoding: int,
-    space: ComponentSpace,
-    read_out: ReadOut,
-    targets: Targets,
-    out: Path,
-) -> None:
-    """Write the averages as they will be used, then put the trained values back."""
-    values = [p.detach().clone() for p in trained]
-    for p, average in zip(trained, averaged, strict=True):
-        p.copy_(average)
-    coordinates = read_out(targets.codes)
-    # Coordinates in standard deviations over the targets, so that the search's steps mean the same everywhere.
-    scale = coordinates.std(0).clamp_min(1e-6)
-    ComponentSpace(space.timesteps, trained[decoding] * scale[..., None], space.shape).save(out / "hspace.safetensors")
-    torch.save(coordinates / scale, out / "coordinates.pt")
-    unet.save_pretrained(out / "unet")
-    for p, value in zip(trained, values, strict=True):
-        p.copy_(value)
+            directed.export(targets.codes, out)

@@ -14,6 +14,7 @@ from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogni
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
 from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.directed import too_long
 from fluidvid.engine.training.swaps import swapped
 
 
@@ -58,23 +59,27 @@ def faces_of(
 
 def displaced(
     backbone: Backbone, space: ComponentSpace, faces: Faces, noise: Tensor, directions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Difference editing along `(N, L, C * h * w)` directions: latents after it, and the error of what was not moved.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Difference editing along `(N, L, C * h * w)` directions: latents after it, the error of what was not moved, and
+    how much too long the directions are.
 
     The encoding half has no gradient at the first level: nothing that is trained comes before it.
     """
-    n, after, denoise = len(noise), faces.latents, noise.new_zeros(())
+    n, after = len(noise), faces.latents
+    denoise = length = noise.new_zeros(())
     for level, t in enumerate(space.timesteps):
         ts = torch.full((n,), t)
         with torch.set_grad_enabled(level > 0):
             bottleneck = backbone.unet.encode(backbone.schedule.add_noise(after, noise, ts), ts)
+        if level == 0:
+            length = too_long(bottleneck.h, directions)
         direction = directions[:, level].reshape(n, *space.shape)
         moved = displace(bottleneck.h.float(), direction, faces.strength, "geodesic")
         both = backbone.unet.decode(bottleneck.repeat(2), torch.cat([bottleneck.h.float(), moved])).float()
         if level == 0:
             denoise = (both[:n] - faces.latents).pow(2).mean()
         after = after + both[n:] - both[:n].detach()
-    return after, denoise
+    return after, denoise, length
 
 
 def identity_terms(
@@ -129,5 +134,5 @@ def swaps(faces: Faces, region: Tensor, donors: Tensor, meshes: Tensor) -> tuple
     """
     kept = faces.kept
     assert kept.mesh is not None
-    wanted = swapped(faces.crops, kept.mesh.float(), region, donors, meshes)
+    wanted = swapped(faces.crops, kept.landmarks.float(), kept.mesh.float(), region, donors, meshes)
     return wanted, region * (1 - 0.6 * skin_region(kept.landmarks, region.shape[-1]))

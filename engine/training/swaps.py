@@ -1,17 +1,30 @@
 """What somebody would look like with another person's face: the donor's picture, bent to the face that is there.
 
-No network draws it, so every part of it is a face's. A step of the bank's training shows it as what the edit to that
-pseudonym should look like; recognisers alone only say who it should be, and are content with what looks drawn.
+No network draws it, so every part of it is a face's. Training shows it as what the edit to that pseudonym should look
+like (`fluidvid.engine.training.swapping`); recognisers alone only say who it should be, and are content with what looks
+drawn. Gaze, lids and what an open mouth shows stay the person's own, and so does the forehead: donors have fringes.
 """
 
 from __future__ import annotations
 
+import math
+
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 EVERY = 5
 """Of the mesh's points one in so many steers the bending."""
+EYES_AND_MOUTH = (
+    (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
+    (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
+    (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191),
+)
+"""The mesh's points around both eyes and inside the lips, in order."""
+BLOCK = 8
+"""Side of the cells in which light is averaged, in pixels."""
 STIFF = 1e-4
 """Regularisation of the thin-plate spline: what the mesh gets wrong does not fold the picture."""
 
@@ -38,12 +51,12 @@ def bend(pictures: Tensor, points: Tensor, goals: Tensor) -> Tensor:
     system[:, :count, :count] = _kernel(here, here) + STIFF * torch.eye(count, device=here.device)
     system[:, :count, count:], system[:, count:, :count] = affine, affine.transpose(1, 2)
     weights = torch.linalg.solve(system, F.pad(there - here, (0, 0, 0, 3))).float()
-    axis = (torch.arange(size // 2, device=points.device) + 0.5) / (size // 2)
+    axis = (torch.arange(size // 4, device=points.device) + 0.5) / (size // 4)
     ys, xs = torch.meshgrid(axis, axis, indexing="ij")
     grid = torch.stack([xs, ys], -1).reshape(1, -1, 2).expand(n, -1, 2)
     shift = _kernel(grid, here.float()) @ weights[:, :count]
     shift = shift + torch.cat([grid.new_ones(n, grid.shape[1], 1), grid], 2) @ weights[:, count:]
-    shift = shift.transpose(1, 2).reshape(n, 2, size // 2, size // 2)
+    shift = shift.transpose(1, 2).reshape(n, 2, size // 4, size // 4)
     shift = F.interpolate(shift, size=(size, size), mode="bilinear", align_corners=False)
     still = torch.eye(2, 3, device=points.device).expand(n, 2, 3)
     place = F.affine_grid(still, [n, 3, size, size], align_corners=False) + 2 * shift.permute(0, 2, 3, 1)
@@ -64,24 +77,56 @@ def softened(pictures: Tensor, region: Tensor, sigma: float) -> Tensor:
     return mean(pictures * region) / mean(region).clamp_min(1e-3)
 
 
-def swapped(crops: Tensor, mesh: Tensor, region: Tensor, donors: Tensor, donor_mesh: Tensor) -> Tensor:
+def light(pictures: Tensor, region: Tensor) -> Tensor:
+    """`(N, 3, S, S)` the light on a face: its colours over a tenth of the side, averaged over what `region` shows."""
+    cells = F.avg_pool2d(pictures * region, BLOCK), F.avg_pool2d(region, BLOCK)
+    soft = softened(cells[0] / cells[1].clamp_min(1e-3), cells[1], pictures.shape[-1] / 10 / BLOCK)
+    return F.interpolate(soft, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def eyes_and_mouth(mesh: Tensor, size: int) -> Tensor:
+    """`(N, 1, size, size)` in [0, 1]: what lies between the lids and between the lips of `(N, 468, 2)` meshes."""
+    found = []
+    for points in mesh.cpu().numpy() * size - 0.5:
+        shown = np.zeros((size, size), np.uint8)
+        for ring in EYES_AND_MOUTH:
+            cv2.fillPoly(shown, [np.round(16 * points[list(ring)]).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        found.append(cv2.GaussianBlur(shown, (0, 0), size / 180))
+    return torch.from_numpy(np.stack(found)).to(mesh.device)[:, None].float() / 255
+
+
+def below_the_forehead(landmarks68: Tensor, size: int) -> Tensor:
+    """`(N, 1, size, size)`: 1 up to the brows of `(N, 68, 2)` landmarks, falling to 0 on the forehead above them."""
+    eyes, mouth = landmarks68[:, 36:48].mean(1), landmarks68[:, 48:68].mean(1)
+    up = (eyes - mouth)[:, None]
+    axis = (torch.arange(size, device=landmarks68.device) + 0.5) / size
+    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
+    offset = torch.stack([xs, ys], -1).reshape(1, -1, 2) - landmarks68[:, None, 17:27].mean(2)
+    height = ((offset * up).sum(2) / up.pow(2).sum(2)).reshape(-1, 1, size, size)
+    return 0.5 + 0.5 * torch.cos(math.pi * ((height - 0.1) / 0.28).clamp(0, 1))
+
+
+def swapped(
+    crops: Tensor, landmarks68: Tensor, mesh: Tensor, region: Tensor, donors: Tensor, donor_mesh: Tensor
+) -> Tensor:
     """`(N, 3, S, S)` crops with the donors' faces in `(N, 1, S, S)` regions, in the crops' light and no sharper.
 
     Args:
         crops: `(N, 3, S, S)` in [-1, 1].
-        mesh: `(N, 468, 2)` of the crops, in fractions of the side.
+        landmarks68: `(N, 68, 2)` of the crops, in fractions of the side.
+        mesh: `(N, 468, 2)` of them.
         region: `(N, 1, S, S)` in [0, 1].
         donors: `(N, 3, S, S)` other people.
         donor_mesh: `(N, 468, 2)` of them.
     """
-    bent = bend(donors, donor_mesh[:, ::EVERY], mesh[:, ::EVERY])
     size = crops.shape[-1]
-    light = softened(crops, region, size / 10)
+    region = region * below_the_forehead(landmarks68, size)
+    bent = bend(donors, donor_mesh[:, ::EVERY], mesh[:, ::EVERY])
     fine = [x - softened(x, region, size / 80) for x in (bent, crops)]
     detail = [(region * f.pow(2)).sum((1, 2, 3), keepdim=True) for f in fine]
     sharper = (1 - (detail[1] / detail[0].clamp_min(1e-6)).sqrt()).clamp(0, 1)
-    lit = bent - sharper * fine[0] - softened(bent, region, size / 10) + light
-    return torch.lerp(crops, lit, region).clamp(-1, 1)
+    lit = bent - sharper * fine[0] - light(bent, region) + light(crops, region)
+    return torch.lerp(crops, lit, region * (1 - eyes_and_mouth(mesh, size))).clamp(-1, 1)
 
 
 def likeness(edited: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
-"""`fluidvid prior train bank`: universal directions to pseudonyms, and the prior that is shipped with them."""
+"""`fluidvid prior train swaps|bank`: universal directions to pseudonyms, and the prior that is shipped with them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
@@ -17,23 +20,29 @@ from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace
-from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_bank
+from fluidvid.engine.training.bank import BankTraining, train_bank
+from fluidvid.engine.training.directed import ReadOut
 from fluidvid.engine.training.directions import bottlenecks, fit_components
 from fluidvid.engine.training.runs import load_state
+from fluidvid.engine.training.swapping import SwapTraining, train_swaps
+from fluidvid.engine.training.targets import Targets
 from fluidvid.errors import ModelError
 from fluidvid.models import ModelStore
+from fluidvid.prior.dataset import FaceSet, gather
 from fluidvid.prior.folder import read_card, write_folder
-from fluidvid.prior.training import TrainingRequest, faces_for, start_folder, successor
+from fluidvid.prior.training import TrainingRequest, detector, faces_for, start_folder, successor
 
 JUDGE = "dlib_resnet"
 """Its embeddings of the pseudonyms are the audit's gallery: shipped, but nothing is trained with it."""
 ROWS = 512
 """Pseudonyms that are shipped."""
 CANDIDATES = 2048
-"""Faces that may become pseudonyms, of the first source."""
+"""Faces that may become pseudonyms, of the donors or the first source."""
 SAME = 0.98
 """Cosine from which two embeddings, one of them rounded, are of one picture."""
-LEVEL = 300
+KINDS = ("swaps", "bank")
+"""Trainings of directions; the card counts the steps of each."""
+LEVEL = 100
 """The timestep that is edited; chosen in benchmarks/PRIOR.md."""
 
 
@@ -100,13 +109,42 @@ def known_directions(
     return ComponentSpace.load(places[1], shape), read_out_of(targets.codes, bank.coordinates)
 
 
-def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
-    """Train directions from a complete prior, with `request.teachers` as guides of the training only.
+@dataclass(frozen=True, eq=False)
+class _Directions:
+    """Where the training of directions begins.
 
-    A prior whose directions lead to the same people goes on from them.
+    Attributes:
+        run: the run's folder.
+        start: folder of the prior.
+        card: of the prior.
+        backbone: it.
+        nets: recognisers, whose embeddings say who a target is.
+        attributes: with the mesh.
+        faces: the people to edit.
+        targets: the people to become.
+        space: components of h.
+        read_out: from the targets' codes to coordinates.
+    """
 
-    Their files are named like recognisers of `fluidvid.engine.build.RECOGNISERS`; the card lists them among the
-    guides, so that no audit takes them for independent.
+    run: Path
+    start: Path
+    card: dict[str, Any]
+    backbone: Backbone
+    nets: list[Recogniser]
+    attributes: AttributeNetworks
+    faces: FaceSet
+    targets: Targets
+    space: ComponentSpace
+    read_out: ReadOut
+
+    @property
+    def chances(self) -> NDArray[np.float64]:
+        """`(N,)` how often each face is drawn, relative; 0 where held out."""
+        return self.faces.weights * ~self.faces.held_out
+
+
+def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directions:
+    """Read the faces and label the targets; a prior whose directions lead to the same people goes on from them.
 
     Raises:
         FluidvidError: pictures, start, teacher or folder are not as they should be.
@@ -132,34 +170,82 @@ def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
         resolve("facemesh468"),
         backbone.template,
     ).eval()
-    run = request.open("bank")
+    run = request.open(kind)
     faces = faces_for(request, run, backbone.crop_size, backbone.template)
-    first = next(iter(faces.sources.values()))
-    crops = to_crops(faces.pictures[np.flatnonzero(~faces.held_out[:first])[:CANDIDATES]])
     labels = run / "targets.pt"
     if labels.exists():
         targets = Targets(**torch.load(labels, weights_only=True))
     else:
-        targets = targets_of(crops, nets, attributes)
+        targets = targets_of(_donors(request, backbone, faces), nets, attributes)
         torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, labels)
     known = known_directions(start, h_shape(backbone), targets)
-    space, read_out = known or first_directions(backbone, crops, targets.codes, LEVEL)
-    before = 0 if known is None else int(card.get("figures", {}).get("bank_steps", 0))
-    (run / "begun.json").write_text(json.dumps({"guides": [n for n in names if n != JUDGE], "bank_steps": before}))
+    space, read_out = known or first_directions(backbone, targets.pictures, targets.codes, LEVEL)
+    figures = card.get("figures", {}) if known is not None else {}
+    begun: dict[str, Any] = {name: int(figures.get(name, 0)) for name in (f"{kind}_steps" for kind in KINDS)}
+    guides = list(card.get("guides", []))
+    if kind == "bank" or taught:
+        guides = list(dict.fromkeys([*guides, *(n for n in names if n != JUDGE)]))
+    (run / "begun.json").write_text(json.dumps({**begun, "guides": guides, "kind": kind}))
+    return _Directions(run, start, card, backbone, nets, attributes, faces, targets, space, read_out)
+
+
+def _donors(request: TrainingRequest, backbone: Backbone, faces: FaceSet) -> Tensor:
+    """`(N, 3, S, S)` pictures of the people to become."""
+    if request.donors is not None:
+        pictures = gather((request.donors,), backbone.crop_size, backbone.template, detector, request.aligned).pictures
+        return to_crops(pictures[:CANDIDATES])
+    first = next(iter(faces.sources.values()))
+    return to_crops(faces.pictures[np.flatnonzero(~faces.held_out[:first])[:CANDIDATES]])
+
+
+def run_swaps(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
+    """Teach the decoding half of a complete prior to draw the donors' faces, and a direction to each of them.
+
+    With teachers they and the guides of the search are asked, too.
+
+    Raises:
+        FluidvidError: pictures, start or folder are not as they should be.
+    """
+    begun = _begin(request, "swaps", models)
+    train_swaps(
+        begun.backbone,
+        replace(begun.space, timesteps=(LEVEL,)),
+        begun.read_out,
+        begun.targets,
+        [net for net in begun.nets if net.name != JUDGE] if request.teachers else [],
+        begun.attributes,
+        begun.faces.pictures,
+        begun.chances,
+        begun.run,
+        SwapTraining(**request.options()),
+    )
+    return write_bank(request, begun.run, begun.start, successor(begun.card, request, begun.faces, {}))
+
+
+def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
+    """Train directions from a complete prior, with `request.teachers` as guides of the training only.
+
+    Their files are named like recognisers of `fluidvid.engine.build.RECOGNISERS`; the card lists them among the
+    guides, so that no audit takes them for independent.
+
+    Raises:
+        FluidvidError: pictures, start, teacher or folder are not as they should be.
+    """
+    begun = _begin(request, "bank", models)
     # faceres costs as much as all others together: it guides the search, not the training.
     train_bank(
-        backbone,
-        space,
-        read_out,
-        targets,
-        [net for net in nets if net.name not in ("faceres", JUDGE)],
-        attributes,
-        faces.pictures,
-        faces.weights * ~faces.held_out,
-        run,
+        begun.backbone,
+        begun.space,
+        begun.read_out,
+        begun.targets,
+        [net for net in begun.nets if net.name not in ("faceres", JUDGE)],
+        begun.attributes,
+        begun.faces.pictures,
+        begun.chances,
+        begun.run,
         BankTraining(**request.options()),
     )
-    return write_bank(request, run, start, successor(card, request, faces, {}))
+    return write_bank(request, begun.run, begun.start, successor(begun.card, request, begun.faces, {}))
 
 
 def write_bank(request: TrainingRequest, run: Path, start: Path, card: dict[str, object]) -> dict[str, float]:
@@ -175,7 +261,9 @@ def write_bank(request: TrainingRequest, run: Path, start: Path, card: dict[str,
     begun = json.loads((run / "begun.json").read_text())
     steps = 0 if state is None else int(state["step"])
     figures = {name: value for name, value in read_card(start).get("figures", {}).items() if name.endswith("_steps")}
-    figures["bank_steps"] = begun["bank_steps"] + steps
+    figures |= {name: begun[name] for name in (f"{kind}_steps" for kind in KINDS) if begun.get(name)}
+    trained = f"{begun['kind']}_steps"
+    figures[trained] = begun[trained] + steps
     new = {**card, "edit_timesteps": list(levels), "edit_skips": True, "figures": figures}
     new["guides"] = begun["guides"]
     write_folder(

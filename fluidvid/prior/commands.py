@@ -1,4 +1,4 @@
-"""`fluidvid prior train autoencoder|diffusion|identity|bank`, `sample`, `evaluate`."""
+"""`fluidvid prior train autoencoder|diffusion|swaps|bank|identity`, `sample`, `evaluate`."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ prior_app = typer.Typer(
 )
 train_app = typer.Typer(
     no_args_is_help=True,
-    help="Train one part, in this order: autoencoder, diffusion, bank; identity is a recogniser that guides edits. "
-    "DATA: folders, zips or npz of pictures; raw ones are searched for faces and aligned.",
+    help="Train one part, in this order: autoencoder, diffusion, swaps, bank; identity is a recogniser that guides "
+    "edits. DATA: folders, zips or npz of pictures; raw ones are searched for faces and aligned.",
 )
 prior_app.add_typer(train_app, name="train")
 
@@ -163,8 +163,31 @@ def _identity() -> _Run:
     return run_identity
 
 
+_Donors = (
+    str | None,
+    typer.Option(None, "--donors", metavar="PATH", help="faces to become, best without glasses; default: first DATA"),
+)
+
+
+@_trains(
+    "swaps",
+    teacher=(
+        list[Path],
+        typer.Option([], "--teacher", metavar="FILE", help="recogniser that is asked too, may be given more than once"),
+    ),
+    donors=_Donors,
+    fresh=None,
+)
+def _swaps() -> _Run:
+    """Teach a complete prior to draw the faces of donors, and a universal direction to each: before the bank."""
+    from fluidvid.prior.bank import run_swaps
+
+    return run_swaps
+
+
 @_trains(
     "bank",
+    donors=_Donors,
     teacher=(
         list[Path],
         typer.Option(..., "--teacher", metavar="FILE", help="recogniser that guides, may be given more than once"),
@@ -172,7 +195,7 @@ def _identity() -> _Run:
     fresh=None,
 )
 def _bank() -> _Run:
-    """Train universal directions to pseudonyms, drawn from the first DATA, from a complete prior."""
+    """Train universal directions to pseudonyms with recognisers, from a complete prior."""
     from fluidvid.prior.bank import run_bank
 
     return run_bank

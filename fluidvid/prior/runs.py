@@ -15,11 +15,12 @@ class RunFacts:
     """What a run must keep from its first start to its last.
 
     Attributes:
-        kind: "autoencoder", "diffusion", "identity" or "bank".
+        kind: "autoencoder", "diffusion", "identity", "swaps" or "bank".
         data: sources of pictures as they were named.
         start: folder or file whose weights it began with, or None.
         teacher: recogniser it learns from, or None.
         seed: of everything random.
+        donors: source of the people to become, or None.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class RunFacts:
     start: str | None
     teacher: str | None
     seed: int
+    donors: str | None = None
 
 
 def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Path:

@@ -58,6 +58,7 @@ class TrainingRequest:
         aligned: whether pictures are aligned; None: those of the crop's size are.
         seed: of everything random.
         teachers: ONNX files of recognisers to learn from.
+        donors: `PATH` of the people to become, where they are not the first source's.
         licence: of the result, as the owner of the pictures decides.
         shape: of a recogniser with new weights, one of `fluidvid.engine.training.student.SHAPES`.
     """
@@ -74,13 +75,14 @@ class TrainingRequest:
     aligned: bool | None = None
     seed: int = 0
     teachers: tuple[Path, ...] = ()
+    donors: str | None = None
     licence: str | None = None
     shape: str = "deep"
 
     def open(self, kind: str) -> Path:
         """The run's folder."""
         teacher = ", ".join(map(str, self.teachers)) or None
-        facts = RunFacts(kind, self.data, None if self.fresh else self.start, teacher, self.seed)
+        facts = RunFacts(kind, self.data, None if self.fresh else self.start, teacher, self.seed, self.donors)
         return open_run(self.out, facts, resume=self.resume)
 
     def options(self) -> dict[str, Any]:
@@ -99,17 +101,19 @@ def start_folder(start: str, models: ModelStore) -> Path:
     return Path(start) if Path(start).is_dir() else models.resolve(start)
 
 
+def detector() -> Any:
+    """What finds the faces of raw pictures; loaded where there are some."""
+    from fluidvid.assembly import make_detector
+    from fluidvid.config import Config
+
+    return make_detector(Config(), ModelStore()).detect
+
+
 def faces_for(request: TrainingRequest, run: Path, size: int, template: NDArray[np.float64]) -> FaceSet:
     """The pictures of a run, read and aligned once: a run that goes on takes those it began with."""
     kept = run / "faces.npz"
     if kept.exists():
         return FaceSet.load(kept)
-
-    def detector() -> Any:
-        from fluidvid.assembly import make_detector
-        from fluidvid.config import Config
-
-        return make_detector(Config(), ModelStore()).detect
 
     faces = gather(request.data, size, template, detector, request.aligned)
     faces.save(kept)

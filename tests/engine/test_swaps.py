@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fluidvid.engine.training.swaps import bend, likeness, softened, swapped
+from fluidvid.engine.training.swaps import (
+    EYES_AND_MOUTH,
+    below_the_forehead,
+    bend,
+    eyes_and_mouth,
+    likeness,
+    softened,
+    swapped,
+)
 
 SIDE = 64
 
@@ -20,6 +28,22 @@ def _dot(x: float, y: float) -> torch.Tensor:
 def _points() -> torch.Tensor:
     axis = torch.linspace(0.25, 0.75, 5)
     return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(1, -1, 2)
+
+
+def _mesh(generator: torch.Generator) -> torch.Tensor:
+    """Points all over the face; eyes and mouth are closed and out of the way."""
+    mesh = _points().repeat(1, 19, 1)[:, :468]
+    mesh = mesh + 0.01 * torch.rand(mesh.shape, generator=generator)
+    for ring in EYES_AND_MOUTH:
+        mesh[:, list(ring)] = torch.tensor([0.27, 0.73])
+    return mesh
+
+
+def _landmarks(brows: float = 0.3) -> torch.Tensor:
+    """Eyes at .4 of the height, the mouth at .7; nothing else matters here."""
+    points = torch.full((1, 68, 2), 0.5)
+    points[:, 17:27, 1], points[:, 36:48, 1], points[:, 48:68, 1] = brows, 0.4, 0.7
+    return points
 
 
 def _centre(picture: torch.Tensor) -> tuple[float, float]:
@@ -51,9 +75,8 @@ def test_a_swap_keeps_light_and_what_is_outside_and_takes_the_donors_features() 
     donors = torch.full((1, 3, SIDE, SIDE), 0.4) + 0.5 * _dot(0.4, 0.6)
     axis = (torch.arange(SIDE) + 0.5) / SIDE
     region = ((axis[None, :] - 0.5) ** 2 + (axis[:, None] - 0.5) ** 2 < 0.3**2).float()[None, None]
-    mesh = _points().repeat(1, 19, 1)[:, :468]
-    mesh = mesh + 0.01 * torch.rand(mesh.shape, generator=torch.Generator().manual_seed(0))
-    done = swapped(crops, mesh, region, donors, mesh)
+    mesh = _mesh(torch.Generator().manual_seed(0))
+    done = swapped(crops, _landmarks(0.1), mesh, region, donors, mesh)
     outside = (region == 0).expand_as(done)
     assert torch.equal(done[outside], crops[outside])
     inside = region.expand_as(done) > 0
@@ -65,11 +88,29 @@ def test_a_swap_keeps_light_and_what_is_outside_and_takes_the_donors_features() 
 def test_a_swap_is_no_sharper_than_the_picture_it_is_put_into() -> None:
     generator = torch.Generator().manual_seed(0)
     donors = 0.5 * torch.randn(1, 3, SIDE, SIDE, generator=generator)
-    region, mesh = torch.ones(1, 1, SIDE, SIDE), _points().repeat(1, 19, 1)[:, :468]
-    mesh = mesh + 0.01 * torch.rand(mesh.shape, generator=generator)
-    soft = swapped(softened(donors.flip(3), region, 4.0), mesh, region, donors, mesh)
-    sharp = swapped(donors.flip(3), mesh, region, donors, mesh)
+    region, mesh = torch.ones(1, 1, SIDE, SIDE), _mesh(generator)
+    soft = swapped(softened(donors.flip(3), region, 4.0), _landmarks(-0.2), mesh, region, donors, mesh)
+    sharp = swapped(donors.flip(3), _landmarks(-0.2), mesh, region, donors, mesh)
     assert float(soft.diff(dim=-1).abs().mean()) < 0.4 * float(sharp.diff(dim=-1).abs().mean())
+
+
+def test_a_swap_keeps_what_open_eyes_and_an_open_mouth_show_and_the_forehead() -> None:
+    generator = torch.Generator().manual_seed(0)
+    crops, donors = torch.zeros(1, 3, SIDE, SIDE), torch.rand(1, 3, SIDE, SIDE, generator=generator)
+    region, mesh = torch.ones(1, 1, SIDE, SIDE), _mesh(generator)
+    for ring, (x, y) in zip(EYES_AND_MOUTH, ((0.35, 0.4), (0.65, 0.4), (0.5, 0.7)), strict=True):
+        turn = torch.linspace(0, 2 * torch.pi, len(ring) + 1)[:-1]
+        mesh[:, list(ring)] = torch.stack([x + 0.08 * turn.cos(), y + 0.08 * turn.sin()], 1)
+    shown = eyes_and_mouth(mesh, SIDE)[0, 0]
+    assert [float(shown[int(y * SIDE), int(x * SIDE)]) for x, y in ((0.35, 0.4), (0.65, 0.4), (0.5, 0.7))] == [1, 1, 1]
+    assert float(shown.mean()) == pytest.approx(3 * torch.pi * 0.08**2, rel=0.3)
+    low = below_the_forehead(_landmarks(), SIDE)[0, 0]
+    assert torch.all(low[int(0.3 * SIDE) :] == 1)
+    assert torch.all(low[: int(0.18 * SIDE)] == 0)
+    done = swapped(crops, _landmarks(), mesh, region, donors, mesh)[0].abs().mean(0)
+    assert float(done[shown == 1].max()) == 0
+    assert float(done[low == 0].max()) == 0
+    assert float(done[(shown == 0) & (low == 1)].mean()) > 0.01
 
 
 def test_likeness_counts_pixels_and_slopes_where_the_weight_is() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,15 +16,18 @@ from numpy.typing import NDArray
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.crops import to_crops
-from fluidvid.engine.face_networks import Attributes
+from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
 from fluidvid.engine.subspace import ComponentSpace
-from fluidvid.engine.training.bank import BankTraining, ReadOut, Targets, train_bank
+from fluidvid.engine.training.bank import BankTraining, train_bank
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic, hinge
 from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusion
+from fluidvid.engine.training.directed import ReadOut
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import read_pictures
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row
 from fluidvid.engine.training.sharpen import SharpenTraining, train_sharp
+from fluidvid.engine.training.swapping import PairCache, SwapTraining, train_swaps
+from fluidvid.engine.training.targets import Targets
 from fluidvid.errors import InputError
 from tests.engine.tiny import TINY_AUTOENCODER, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
 
@@ -109,9 +115,92 @@ def test_sharpening_moves_the_decoding_half_only(
         train_sharp(tiny_unet(), cache, space, _latents(), tmp_path, options)
         last, done = done, torch.load(tmp_path / "state.pt", weights_only=False)["step"]
         assert done > last
-    before, after = tiny_unet().state_dict(), _saved(tmp_path)
-    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"up_blocks", "conv_norm_out", "conv_out"}
+    assert _moved(tmp_path) == {"up_blocks", "conv_norm_out", "conv_out"}
+
+
+def _targets(pictures: NDArray[np.uint8], attributes: AttributeNetworks) -> Targets:
+    """Six people with codes of three values."""
+    donors = to_crops(pictures[:6])
+    people = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+    ages, males, meshes = torch.linspace(20, 60, 6), torch.full((6,), 0.5), attributes.mesh(donors)
+    return Targets(torch.randn(6, 3), {"who": people}, ages, males, donors, meshes)
+
+
+def _moved(run: Path) -> set[str]:
+    """The parts of the U-Net that a run changed."""
+    before, after = tiny_unet().state_dict(), _saved(run)
+    return {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def _swapping(
+    pictures: NDArray[np.uint8],
+    tmp_path: Path,
+    space: ComponentSpace,
+    options: SwapTraining,
+    recognisers: Sequence[Recogniser] = (),
+) -> None:
+    torch.manual_seed(3)
+    attributes = tiny_attributes(tmp_path)
+    train_swaps(
+        tiny_backbone(tmp_path),
+        space,
+        ReadOut(3, 1, 4),
+        _targets(pictures, attributes),
+        recognisers,
+        attributes,
+        pictures,
+        np.ones(12),
+        tmp_path / "swaps",
+        options,
+    )
+
+
+def test_the_decoding_half_learns_to_draw_donors_and_directions_stay_within_a_quarter_turn(
+    pictures: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    space = ComponentSpace((100,), 100 * torch.randn(1, 4, 16 * 4 * 4), (16, 4, 4))
+    options = SwapTraining(
+        hours=1, steps=60, batch=8, fresh=8, begin=8, cache=16, denoise=0.1, learning_rate=4e-3, direction_rate=0.05
+    )
+    _swapping(pictures, tmp_path, space, replace(options, steps=5))
+    _swapping(pictures, tmp_path, space, options)
+    rows = list(csv.DictReader((tmp_path / "swaps" / "log.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [5, 60]
+    assert float(rows[1]["swap"]) < 0.9 * float(rows[0]["swap"])
+    assert float(rows[1]["length"]) < 0.5 * float(rows[0]["length"])
+    assert _moved(tmp_path / "swaps") == {"up_blocks", "conv_norm_out", "conv_out"}
+    assert torch.load(tmp_path / "swaps" / "coordinates.pt").shape == (6, 1, 4)
+    assert ComponentSpace.load(tmp_path / "swaps" / "hspace.safetensors", (16, 4, 4)).timesteps == (100,)
+
+
+def test_recognisers_and_a_critic_are_asked_beside_the_pictures(pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    space = ComponentSpace((100,), torch.randn(1, 4, 16 * 4 * 4), (16, 4, 4))
+    options = SwapTraining(hours=1, steps=3, batch=8, fresh=8, begin=8, cache=16, critic_warmup=2, calibrated=1)
+    nets = [tiny_recogniser(tmp_path, name) for name in ("who", "whom", "whose")]
+    _swapping(pictures, tmp_path, space, options, nets)
+    _swapping(pictures, tmp_path, space, replace(options, steps=5), nets)
+    rows = list(csv.DictReader((tmp_path / "swaps" / "log.csv").read_text().splitlines()))
+    assert {"displace", "suppress", "apart", "critic"} <= rows[0].keys()
+    state = torch.load(tmp_path / "swaps" / "state.pt", weights_only=False)
+    assert (state["step"], state["judged"]) == (5, 5)
+    assert min(state["weights"]) > 0
+
+
+def test_pairs_are_two_donors_of_each_face_and_the_oldest_give_way(pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    attributes, options = tiny_attributes(tmp_path), SwapTraining(fresh=8, begin=8, cache=16)
+    generator = torch.Generator().manual_seed(0)
+    targets, rng = _targets(pictures, attributes), np.random.default_rng(0)
+    cache = PairCache(tiny_backbone(tmp_path), attributes, targets, pictures, np.ones(12), options, rng, generator)
+    others = False
+    for _ in range(8):
+        pairs = cache.draw(8)
+        others = others or not torch.equal(pairs.rows[:4], pairs.rows[4:])
+        assert len(pairs.rows) == len(pairs.latents) == len(pairs.wanted) == len(pairs.weights) == 8
+        assert torch.equal(pairs.latents[:4], pairs.latents[4:])
+        assert float(pairs.weights.min()) >= 0
+        assert float(pairs.weights.max()) <= 1
+    assert others
+    assert cache.made == 16
 
 
 @pytest.mark.parametrize("swap", [0.0, 40.0])
@@ -119,11 +208,7 @@ def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
     pictures: NDArray[np.uint8], tmp_path: Path, swap: float
 ) -> None:
     recognisers, attributes = [tiny_recogniser(tmp_path, "who")], tiny_attributes(tmp_path)
-    codes = torch.randn(6, 3)
-    people = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
-    donors = to_crops(pictures[:6])
-    meshes = attributes.mesh(donors)
-    targets = Targets(codes, {"who": people}, torch.linspace(20, 60, 6), torch.full((6,), 0.5), donors, meshes)
+    targets = _targets(pictures, attributes)
     space = ComponentSpace((300,), torch.randn(1, 4, 16 * 4 * 4), (16, 4, 4))
     read_out = ReadOut(3, 1, 4)
     done = 0
@@ -144,9 +229,7 @@ def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
         assert done > last
     columns = (tmp_path / "bank" / "log.csv").read_text().splitlines()[0].split(",")
     assert ("swap" in columns) == (swap > 0)
-    before, after = tiny_unet().state_dict(), _saved(tmp_path / "bank")
-    moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert moved == {"up_blocks", "conv_norm_out", "conv_out"}
+    assert _moved(tmp_path / "bank") == {"up_blocks", "conv_norm_out", "conv_out"}
     coordinates = torch.load(tmp_path / "bank" / "coordinates.pt")
     assert coordinates.shape == (6, 1, 4)
     torch.testing.assert_close(coordinates.std(0), torch.ones(1, 4))  # in standard deviations over the targets

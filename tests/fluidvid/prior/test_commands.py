@@ -134,7 +134,7 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     code, _, err = fluidvid(*common, "--steps", 2, "--resume")
     assert (code, err) == (0, "")
     backbone = load_backbone(out)
-    assert backbone.edit_timesteps == (300,)
+    assert backbone.edit_timesteps == (100,)
     assert backbone.card["figures"] == {"unet_steps": 5, "bank_steps": 2}
     assert backbone.card["guides"] == list(GUIDES)
     trained = int((~np.load(out / "run" / "faces.npz")["held_out"]).sum())
@@ -143,7 +143,7 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     assert bank.coordinates is not None
     assert bank.coordinates.shape == (trained, 1, trained - 1)
     space = ComponentSpace.load(out / "hspace.safetensors", h_shape(backbone))
-    assert space.timesteps == (300,)
+    assert space.timesteps == (100,)
     assert space.basis.shape[1] == trained - 1
     # A prior that has directions to these people goes on from them.
     bank.coordinates = torch.randn(bank.coordinates.shape, generator=torch.Generator().manual_seed(1))
@@ -160,6 +160,33 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     gone_on = torch.einsum("nlk,lkd->nd", bank.coordinates, basis)
     assert float(torch.cosine_similarity(gone_on, known).min()) > 0.95
     assert load_backbone(further).card["figures"] == {"unet_steps": 5, "bank_steps": 3}
+
+
+def test_swaps_go_before_a_bank_and_it_goes_on_from_them(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    out, further = tmp_path / "out", tmp_path / "further"
+    common = ("--start", seed_prior, "--out", out, "--donors", data, "--batch", 4, "--quiet")
+    assert fluidvid("train", "swaps", data, *common, "--steps", 1)[0] == 0
+    code, _, err = fluidvid("train", "swaps", data, *common, "--steps", 2, "--resume")
+    assert (code, err) == (0, "")
+    backbone = load_backbone(out)
+    assert backbone.edit_timesteps == (100,)
+    assert backbone.card["figures"] == {"unet_steps": 5, "swaps_steps": 2}
+    assert backbone.card["guides"] == []  # no recogniser took part
+    bank = PseudonymBank.load(out / "pseudonyms.safetensors")
+    code, _, err = fluidvid("train", "swaps", data, *common[:-4], data / "no", "--batch", 4, "--steps", 3, "--resume")
+    assert code == 2
+    assert "donors" in err
+    guide = ModelStore().resolve("identity_student")
+    bank_options = ("--start", out, "--out", further, "--teacher", guide, "--donors", data, "--batch", 4, "--quiet")
+    assert fluidvid("train", "bank", data, *bank_options, "--steps", 1)[0] == 0
+    backbone = load_backbone(further)
+    assert backbone.edit_timesteps == (100,)
+    assert backbone.card["figures"] == {"unet_steps": 5, "swaps_steps": 2, "bank_steps": 1}
+    assert backbone.card["guides"] == list(GUIDES)
+    again = PseudonymBank.load(further / "pseudonyms.safetensors")
+    torch.testing.assert_close(again.embeddings, bank.embeddings)  # the same people
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "diffusion", pytest.param("identity", marks=pytest.mark.slow)])

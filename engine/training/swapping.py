@@ -1,0 +1,349 @@
+"""The decoding half of the embedded prior learns to draw another person's face: before the bank's training.
+
+What an edit to a pseudonym should look like is known: the donor's face in the crop (`fluidvid.engine.training.swaps`).
+So this is learnt like any mapping from examples, in latents and at a tenth of the bank's cost: the direction says who,
+skips say the pose, the light and the expression. What is left of the person in it recognisers say, and a critic what
+looks drawn, on a few of the pairs. Where nothing is displaced the decoding half is held to denoising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from fluidvid.engine.backbone import Backbone
+from fluidvid.engine.composite import face_region, skin_region
+from fluidvid.engine.crops import to_crops
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.geodesic import displace
+from fluidvid.engine.losses import suppress
+from fluidvid.engine.subspace import ComponentSpace
+from fluidvid.engine.training.critic import CriticTraining, FaceCritic
+from fluidvid.engine.training.diffusion import drop_skips
+from fluidvid.engine.training.directed import DirectedHalf, ReadOut, too_long
+from fluidvid.engine.training.grimaces import grimaces
+from fluidvid.engine.training.pictures import augment
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, held, warmed
+from fluidvid.engine.training.swaps import swapped
+from fluidvid.engine.training.targets import Targets
+
+
+@dataclass(frozen=True)
+class SwapTraining(TrainingOptions):
+    """Options of one run.
+
+    Attributes:
+        batch: pairs per step, in eights.
+        learning_rate: of the decoding half.
+        direction_rate: see `DirectedHalf`.
+        fresh: pairs made anew at every step, an even number from 8 on.
+        cache: pairs that are kept; the oldest give way. They take 24 KiB each.
+        begin: pairs before the first step.
+        length: weight of the bound on the directions' length, see `too_long`.
+        denoise: weight of the ordinary denoising that is kept up, on `denoised` faces a step.
+        highest: largest timestep of it.
+        skin: weight of bare skin, where a feature's is 1.
+        outside: weight of everything, whatever is seen there.
+        judged: pairs of a step that recognisers and the critic see, if there are recognisers: one eight.
+        asked: recognisers that are asked at a step.
+        displace: weight of being who the picture to be drawn shows.
+        suppress: weight of not being who the person was.
+        apart: weight of two pseudonyms of one person being no more alike than what they are drawn to.
+        margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
+        identity: length of the recognisers' push as a share of the pictures'.
+        adversarial: the same of the critic's.
+        critic_rate: learning rate of the critic.
+        critic_warmup: steps in which the critic only learns; as many again in which its push grows.
+        calibrated: steps more in which the critic's push is measured.
+        ema: decay of the average that is kept.
+    """
+
+    batch: int = 24
+    learning_rate: float = 4e-4
+    direction_rate: float = 1e-3
+    fresh: int = 16
+    cache: int = 40_000
+    begin: int = 1024
+    length: float = 1.0
+    denoise: float = 4.0
+    denoised: int = 8
+    highest: int = 700
+    skin: float = 0.5
+    outside: float = 0.1
+    judged: int = 8
+    asked: int = 2
+    displace: float = 1.0
+    suppress: float = 1.5
+    apart: float = 0.5
+    margin: float = 0.3
+    identity: float = 1.0
+    adversarial: float = 0.3
+    critic_rate: float = 5e-4
+    critic_warmup: int = 250
+    calibrated: int = 150
+    ema: float = 0.999
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Faces, and what they should become.
+
+    Attributes:
+        latents: `(n, C, h, w)` of the crops.
+        wanted: the same of the crops with a donor's face.
+        rows: `(n,)` the donors among the targets.
+        weights: `(n, 1, h, w)` where it counts.
+    """
+
+    latents: Tensor
+    wanted: Tensor
+    rows: Tensor
+    weights: Tensor
+
+    def __getitem__(self, some: slice | Tensor) -> Pairs:
+        return Pairs(self.latents[some], self.wanted[some], self.rows[some], self.weights[some])
+
+
+@dataclass(eq=False)
+class PairCache:
+    """Pairs in memory as float16, the oldest replaced by new ones: other faces, or other light on them, other donors.
+
+    Attributes:
+        backbone: its first stage makes the latents.
+        attributes: with the mesh.
+        targets: the donors.
+        pictures: `(N, S, S, 3)` uint8 aligned faces.
+        chances: `(N,)` sampling weights, 0 where held out.
+        options: see `SwapTraining`.
+        rng: chooses faces and pairs.
+        generator: chooses augmentations and donors.
+    """
+
+    backbone: Backbone
+    attributes: AttributeNetworks
+    targets: Targets
+    pictures: NDArray[np.uint8]
+    chances: NDArray[np.float64]
+    options: SwapTraining
+    rng: np.random.Generator
+    generator: torch.Generator
+    parts: list[Pairs] = field(default_factory=list)
+    made: int = 0
+
+    def __post_init__(self) -> None:
+        self.chances = self.chances / self.chances.sum()
+
+    @torch.no_grad()
+    def grow(self, count: int) -> None:
+        """Make `count` pairs, two of each face."""
+        people = max(1, count // 2)
+        picked = self.rng.choice(len(self.pictures), people, p=self.chances)
+        x = augment(to_crops(self.pictures[picked]), self.generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            mesh = self.attributes.mesh(x).float()
+        x = grimaces(x, mesh, self.generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            kept = self.attributes(x, mesh=True).repeat(2)
+        assert kept.mesh is not None
+        rows = self.targets.alike(kept, self.generator)
+        size = x.shape[-1]
+        landmarks, region = kept.landmarks.float(), face_region(kept.landmarks, size)
+        donors, meshes = self.targets.pictures[rows], self.targets.meshes[rows]
+        wanted = swapped(x.repeat(2, 1, 1, 1), landmarks, kept.mesh.float(), region, donors.to(x), meshes)
+        with torch.autocast("cpu", torch.bfloat16):
+            z = self.backbone.encode(torch.cat([x, wanted])).half()
+        weights = region * (1 - (1 - self.options.skin) * skin_region(landmarks, size))
+        weights = F.avg_pool2d(weights, size // z.shape[-1]).half()
+        self.parts.append(Pairs(z[:people].repeat(2, 1, 1, 1), z[people:], rows, weights))
+        self.made += len(rows)
+        while self.made - len(self.parts[0].rows) >= self.options.cache:
+            self.made -= len(self.parts.pop(0).rows)
+
+    def draw(self, count: int) -> Pairs:
+        """`count` pairs in float32, of four people each and then of the same four again, as another."""
+        while self.made < self.options.begin:
+            self.grow(64)
+        self.grow(self.options.fresh)
+        taken: list[Pairs] = []
+        for _ in range(0, count, 8):
+            pairs = self.parts[int(self.rng.integers(len(self.parts)))]
+            people = len(pairs.rows) // 2
+            some = torch.from_numpy(self.rng.permutation(people)[:4])
+            taken.append(pairs[torch.cat([some, people + some])])
+        return Pairs(
+            torch.cat([p.latents for p in taken]).float(),
+            torch.cat([p.wanted for p in taken]).float(),
+            torch.cat([p.rows for p in taken]),
+            torch.cat([p.weights for p in taken]).float(),
+        )
+
+
+class _Beholders:
+    """What recognisers and a critic ask of decoded pictures: the donor, nobody else, and that nothing looks drawn.
+
+    Their pushes are gradients at the latents, scaled against that of the pictures' difference while they are
+    calibrated: recognisers alone end in drawn faces, and here no more than half of the way is theirs.
+
+    Args:
+        backbone: its first stage decodes.
+        recognisers: a few of them, drawn anew, are asked at every step.
+        options: see `SwapTraining`.
+    """
+
+    def __init__(self, backbone: Backbone, recognisers: Sequence[Recogniser], options: SwapTraining) -> None:
+        self.backbone, self.recognisers, self.options = backbone, list(recognisers), options
+        self.critic = FaceCritic()
+        self.training = CriticTraining(self.critic, options.critic_rate)
+        self.step, self.weights = 0, [0.0, 0.0]
+
+    def __call__(
+        self, leaf: Tensor, pairs: Pairs, pull: Tensor, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The push `(n, C, h, w)` to be added to `pull` at edited latents, and figures.
+
+        Args:
+            leaf: `(n, C, h, w)` edited latents; n is even, the second half are the first half's people again.
+            pairs: what they were and should be.
+            pull: the gradient that is there.
+            rng: chooses who is asked.
+            generator: for the critic.
+        """
+        options, people = self.options, len(leaf) // 2
+        leaf = leaf.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            drawn = self.backbone.decode(leaf).float()
+            with torch.no_grad():
+                both = self.backbone.decode(torch.cat([pairs.wanted, pairs.latents[:people]])).float()
+        wanted, source = both[: 2 * people], both[2 * people :]
+        terms = {name: leaf.new_zeros(()) for name in ("displace", "suppress", "apart")}
+        asked = rng.permutation(len(self.recognisers))[: options.asked]
+        for net in (self.recognisers[int(i)] for i in asked):
+            with torch.autocast("cpu", torch.bfloat16):
+                new = net(drawn).float()
+                with torch.no_grad():
+                    goal, old = net(torch.cat([wanted, source])).float().split((2 * people, people))
+            terms["displace"] = terms["displace"] + (1 - (new * goal).sum(1)).mean() / len(asked)
+            left = suppress(new, old.repeat(2, 1), options.margin * net.threshold)
+            terms["suppress"] = terms["suppress"] + left / len(asked)
+            # Two pseudonyms of one person are no more alike than what they are drawn to.
+            like, limit = ((e[:people] * e[people:]).sum(1) for e in (new, goal))
+            terms["apart"] = terms["apart"] + (like - limit).relu().mean() / len(asked)
+        (identity,) = torch.autograd.grad(
+            torch.stack([getattr(options, name) * term for name, term in terms.items()]).sum(), leaf, retain_graph=True
+        )
+        warm = self.step < options.critic_warmup
+        loss = self.training.step(wanted, drawn.detach(), generator, 2 if warm else 1)
+        (natural,) = torch.autograd.grad(-self.critic(drawn).mean(), leaf)
+        for i, (push, share) in enumerate(((identity, options.identity), (natural, options.adversarial))):
+            if self.step < options.critic_warmup + options.calibrated * i:
+                ratio = share * float(pull.norm() / push.norm().clamp_min(1e-12))
+                self.weights[i] = ratio if self.step == 0 else self.weights[i] + 0.05 * (ratio - self.weights[i])
+        begun = min(1.0, max(0, self.step - options.critic_warmup) / options.critic_warmup)
+        self.step += 1
+        figures = {name: term.item() for name, term in terms.items()} | {"critic": loss}
+        return self.weights[0] * identity + begun * self.weights[1] * natural, figures
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"critic_training": self.training.state_dict(), "judged": self.step, "weights": self.weights}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """From a checkpoint, of a run with recognisers or without."""
+        if "critic_training" in state:
+            self.training.load_state_dict(state["critic_training"])
+            self.step, self.weights = state["judged"], state["weights"]
+
+
+def train_swaps(
+    backbone: Backbone,
+    space: ComponentSpace,
+    read_out: ReadOut,
+    targets: Targets,
+    recognisers: Sequence[Recogniser],
+    attributes: AttributeNetworks,
+    pictures: NDArray[np.uint8],
+    chances: NDArray[np.float64],
+    out: Path,
+    options: SwapTraining,
+) -> None:
+    """Train for `options.hours`, checkpointing the averages into `out` as `train_bank` does; resumes likewise.
+
+    Args:
+        backbone: its decoding half is trained in place.
+        space: components at one level, the start of the basis.
+        read_out: from the targets' codes to coordinates.
+        targets: people to become; their pictures are the donors.
+        recognisers: that are asked beside, with a critic; none: pictures alone are compared.
+        attributes: with the mesh.
+        pictures: `(N, S, S, 3)` uint8 aligned faces, the people to edit.
+        chances: `(N,)` sampling weights, 0 where held out.
+        out: folder for checkpoints and `log.csv`.
+        options: see `SwapTraining`.
+    """
+    run = TrainingRun(out, options)
+    torch.manual_seed(options.seed)
+    unet, schedule = backbone.unet, backbone.schedule
+    directed = DirectedHalf(unet, space, read_out, options.learning_rate, options.direction_rate)
+    beholders = _Beholders(backbone, recognisers, options)
+    if (state := run.resume()) is not None:
+        directed.load_state(state)
+        beholders.load_state(state)
+    generator = torch.Generator().manual_seed(options.seed + run.step)
+    rng = np.random.default_rng(options.seed + run.step)
+    cache = PairCache(backbone, attributes, targets, pictures, chances, options, rng, generator)
+    (level,) = space.timesteps
+    for progress in run.loop():
+        pace = warmed(run.step, 100) * held(progress)
+        directed.pace(pace)
+        pairs = cache.draw(options.batch)
+        z, n = pairs.latents, len(pairs.rows)
+        directions = directed.directions(targets.codes[pairs.rows])
+        ts = torch.full((n,), level)
+        z_t = schedule.add_noise(z, torch.randn(z.shape, generator=generator), ts)
+        clean = z[-options.denoised :]
+        times = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)
+        times[::3] = level
+        keep = (torch.rand(len(clean), generator=generator) < 0.5).float()
+        noisy = schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), times)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad():
+                bottleneck = unet.encode(z_t, ts)
+                plain = unet.decode(bottleneck).float()
+                ordinary = drop_skips(unet.encode(noisy, times), keep)
+            to = directions[:, 0].reshape(n, *space.shape)
+            displaced = displace(bottleneck.h.float(), to, torch.ones(n), "geodesic")
+            after = z + unet.decode(bottleneck, displaced).float() - plain
+            denoise = (unet.decode(ordinary).float() - clean).pow(2).mean()
+        leaf = after.detach().requires_grad_()
+        weight = pairs.weights.square() + options.outside
+        swap = (weight * (leaf - pairs.wanted).abs()).sum() / (z.shape[1] * weight.sum())
+        (pull,) = torch.autograd.grad(swap, leaf)
+        figures = {"swap": swap.item(), "denoise": denoise.item()}
+        if recognisers:
+            push, found = beholders(
+                leaf[: options.judged], pairs[: options.judged], pull[: options.judged], rng, generator
+            )
+            pull[: options.judged] += push
+            figures |= found
+        length = too_long(bottleneck.h, directions)
+        unpaired = options.denoise * denoise + options.length * length
+        directed.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward([after, unpaired], [pull, torch.ones_like(unpaired)])
+        norm = directed.clip()
+        run.check_finite(norm, "a gradient")
+        directed.optimiser.step()
+        run.made(figures | {"length": length.item(), "norm": norm})
+        directed.follow(options.ema, run.step)
+        if run.due:
+            run.checkpoint(
+                {"step": run.step, "hours": run.hours, "pace": pace} | run.means(), directed.state() | beholders.state()
+            )
+            directed.export(targets.codes, out)

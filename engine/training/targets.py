@@ -1,0 +1,41 @@
+"""The synthetic people that directions lead to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fluidvid.engine.face_networks import Attributes
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """Synthetic people to become.
+
+    Attributes:
+        codes: `(N, D)` float32 what the read-out sees, about unit variance.
+        embeddings: unit embeddings `(N, D)` by recogniser name.
+        ages: `(N,)` years.
+        males: `(N,)` probabilities.
+        pictures: `(N, 3, S, S)` of them, in [-1, 1].
+        meshes: `(N, 468, 2)`, in fractions of the side.
+    """
+
+    codes: Tensor
+    embeddings: dict[str, Tensor]
+    ages: Tensor
+    males: Tensor
+    pictures: Tensor
+    meshes: Tensor
+
+    def alike(self, kept: Attributes, generator: torch.Generator) -> Tensor:
+        """For each of n people a random row among those of like age, gender and pose."""
+        misfit = (self.ages[None] - kept.age[:, None]).abs() / 10
+        misfit = misfit + 2 * (self.males[None] - kept.male[:, None]).abs()
+        if kept.mesh is not None:
+            misfit = misfit + 60 * (self.meshes[None] - kept.mesh[:, None]).norm(dim=3).mean(2)
+        near = misfit.argsort(1)[:, : max(2, len(self.ages) // 12)]
+        pick = torch.randint(near.shape[1], (len(near), 1), generator=generator)
+        return near.gather(1, pick)[:, 0]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
+EYES_AND_MOUTH = (slice(36, 42), slice(42, 48), slice(60, 68))
+"""Of 68 landmarks those around both eyes and inside the lips, in order."""
 ANGLES = 256
 """Directions in which the outline's radius is computed; interpolated between."""
 
@@ -68,8 +72,27 @@ def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
     return (1 - torch.exp(-nearest / (2 * reach**2)))[:, None]
 
 
+def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:
+    """What lies between the lids and between the lips: gaze, blinks and speech, which an edit has to leave.
+
+    Args:
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        size: side of the crop in pixels.
+
+    Returns:
+        `(N, 1, size, size)` float32 in [0, 1].
+    """
+    found = []
+    for points in landmarks68.detach().float().cpu().numpy() * size - 0.5:
+        shown = np.zeros((size, size), np.uint8)
+        for ring in EYES_AND_MOUTH:
+            cv2.fillPoly(shown, [np.round(16 * points[ring]).astype(np.int32)], 255, cv2.LINE_AA, 4)
+        found.append(cv2.GaussianBlur(shown, (0, 0), size / 160))
+    return torch.from_numpy(np.stack(found)).to(landmarks68.device)[:, None].float() / 255
+
+
 def composite(crops: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
-    """Put decoded edited latents into the source: nothing of the source's own detail stays inside the mask.
+    """Put decoded edited latents into the source: nothing of the source's own detail stays where the mask is 1.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].

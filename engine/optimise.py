@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, face_region, skin_region
+from fluidvid.engine.composite import composite, eyes_and_mouth, face_region, skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
@@ -47,7 +47,8 @@ class OptimiseOptions:
 
     Attributes:
         steps: Adam steps; each looks at one crop, in turn.
-        learning_rate: on the coordinates of the direction.
+        learning_rate: on coordinates that begin at zero, in standard deviations of a component over the pseudonyms.
+        refining_rate: on coordinates that begin at a direction of the bank or a known one: near it are faces.
         averaged: share of the steps, the last ones, over which the coordinates are averaged: at a constant rate, and
             with another crop at every step, they swing around what is looked for (Polyak and Juditsky, 1992).
         margin: each guide's cosine to the source should fall below this share of its own 1 % FAR threshold.
@@ -56,6 +57,7 @@ class OptimiseOptions:
 
     steps: int = 16
     learning_rate: float = 0.25
+    refining_rate: float = 0.05
     averaged: float = 0.5
     margin: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
@@ -119,6 +121,7 @@ class _Objective:
             self.mask = face_region(self.kept.landmarks, crops.shape[-1])
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
+            self.shown = self.mask * (1 - eyes_and_mouth(self.kept.landmarks, crops.shape[-1]))
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
 
     def __call__(
@@ -131,7 +134,7 @@ class _Objective:
         directions = self.space.directions(coordinates).to(z.dtype)
         _, after = self.editor(z, directions[None], self.noise.expand_as(z), torch.ones(1, device=z.device))
         decoded = self.backbone.decode(after)
-        edited = composite(self.crops[this], decoded, mask)
+        edited = composite(self.crops[this], decoded, self.shown[this])
         change = mask * (decoded - self.before[this])
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace")}
         regular = often(self.guides)
@@ -210,7 +213,8 @@ def optimise_direction(
             losses = [float(objective(_start(c, space, backbone), c, guides, 0)[0]) for c in candidates]
         chosen = candidates[min(range(len(losses)), key=losses.__getitem__)]
     coordinates = _start(chosen, space, backbone).requires_grad_()
-    optimiser = torch.optim.Adam([coordinates], lr=options.learning_rate, betas=(0.9, 0.99))
+    rate = options.learning_rate if chosen.start is None else options.refining_rate
+    optimiser = torch.optim.Adam([coordinates], lr=rate, betas=(0.9, 0.99))
     values: dict[str, float] = {}
     found = coordinates.detach().clone()
     first = options.steps - max(1, round(options.averaged * options.steps))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
-from fluidvid.engine.composite import composite, face_region
+from fluidvid.engine.composite import composite, eyes_and_mouth, face_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, optimise_direction
@@ -32,6 +32,8 @@ first stage alone changes a face by 3 grey levels, and must not pass for an edit
 FACES, LOOKS = 600, 4
 """Timestep at which the prior says how much it takes a result for a face, and noises with which it is asked: at this
 level that agrees with the eye, at those below 400 it does not (benchmarks/PRIOR.md)."""
+FIRST_TRIES = 4
+"""Pseudonyms that are tried for a first direction, before a face waits for a search."""
 SEEN = 0.2
 """What a verifier's cosine counts beside it."""
 WEAK = 0.85
@@ -68,9 +70,9 @@ class EditorOptions:
     accept: float = 0.5
     frame_limit: float = 0.8
     landmark_limit: float = 0.18
-    candidates: int = 4
+    candidates: int = 6
     searches: int = 2
-    attempts: int = 2
+    attempts: int = 3
     lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
     transition: int = 12
     strength: float = 1.0
@@ -103,11 +105,13 @@ class AppliedEdit:
         z = self.backbone.encode(x)
         s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
         before, after = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s)
-        mask = face_region(self.attributes.landmarks(x), x.shape[-1])
+        landmarks = self.attributes.landmarks(x)
+        mask = face_region(landmarks, x.shape[-1])
         # What inversion does not bring back is left out: only the edit's own change is added.
         change = after - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
-        return composite(x, self.backbone.decode(z + change), mask * moved.reshape(-1, 1, 1, 1)), mask
+        shown = mask * (1 - eyes_and_mouth(landmarks, x.shape[-1])) * moved.reshape(-1, 1, 1, 1)
+        return composite(x, self.backbone.decode(z + change), shown), mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +300,7 @@ class DirectionSearch:
     ) -> tuple[Known | None, dict[str, float], str]:
         """The bank's own direction to the first candidate that passes, without a search: see `find`."""
         best: _Judged | None = None
-        for candidate in candidates:
+        for candidate in candidates[:FIRST_TRIES]:
             if candidate.start is None:
                 continue
             known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))

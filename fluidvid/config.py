@@ -129,7 +129,7 @@ class EditConfig(_Section):
     geometry: Literal["linear", "geodesic"] = _option(
         "geodesic", "how the direction is applied in h-space", flag="--geometry"
     )
-    strength: float = _option(1.2, "strength of the edit", flag="--strength", ge=0.1, le=3.0)
+    strength: float = _option(1.0, "strength of the edit", flag="--strength", ge=0.1, le=3.0)
     backbone: str = _option(
         "prior",
         "'prior' (embedded), a diffusers folder, or the name of a pulled model",

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fluidvid.engine.training.swaps import EYES_AND_MOUTH
-
 UPPER_LIDS = ((246, 161, 160, 159, 158, 157, 173), (466, 388, 387, 386, 385, 384, 398))
 LOWER_LIDS = ((7, 163, 144, 145, 153, 154, 155), (249, 390, 373, 374, 380, 381, 382))
 BROWS = ((70, 63, 105, 66, 107, 46, 53, 52, 65, 55), (300, 293, 334, 296, 336, 276, 283, 282, 295, 285))
 LOWER_LIP = (146, 91, 181, 84, 17, 314, 405, 321, 375, 95, 88, 178, 87, 14, 317, 402, 318, 324)
 UPPER_LIP = (185, 40, 39, 37, 0, 267, 269, 270, 409, 191, 80, 81, 82, 13, 312, 311, 310, 415)
+INSIDE_LIPS = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191)
+"""Of the mesh's points those inside the lips, in order."""
 CORNERS = (61, 78, 291, 308)
 CHIN = (152, 148, 176, 149, 150, 136, 377, 400, 378, 379, 365, 199, 200, 175, 18, 83, 313)
 STILL = (1, 4, 6, 168, 98, 327, 50, 280, 117, 346, 10, 67, 297, 109, 338, 234, 454, 127, 356, 93, 323)
@@ -78,7 +78,7 @@ def _open_mouths(crops: Tensor, mesh: Tensor, opened: Tensor, size: int, teeth: 
     for points, how_much, shown in zip((mesh * size - 0.5).cpu().numpy(), opened.tolist(), teeth.tolist(), strict=True):
         mask, band = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
         if how_much > 0:
-            ring = points[list(EYES_AND_MOUTH[2])]
+            ring = points[list(INSIDE_LIPS)]
             cv2.fillPoly(mask, [np.round(16 * ring).astype(np.int32)], 255, cv2.LINE_AA, 4)
             if shown < 0.6:  # the upper lip's inner edge, and the same line a third of the opening lower
                 edge = points[[78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308]]

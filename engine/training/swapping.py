@@ -81,11 +81,11 @@ class SwapTraining(TrainingOptions):
     judged: int = 8
     asked: int = 2
     displace: float = 1.0
-    suppress: float = 1.5
+    suppress: float = 2.0
     apart: float = 0.5
     margin: float = 0.3
-    identity: float = 1.0
-    adversarial: float = 0.3
+    identity: float = 3.0
+    adversarial: float = 0.6
     critic_rate: float = 5e-4
     critic_warmup: int = 250
     calibrated: int = 150
@@ -190,7 +190,7 @@ class _Beholders:
     """What recognisers and a critic ask of decoded pictures: the donor, nobody else, and that nothing looks drawn.
 
     Their pushes are gradients at the latents, scaled against that of the pictures' difference while they are
-    calibrated: recognisers alone end in drawn faces, and here no more than half of the way is theirs.
+    calibrated: recognisers alone end in drawn faces, and here the pictures hold them.
 
     Args:
         backbone: its first stage decodes.

@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import math
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fluidvid.engine.composite import eyes_and_mouth
+
 EVERY = 5
 """Of the mesh's points one in so many steers the bending."""
-EYES_AND_MOUTH = (
-    (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),
-    (263, 249, 390, 373, 374, 380, 381, 382, 362, 398, 384, 385, 386, 387, 388, 466),
-    (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 415, 310, 311, 312, 13, 82, 81, 80, 191),
-)
-"""The mesh's points around both eyes and inside the lips, in order."""
 BLOCK = 8
 """Side of the cells in which light is averaged, in pixels."""
 STIFF = 1e-4
@@ -84,17 +78,6 @@ def light(pictures: Tensor, region: Tensor) -> Tensor:
     return F.interpolate(soft, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def eyes_and_mouth(mesh: Tensor, size: int) -> Tensor:
-    """`(N, 1, size, size)` in [0, 1]: what lies between the lids and between the lips of `(N, 468, 2)` meshes."""
-    found = []
-    for points in mesh.cpu().numpy() * size - 0.5:
-        shown = np.zeros((size, size), np.uint8)
-        for ring in EYES_AND_MOUTH:
-            cv2.fillPoly(shown, [np.round(16 * points[list(ring)]).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        found.append(cv2.GaussianBlur(shown, (0, 0), size / 180))
-    return torch.from_numpy(np.stack(found)).to(mesh.device)[:, None].float() / 255
-
-
 def below_the_forehead(landmarks68: Tensor, size: int) -> Tensor:
     """`(N, 1, size, size)`: 1 up to the brows of `(N, 68, 2)` landmarks, falling to 0 on the forehead above them."""
     eyes, mouth = landmarks68[:, 36:48].mean(1), landmarks68[:, 48:68].mean(1)
@@ -126,7 +109,7 @@ def swapped(
     detail = [(region * f.pow(2)).sum((1, 2, 3), keepdim=True) for f in fine]
     sharper = (1 - (detail[1] / detail[0].clamp_min(1e-6)).sqrt()).clamp(0, 1)
     lit = bent - sharper * fine[0] - light(bent, region) + light(crops, region)
-    return torch.lerp(crops, lit, region * (1 - eyes_and_mouth(mesh, size))).clamp(-1, 1)
+    return torch.lerp(crops, lit, region * (1 - eyes_and_mouth(landmarks68, size))).clamp(-1, 1)
 
 
 def likeness(edited: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fluidvid.engine.composite import composite, face_region, skin_region
+from fluidvid.engine.composite import EYES_AND_MOUTH, composite, eyes_and_mouth, face_region, skin_region
 from tests.engine.tiny import face68
 
 
@@ -64,3 +64,31 @@ def test_skin_lies_between_and_beside_the_features() -> None:
     assert skin[29, 39] > 0.95
     landmarks[0, :17] = 0.5
     assert skin_region(landmarks, 100)[0, 0, 49, 49] > 0.95  # the outline is no feature
+
+
+def _faces_with_open_eyes_and_mouth() -> torch.Tensor:
+    """Two sets of 68 landmarks; the second one's eyes and mouth are closed."""
+    points = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0))
+    places = ((0.35, 0.4, 0.04), (0.65, 0.4, 0.04), (0.5, 0.7, 0.08))
+    for ring, (x, y, height) in zip(EYES_AND_MOUTH, places, strict=True):
+        turn = torch.linspace(0, 2 * torch.pi, ring.stop - ring.start + 1)[:-1]
+        points[0, ring] = torch.stack([x + 0.08 * turn.cos(), y + height * turn.sin()], 1)
+        points[1, ring] = torch.stack([x + 0.08 * turn.cos(), torch.full_like(turn, y)], 1)
+    return points
+
+
+def test_between_lids_and_lips_lie_gaze_and_teeth_and_next_to_nothing_where_they_are_closed() -> None:
+    shown = eyes_and_mouth(_faces_with_open_eyes_and_mouth(), 128)
+    assert shown.shape == (2, 1, 128, 128)
+    places = [(int(x * 128), int(y * 128)) for x, y in ((0.35, 0.4), (0.65, 0.4), (0.5, 0.7))]
+    assert all(float(shown[0, 0, y, x]) > 0.99 for x, y in places)
+    assert float(shown[0, 0, 70, 64]) == 0  # between the eyes and the mouth
+    assert float(shown[0].sum()) > 3 * float(shown[1].sum())
+
+
+def test_an_edit_leaves_what_eyes_and_mouth_show() -> None:
+    crops, edited = torch.full((1, 3, 128, 128), -0.5), torch.full((1, 3, 128, 128), 0.5)
+    shown = eyes_and_mouth(_faces_with_open_eyes_and_mouth()[:1], 128)
+    done = composite(crops, edited, 1 - shown)
+    assert float(done[0, 0, int(0.7 * 128), 64]) == pytest.approx(-0.5, abs=0.01)
+    assert float(done[0, 0, 70, 64]) == 0.5

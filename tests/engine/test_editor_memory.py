@@ -98,7 +98,7 @@ def test_a_second_search_tries_the_other_pseudonyms_a_third_goes_on(parts: dict[
     editor = _editor(parts, RunMemory(), replace(OPTIONS, accept=-1.0, attempts=3))
     assert not editor.prepare(1, faces(2)).ok
     first, second, third = ([c.row for c in candidates] for candidates, _ in searches)
-    assert len(set(first)) == 4 and len(second) == 3 and set(second) < set(first)
+    assert len(set(first)) == OPTIONS.candidates and len(second) == OPTIONS.candidates - 1 and set(second) < set(first)
     assert len(third) == 1 and third[0] in second
     assert searches[2][0][0].start is not None
 

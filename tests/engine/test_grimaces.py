@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from fluidvid.engine.training import grimaces as made
-from fluidvid.engine.training.swaps import EYES_AND_MOUTH
 
 SIDE = 96
 EYES, MOUTH = ((0.36, 0.42), (0.64, 0.42)), (0.5, 0.7)
@@ -16,8 +15,7 @@ def _mesh(count: int) -> torch.Tensor:
     """Points all over the face, with open eyes and a closed mouth where a face has them."""
     generator = torch.Generator().manual_seed(0)
     mesh = 0.25 + 0.5 * torch.rand(1, 468, 2, generator=generator)
-    for (x, y), upper, lower, ring in zip(EYES, made.UPPER_LIDS, made.LOWER_LIDS, EYES_AND_MOUTH[:2], strict=True):
-        mesh[:, list(ring)] = torch.tensor([x, y])
+    for (x, y), upper, lower in zip(EYES, made.UPPER_LIDS, made.LOWER_LIDS, strict=True):
         mesh[:, list(upper)] = torch.tensor([x, y - 0.03])
         mesh[:, list(lower)] = torch.tensor([x, y + 0.03])
     for lip in (made.UPPER_LIP, made.LOWER_LIP):

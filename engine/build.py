@@ -140,14 +140,14 @@ def basis_of(
 
     beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
     content = {
-        "format": 2,  # 1: detail of the source stayed where little changed
+        "format": 3,  # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited, too
         "weights": model.digest,
         "card": model.card,
         "template": np.round(model.template, 6).tolist(),
         "crop_size": model.crop_size,
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
-        "applied": [options.path, options.strength],
+        "applied": [options.path, options.strength, options.optimise.gaze],
         "judged": [options.accept, options.landmark_limit],
         "recognisers": {name: digest(resolve(name)) for name in recognisers},
     }
@@ -164,6 +164,7 @@ def build_editor(
     timesteps: Sequence[int] | None = None,
     iterations: int | None = None,
     searches: int | None = None,
+    gaze: bool | None = None,
     inversion_steps: int = 12,
     between: float = 0.0,
     device: str = "auto",
@@ -184,6 +185,7 @@ def build_editor(
         timesteps: edit levels; None takes the backbone's own.
         iterations: optimisation steps of a search; None takes the options' own.
         searches: see `EditorOptions`; None takes the options' own.
+        gaze: see `OptimiseOptions`; None takes the options' own.
         inversion_steps: K of the inversion editor.
         between: see `EditorOptions`.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -212,6 +214,8 @@ def build_editor(
         chosen = replace(chosen, optimise=replace(chosen.optimise, steps=iterations))
     if searches is not None:
         chosen = replace(chosen, searches=searches)
+    if gaze is not None:
+        chosen = replace(chosen, optimise=replace(chosen.optimise, gaze=gaze))
     basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve)
     return FluidEditor(
         model,

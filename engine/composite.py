@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 EYES_AND_MOUTH = (slice(36, 42), slice(42, 48), slice(60, 68))
 """Of 68 landmarks those around both eyes and inside the lips, in order."""
@@ -91,8 +92,20 @@ def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:
     return torch.from_numpy(np.stack(found)).to(landmarks68.device)[:, None].float() / 255
 
 
+def leave_gaze(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
+    """Decoded edited latents with the source's eyes and open mouth, no finer than two pixels of the crop.
+
+    Args:
+        crops: `(N, 3, S, S)` source in [-1, 1].
+        decoded: `(N, 3, S, S)`.
+        landmarks68: `(N, 68, 2)` of the source, in fractions of the side.
+    """
+    soft = F.interpolate(F.avg_pool2d(crops, 2), scale_factor=2.0, mode="bilinear", align_corners=False)
+    return torch.lerp(decoded, soft.to(decoded.dtype), eyes_and_mouth(landmarks68, crops.shape[-1]).to(decoded.dtype))
+
+
 def composite(crops: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
-    """Put decoded edited latents into the source: nothing of the source's own detail stays where the mask is 1.
+    """Put decoded edited latents into the source: nothing of the source's own detail stays inside the mask.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].

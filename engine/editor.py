@@ -103,7 +103,7 @@ class FluidEditor:
         self.crop_size, self.template = backbone.crop_size, backbone.template
         difference = DifferenceEditor(backbone, plan)
         path = InversionEditor(backbone, plan) if options.path == "inversion" else difference
-        self.apply = AppliedEdit(backbone, path, attributes)
+        self.apply = AppliedEdit(backbone, path, attributes, options.optimise.gaze)
         self.search = DirectionSearch(
             self.apply, difference, space, self.guides, self.verifiers, attributes, bank, options, generator, basis
         )

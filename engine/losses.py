@@ -21,12 +21,12 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 36.0
+    suppress: float = 40.0
     displace: float = 9.0
     landmarks: float = 250.0
     mesh: float = 150.0
     openness: float = 150.0
-    expression: float = 0.5
+    expression: float = 1.0
     parts: float = 1.5
     age_gender: float = 0.3
     colour: float = 15.0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, eyes_and_mouth, face_region, skin_region
+from fluidvid.engine.composite import composite, face_region, leave_gaze, skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
@@ -52,6 +52,7 @@ class OptimiseOptions:
         averaged: share of the steps, the last ones, over which the coordinates are averaged: at a constant rate, and
             with another crop at every step, they swing around what is looked for (Polyak and Juditsky, 1992).
         margin: each guide's cosine to the source should fall below this share of its own 1 % FAR threshold.
+        gaze: leave what lies between the lids and the lips to the source.
         weights: of the loss terms.
     """
 
@@ -60,6 +61,7 @@ class OptimiseOptions:
     refining_rate: float = 0.05
     averaged: float = 0.5
     margin: float = 0.0
+    gaze: bool = True
     weights: LossWeights = field(default_factory=LossWeights)
 
 
@@ -121,7 +123,6 @@ class _Objective:
             self.mask = face_region(self.kept.landmarks, crops.shape[-1])
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
-            self.shown = self.mask * (1 - eyes_and_mouth(self.kept.landmarks, crops.shape[-1]))
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
 
     def __call__(
@@ -134,7 +135,9 @@ class _Objective:
         directions = self.space.directions(coordinates).to(z.dtype)
         _, after = self.editor(z, directions[None], self.noise.expand_as(z), torch.ones(1, device=z.device))
         decoded = self.backbone.decode(after)
-        edited = composite(self.crops[this], decoded, self.shown[this])
+        if options.gaze:
+            decoded = leave_gaze(self.crops[this], decoded, self.kept.landmarks[this])
+        edited = composite(self.crops[this], decoded, mask)
         change = mask * (decoded - self.before[this])
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace")}
         regular = often(self.guides)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
-from fluidvid.engine.composite import composite, eyes_and_mouth, face_region
+from fluidvid.engine.composite import composite, face_region, leave_gaze
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, optimise_direction
@@ -70,7 +70,7 @@ class EditorOptions:
     accept: float = 0.5
     frame_limit: float = 0.8
     landmark_limit: float = 0.18
-    candidates: int = 6
+    candidates: int = 10
     searches: int = 2
     attempts: int = 3
     lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
@@ -87,11 +87,13 @@ class AppliedEdit:
         backbone: frozen model.
         path: difference or inversion editing.
         attributes: its landmarks say where the face is.
+        gaze: leave what lies between the lids and the lips to the source.
     """
 
     backbone: Backbone
     path: CropEditor
     attributes: AttributeNetworks
+    gaze: bool = True
 
     def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float) -> tuple[Tensor, Tensor]:
         """Composited crops `(N, 3, S, S)` in [-1, 1] and masks `(N, 1, S, S)` of crops `x`.
@@ -110,8 +112,10 @@ class AppliedEdit:
         # What inversion does not bring back is left out: only the edit's own change is added.
         change = after - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
-        shown = mask * (1 - eyes_and_mouth(landmarks, x.shape[-1])) * moved.reshape(-1, 1, 1, 1)
-        return composite(x, self.backbone.decode(z + change), shown), mask
+        decoded = self.backbone.decode(z + change)
+        if self.gaze:
+            decoded = leave_gaze(x, decoded, landmarks)
+        return composite(x, decoded, mask * moved.reshape(-1, 1, 1, 1)), mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,6 +57,7 @@ def make_editor(
         timesteps=edit.timesteps,
         iterations=edit.iterations,
         searches=edit.searches,
+        gaze=edit.gaze,
         inversion_steps=edit.inversion_steps,
         between=edit.between,
         device=config.device,

@@ -152,6 +152,11 @@ class EditConfig(_Section):
     searches: int = _option(
         2, "pseudonyms that are searched for a person; the one that looks most like a face is taken", ge=1, le=4
     )
+    gaze: bool = _option(
+        True,
+        "what lies between the lids and between the lips stays the source's, somewhat softened: gaze, blinks, speech; "
+        "false edits it, too",
+    )
     timesteps: tuple[Annotated[int, Field(ge=1, le=999)], ...] | None = _option(
         None, "edit levels, from noisy to clean; default: the backbone's own", min_length=1, max_length=12
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fluidvid.engine.composite import EYES_AND_MOUTH, composite, eyes_and_mouth, face_region, skin_region
+from fluidvid.engine.composite import EYES_AND_MOUTH, composite, eyes_and_mouth, face_region, leave_gaze, skin_region
 from tests.engine.tiny import face68
 
 
@@ -86,9 +86,10 @@ def test_between_lids_and_lips_lie_gaze_and_teeth_and_next_to_nothing_where_they
     assert float(shown[0].sum()) > 3 * float(shown[1].sum())
 
 
-def test_an_edit_leaves_what_eyes_and_mouth_show() -> None:
+def test_an_edit_leaves_what_eyes_and_mouth_show_softened() -> None:
     crops, edited = torch.full((1, 3, 128, 128), -0.5), torch.full((1, 3, 128, 128), 0.5)
-    shown = eyes_and_mouth(_faces_with_open_eyes_and_mouth()[:1], 128)
-    done = composite(crops, edited, 1 - shown)
-    assert float(done[0, 0, int(0.7 * 128), 64]) == pytest.approx(-0.5, abs=0.01)
-    assert float(done[0, 0, 70, 64]) == 0.5
+    crops[..., ::2] = -0.3  # finer than two pixels
+    done = leave_gaze(crops, edited, _faces_with_open_eyes_and_mouth()[:1])[0, 0]
+    y, x = int(0.7 * 128), 64
+    torch.testing.assert_close(done[y, x - 2 : x + 2], torch.full((4,), -0.4), atol=0.01, rtol=0)
+    assert float(done[70, 64]) == 0.5

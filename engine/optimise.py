@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, face_region, leave_gaze, skin_region
+from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze, skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
@@ -121,6 +121,7 @@ class _Objective:
             self.before = backbone.decode(self.z)
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
             self.mask = face_region(self.kept.landmarks, crops.shape[-1])
+            self.shown = gaze_region(self.kept.landmarks, self.mask)
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
@@ -136,7 +137,7 @@ class _Objective:
         _, after = self.editor(z, directions[None], self.noise.expand_as(z), torch.ones(1, device=z.device))
         decoded = self.backbone.decode(after)
         if options.gaze:
-            decoded = leave_gaze(self.crops[this], decoded, self.kept.landmarks[this])
+            decoded = leave_gaze(self.crops[this], decoded, self.shown[this])
         edited = composite(self.crops[this], decoded, mask)
         change = mask * (decoded - self.before[this])
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace")}

@@ -82,26 +82,46 @@ def displaced(
     return after, denoise, length
 
 
+def who_terms(new: Tensor, goal: Tensor, source: Tensor, strength: Tensor, margin: float) -> dict[str, Tensor]:
+    """How much edited faces are who they become, are not who they were, and are two people, as one recogniser sees it.
+
+    Args:
+        new: `(N, D)` embeddings of the edited faces; the second half are the first half's people again.
+        goal: `(N, D)` to become.
+        source: `(N, D)` of the people.
+        strength: `(N,)` of the edits; what was faded is asked less.
+        margin: cosine to the source below which nothing is gained.
+    """
+    people, full = len(new) // 2, strength >= 1
+    # Two pseudonyms of one person are no more alike than what they are drawn to.
+    like, limit = ((e[:people] * e[people:]).sum(1)[full[:people]] for e in (new, goal))
+    return {
+        "displace": (strength * (1 - (new * goal).sum(1))).mean(),
+        "suppress": suppress(new[full], source[full], margin),
+        "apart": (like - limit).relu().mean(),
+    }
+
+
+def mean_terms(found: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The terms of several recognisers, each the mean."""
+    return {name: torch.stack([terms[name] for terms in found]).mean() for name in found[0]}
+
+
 def identity_terms(
     faces: Faces, edited: Tensor, recognisers: Sequence[Recogniser], goals: dict[str, Tensor], margin: float
 ) -> dict[str, Tensor]:
-    """How much the edited faces are who they become, are not who they were, and are two people; mean over recognisers.
+    """`who_terms` of edited faces, mean over recognisers; `margin` as a share of their thresholds.
 
     `goals`: `(N, D)` embeddings to become, by recogniser name.
     """
-    terms = {name: edited.new_zeros(()) for name in ("displace", "suppress", "apart")}
-    people, full = len(edited) // 2, faces.strength >= 1
-    for net in recognisers:
-        new = net(edited)
-        goal = goals[net.name]
-        terms["displace"] = terms["displace"] + (faces.strength * (1 - (new * goal).sum(1))).mean()
-        source = faces.source[net.name][full].float()
-        terms["suppress"] = terms["suppress"] + suppress(new[full], source, margin * net.threshold)
-        # Two pseudonyms of one person are no more alike than what they are drawn to.
-        one, other = new[:people][full[:people]], new[people:][full[people:]]
-        like = (goal[:people] * goal[people:]).sum(1)[full[:people]]
-        terms["apart"] = terms["apart"] + ((one * other).sum(1) - like).relu().mean()
-    return {name: term / len(recognisers) for name, term in terms.items()}
+    return mean_terms(
+        [
+            who_terms(
+                net(edited), goals[net.name], faces.source[net.name].float(), faces.strength, margin * net.threshold
+            )
+            for net in recognisers
+        ]
+    )
 
 
 def kept_terms(

@@ -1,9 +1,9 @@
 """The decoding half of the embedded prior learns to draw another person's face: before the bank's training.
 
 What an edit to a pseudonym should look like is known: the donor's face in the crop (`fluidvid.engine.training.swaps`).
-So this is learnt like any mapping from examples, in latents and at a tenth of the bank's cost: the direction says who,
-skips say the pose, the light and the expression. What is left of the person in it recognisers say, and a critic what
-looks drawn, on a few of the pairs. Where nothing is displaced the decoding half is held to denoising.
+So this is learnt like any mapping from examples, in latents and at a fraction of the bank's cost: the direction says
+who, skips say the pose, the light and the expression. What is left of the person in it recognisers say, and a critic
+what looks drawn, on a few of the pairs. Where nothing is displaced the decoding half is held to denoising.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fluidvid.engine.composite import face_region, skin_region
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
-from fluidvid.engine.losses import suppress
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
 from fluidvid.engine.training.directed import DirectedHalf, ReadOut, too_long
+from fluidvid.engine.training.edits import mean_terms, who_terms
 from fluidvid.engine.training.grimaces import grimaces
 from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, held, warmed
@@ -41,11 +41,11 @@ class SwapTraining(TrainingOptions):
     """Options of one run.
 
     Attributes:
-        batch: pairs per step, in eights.
+        batch: pairs per step, an even number.
         learning_rate: of the decoding half.
         direction_rate: see `DirectedHalf`.
         fresh: pairs made anew at every step, an even number from 8 on.
-        cache: pairs that are kept; the oldest give way. They take 24 KiB each.
+        cache: pairs that are kept; the oldest give way. They take 17 KiB each.
         begin: pairs before the first step.
         length: weight of the bound on the directions' length, see `too_long`.
         denoise: weight of the ordinary denoising that is kept up, on `denoised` faces a step.
@@ -173,10 +173,10 @@ class PairCache:
             self.grow(64)
         self.grow(self.options.fresh)
         taken: list[Pairs] = []
-        for _ in range(0, count, 8):
+        for begin in range(0, count, 8):
             pairs = self.parts[int(self.rng.integers(len(self.parts)))]
             people = len(pairs.rows) // 2
-            some = torch.from_numpy(self.rng.permutation(people)[:4])
+            some = torch.from_numpy(self.rng.permutation(people)[: min(4, (count - begin) // 2)])
             taken.append(pairs[torch.cat([some, people + some])])
         return Pairs(
             torch.cat([p.latents for p in taken]).float(),
@@ -223,19 +223,17 @@ class _Beholders:
             with torch.no_grad():
                 both = self.backbone.decode(torch.cat([pairs.wanted, pairs.latents[:people]])).float()
         wanted, source = both[: 2 * people], both[2 * people :]
-        terms = {name: leaf.new_zeros(()) for name in ("displace", "suppress", "apart")}
-        asked = rng.permutation(len(self.recognisers))[: options.asked]
-        for net in (self.recognisers[int(i)] for i in asked):
+        seen = []
+        for i in rng.permutation(len(self.recognisers))[: options.asked]:
+            net = self.recognisers[int(i)]
             with torch.autocast("cpu", torch.bfloat16):
                 new = net(drawn).float()
                 with torch.no_grad():
                     goal, old = net(torch.cat([wanted, source])).float().split((2 * people, people))
-            terms["displace"] = terms["displace"] + (1 - (new * goal).sum(1)).mean() / len(asked)
-            left = suppress(new, old.repeat(2, 1), options.margin * net.threshold)
-            terms["suppress"] = terms["suppress"] + left / len(asked)
-            # Two pseudonyms of one person are no more alike than what they are drawn to.
-            like, limit = ((e[:people] * e[people:]).sum(1) for e in (new, goal))
-            terms["apart"] = terms["apart"] + (like - limit).relu().mean() / len(asked)
+            seen.append(
+                who_terms(new, goal, old.repeat(2, 1), leaf.new_ones(len(leaf)), options.margin * net.threshold)
+            )
+        terms = mean_terms(seen)
         (identity,) = torch.autograd.grad(
             torch.stack([getattr(options, name) * term for name, term in terms.items()]).sum(), leaf, retain_graph=True
         )

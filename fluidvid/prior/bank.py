@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
@@ -23,7 +23,7 @@ from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.bank import BankTraining, train_bank
 from fluidvid.engine.training.directed import ReadOut
 from fluidvid.engine.training.directions import bottlenecks, fit_components
-from fluidvid.engine.training.runs import load_state
+from fluidvid.engine.training.runs import TrainingOptions, load_state
 from fluidvid.engine.training.swapping import SwapTraining, train_swaps
 from fluidvid.engine.training.targets import Targets
 from fluidvid.errors import ModelError
@@ -40,8 +40,6 @@ CANDIDATES = 2048
 """Faces that may become pseudonyms, of the donors or the first source."""
 SAME = 0.98
 """Cosine from which two embeddings, one of them rounded, are of one picture."""
-KINDS = ("swaps", "bank")
-"""Trainings of directions; the card counts the steps of each."""
 LEVEL = 100
 """The timestep that is edited; chosen in benchmarks/PRIOR.md."""
 
@@ -137,10 +135,24 @@ class _Directions:
     space: ComponentSpace
     read_out: ReadOut
 
-    @property
-    def chances(self) -> NDArray[np.float64]:
-        """`(N,)` how often each face is drawn, relative; 0 where held out."""
-        return self.faces.weights * ~self.faces.held_out
+    def train(
+        self, by: Callable[..., None], space: ComponentSpace, recognisers: list[Recogniser], options: TrainingOptions
+    ) -> None:
+        """Call `train_swaps` or `train_bank`."""
+        faces = self.faces
+        chances = faces.weights * ~faces.held_out
+        by(
+            self.backbone,
+            space,
+            self.read_out,
+            self.targets,
+            recognisers,
+            self.attributes,
+            faces.pictures,
+            chances,
+            self.run,
+            options,
+        )
 
 
 def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directions:
@@ -180,12 +192,11 @@ def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directio
         torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, labels)
     known = known_directions(start, h_shape(backbone), targets)
     space, read_out = known or first_directions(backbone, targets.pictures, targets.codes, LEVEL)
-    figures = card.get("figures", {}) if known is not None else {}
-    begun: dict[str, Any] = {name: int(figures.get(name, 0)) for name in (f"{kind}_steps" for kind in KINDS)}
+    before = 0 if known is None else int(card.get("figures", {}).get(f"{kind}_steps", 0))
     guides = list(card.get("guides", []))
     if kind == "bank" or taught:
         guides = list(dict.fromkeys([*guides, *(n for n in names if n != JUDGE)]))
-    (run / "begun.json").write_text(json.dumps({**begun, "guides": guides, "kind": kind}))
+    (run / "begun.json").write_text(json.dumps({"guides": guides, f"{kind}_steps": before}))
     return _Directions(run, start, card, backbone, nets, attributes, faces, targets, space, read_out)
 
 
@@ -207,19 +218,10 @@ def run_swaps(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
         FluidvidError: pictures, start or folder are not as they should be.
     """
     begun = _begin(request, "swaps", models)
-    train_swaps(
-        begun.backbone,
-        replace(begun.space, timesteps=(LEVEL,)),
-        begun.read_out,
-        begun.targets,
-        [net for net in begun.nets if net.name != JUDGE] if request.teachers else [],
-        begun.attributes,
-        begun.faces.pictures,
-        begun.chances,
-        begun.run,
-        SwapTraining(**request.options()),
-    )
-    return write_bank(request, begun.run, begun.start, successor(begun.card, request, begun.faces, {}))
+    recognisers = [net for net in begun.nets if net.name != JUDGE] if request.teachers else []
+    space = replace(begun.space, timesteps=(LEVEL,))
+    begun.train(train_swaps, space, recognisers, SwapTraining(**request.options()))
+    return _finish(request, begun)
 
 
 def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
@@ -233,18 +235,12 @@ def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
     """
     begun = _begin(request, "bank", models)
     # faceres costs as much as all others together: it guides the search, not the training.
-    train_bank(
-        begun.backbone,
-        begun.space,
-        begun.read_out,
-        begun.targets,
-        [net for net in begun.nets if net.name not in ("faceres", JUDGE)],
-        begun.attributes,
-        begun.faces.pictures,
-        begun.chances,
-        begun.run,
-        BankTraining(**request.options()),
-    )
+    recognisers = [net for net in begun.nets if net.name not in ("faceres", JUDGE)]
+    begun.train(train_bank, begun.space, recognisers, BankTraining(**request.options()))
+    return _finish(request, begun)
+
+
+def _finish(request: TrainingRequest, begun: _Directions) -> dict[str, float]:
     return write_bank(request, begun.run, begun.start, successor(begun.card, request, begun.faces, {}))
 
 
@@ -261,9 +257,7 @@ def write_bank(request: TrainingRequest, run: Path, start: Path, card: dict[str,
     begun = json.loads((run / "begun.json").read_text())
     steps = 0 if state is None else int(state["step"])
     figures = {name: value for name, value in read_card(start).get("figures", {}).items() if name.endswith("_steps")}
-    figures |= {name: begun[name] for name in (f"{kind}_steps" for kind in KINDS) if begun.get(name)}
-    trained = f"{begun['kind']}_steps"
-    figures[trained] = begun[trained] + steps
+    figures |= {name: before + steps for name, before in begun.items() if name.endswith("_steps")}
     new = {**card, "edit_timesteps": list(levels), "edit_skips": True, "figures": figures}
     new["guides"] = begun["guides"]
     write_folder(

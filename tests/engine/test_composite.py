@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from fluidvid.engine.composite import EYES_AND_MOUTH, composite, eyes_and_mouth, face_region, leave_gaze, skin_region
+from fluidvid.engine.composite import (
+    EYES_AND_MOUTH,
+    composite,
+    eyes_and_mouth,
+    face_region,
+    gaze_region,
+    leave_gaze,
+    skin_region,
+)
 from tests.engine.tiny import face68
 
 
@@ -89,7 +97,18 @@ def test_between_lids_and_lips_lie_gaze_and_teeth_and_next_to_nothing_where_they
 def test_an_edit_leaves_what_eyes_and_mouth_show_softened() -> None:
     crops, edited = torch.full((1, 3, 128, 128), -0.5), torch.full((1, 3, 128, 128), 0.5)
     crops[..., ::2] = -0.3  # finer than two pixels
-    done = leave_gaze(crops, edited, _faces_with_open_eyes_and_mouth()[:1])[0, 0]
+    shown = gaze_region(_faces_with_open_eyes_and_mouth()[:1], torch.ones(1, 1, 128, 128))
+    done = leave_gaze(crops, edited, shown)[0, 0]
     y, x = int(0.7 * 128), 64
     torch.testing.assert_close(done[y, x - 2 : x + 2], torch.full((4,), -0.4), atol=0.01, rtol=0)
     assert float(done[70, 64]) == 0.5
+
+
+def test_landmarks_in_the_wrong_places_leave_nothing_of_the_source() -> None:
+    scattered = _faces_with_open_eyes_and_mouth()
+    scattered[0, EYES_AND_MOUTH[2]] = 0.1 + 0.8 * torch.rand(8, 2, generator=torch.Generator().manual_seed(1))
+    mask = face_region(torch.from_numpy(face68()[None]).float(), 128).expand(2, -1, -1, -1)
+    assert float((mask * eyes_and_mouth(scattered, 128))[0].sum()) > 0.12 * float(mask[0].sum())
+    shown = gaze_region(scattered, mask)
+    assert float(shown[0].sum()) == 0
+    torch.testing.assert_close(shown[1], eyes_and_mouth(scattered, 128)[1])  # the other face keeps its own

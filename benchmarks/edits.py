@@ -185,6 +185,8 @@ def _judge(
     error = (a.landmarks - b.landmarks).norm(dim=2).mean(1) / eye_distance(a.landmarks)
     figures.setdefault("landmarks %", []).extend((100 * error).tolist())
     figures.setdefault("expression", []).extend((a.expression - b.expression).abs().sum(1).div(2).tolist())
+    figures.setdefault("age", []).extend((a.age - b.age).abs().tolist())
+    figures.setdefault("gender", []).extend((a.male - b.male).abs().tolist())
     figures.setdefault("denoising", []).append(editor.search.surprise(y) / editor.search.surprise(x))
     windows = part_windows(a.landmarks)
     seen = zip(parts(x, windows).split(1), parts(y, windows).split(1), strict=True)
@@ -223,13 +225,13 @@ def main() -> None:
         *(j.name for j in judges),
         *(f"{j.name} {what}" for what in ("over", "pair") for j in judges),
     ]
-    heads += ["denoising", "one person", "landmarks %", "expression", "parts", "seconds"]
+    heads += ["denoising", "one person", "landmarks %", "expression", "age", "gender", "parts", "seconds"]
     print("| variant | " + " | ".join(heads) + " |\n|" + "---|" * (len(heads) + 1), flush=True)  # noqa: T201
     for words in options.variant:
         label, *pairs = words.split()
         changes = dict(pair.split("=", 1) for pair in pairs)
         figures, sheet, lines = try_variant(changes, people, options.seeds, judges, resolve)
-        share = ("prepared", "accepted", "expression", "parts")
+        share = ("prepared", "accepted", "expression", "gender", "parts")
         cells = []
         for head in heads:
             numbers = figures.get(head, [np.nan])

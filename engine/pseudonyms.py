@@ -16,6 +16,8 @@ from fluidvid.errors import ModelError
 GIVEN = 0.75
 """Share of the bank that is out at once; after that, what was given away longest ago comes back, and whoever is not in
 the picture may have to share."""
+GENDER = 6.0
+"""Misfit of another gender; ten years of age are 1, a likeness is 2 times its cosine by each recogniser."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class PseudonymBank:
         given = set(out[-max(1, int(GIVEN * len(self.ages))) :]) | set(present)
         if len(given) >= len(self.ages):  # everybody is here at once, and somebody has to share
             given = set(out[len(out) // 2 :])
-        fit = (self.ages - person.age).abs() / 10 + 2 * (self.males - person.male).abs()
+        fit = (self.ages - person.age).abs() / 10 + GENDER * (self.males - person.male).abs()
         for name, embedding in source.items():
             if name in self.embeddings:
                 table = self.embeddings[name]

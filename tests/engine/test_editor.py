@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from fluidvid.engine import losses, optimise
 from fluidvid.engine import search as search_module
@@ -450,6 +451,15 @@ def test_people_in_the_picture_keep_their_pseudonym_to_themselves_whoever_is_kno
         given.append(row)
     everybody = list(range(200))
     assert len(bank.draw(Person(30.0, 1.0), {}, generator, present=everybody)) == 1, "somebody has to share"
+
+
+def test_nobody_gets_another_gender_for_being_like_many() -> None:
+    males = (torch.arange(80) % 2).float()
+    tables = {name: F.one_hot(males.long()).float() for name in ("a", "b", "c")}
+    bank = PseudonymBank(tables, torch.full((80,), 30.0), males)
+    like_men = {name: torch.tensor([0.0, 1.0]) for name in tables}
+    rows = bank.draw(Person(30.0, 1.0), like_men, torch.Generator().manual_seed(0), 8)
+    assert all(males[row] == 1 for row in rows)
 
 
 def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[str, Any], tmp_path: Path) -> None:

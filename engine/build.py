@@ -50,21 +50,23 @@ RECOGNISERS = {
     "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),
     "faceres": Calibration(0.33, centred=True),
 }
-
+TEACHERS = {"mobileface": Calibration(0.37), "sirius": Calibration(0.53)}
+"""What taught the second and third student (tools/): for training, nothing else asks for them."""
 
 GUIDES = ("identity_student", "identity_student_2", "identity_student_3", "faceres")
 """What a search is guided by: the first watches every frame, too; the last is the dearest."""
 
 
 def load_recogniser(name: str, resolve: Resolve, template: np.ndarray) -> Recogniser:
-    """A recogniser of `RECOGNISERS` by its manifest name, seen from crops of `template` `(5, 2)`.
+    """A recogniser of `RECOGNISERS` or `TEACHERS` by its manifest name, seen from crops of `template` `(5, 2)`.
 
     Raises:
         ModelError: unknown name, or its file is missing.
     """
-    if name not in RECOGNISERS:
-        raise ModelError(f"no recogniser {name!r}: known are {', '.join(RECOGNISERS)}")
-    known = RECOGNISERS[name]
+    everybody = RECOGNISERS | TEACHERS
+    if name not in everybody:
+        raise ModelError(f"no recogniser {name!r}: known are {', '.join(everybody)}")
+    known = everybody[name]
     mean = load_file(resolve("identity_means"))[name] if known.centred else None
     spec = RecogniserSpec(name, resolve(name), known.threshold, known.template, known.size, mean)
     return Recogniser(spec, template).eval()

@@ -1,11 +1,13 @@
-"""Write the faces without glasses of one source as an npz: donors for `fluidvid prior train swaps --donors`.
+"""Write the faces of one source without glasses and fringes as an npz, the `--donors` of `fluidvid prior train swaps`.
 
     python tools/pick_donors.py FACES.zip donors.npz
 
-A donor with glasses puts half a pair on everybody. Which of the first 384 faces of stylegan-ffhq.zip (see
-../shared/prior-data) wear some was labelled by eye; a ridge regression on slopes around the eyes, all faces bent to one
-mesh, orders all (on the labelled ones, four parts, each judged by the other three: area under the curve .999). The
-`KEPT_OUT` most like those that wear some stay out; a seventh of the faces does.
+A donor with glasses puts half a pair on everybody, one with hair over forehead or temples its shade. Which of the first
+384 faces of stylegan-ffhq.zip (see ../shared/prior-data) wear glasses was labelled by eye; a ridge regression on slopes
+around the eyes, all faces bent to one mesh, orders all (on the labelled ones, four parts, each judged by the other
+three: area under the curve .999). The `KEPT_OUT` most like those that wear some stay out; a seventh of the faces does.
+Of the others those stay out whose forehead or temples are darker than the cheeks by more than `HAIR`: caps and deep
+shadows, too.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluidvid.engine.backbone import load_backbone
+from fluidvid.engine.composite import face_region, skin_region
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks
-from fluidvid.engine.training.swaps import EVERY, bend
+from fluidvid.engine.training.swaps import EVERY, below_the_forehead, bend
 from fluidvid.models import ModelStore
 from fluidvid.prior.bank import CANDIDATES
 from fluidvid.prior.dataset import gather
@@ -35,14 +38,36 @@ GLASSES = (
 )
 """Among the faces that are trained on, in the order of their names."""
 KEPT_OUT = 400
+HAIR = 0.65
+"""On the scale of crops, -1 to 1; chosen by eye, it leaves out a third."""
 
 
-def slopes_around_the_eyes(crops: Tensor, meshes: Tensor) -> Tensor:
-    """`(N, D)` features of `(N, 3, 128, 128)` crops with `(N, 468, 2)` meshes."""
+def on_one_mesh(crops: Tensor, meshes: Tensor) -> Tensor:
+    """`(N, 3, 128, 128)` crops with `(N, 468, 2)` meshes, all bent to the mean of these."""
     middle = meshes.mean(0)
     parts = zip(crops.split(64), meshes.split(64), strict=True)
-    bent = [bend(x, mesh[:, ::EVERY], middle[::EVERY].expand(len(x), -1, -1)) for x, mesh in parts]
-    grey = torch.cat(bent).mean(1, keepdim=True)
+    return torch.cat([bend(x, mesh[:, ::EVERY], middle[::EVERY].expand(len(x), -1, -1)) for x, mesh in parts])
+
+
+def darker_above(bent: Tensor, landmarks: Tensor) -> Tensor:
+    """`(N,)` how much darker than the cheeks the darkest seventh of forehead and temples is; `(1, 68, 2)` landmarks."""
+    size = bent.shape[-1]
+    face = (face_region(landmarks, size) * below_the_forehead(landmarks, size))[0, 0]
+    axis = (torch.arange(size) + 0.5) / size
+    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
+    left, right = landmarks[0, 36, 0], landmarks[0, 45, 0]
+    beside = (xs < left - 0.12 * (right - left)) | (xs > right + 0.12 * (right - left))
+    eyes = landmarks[0, 36:48, 1]
+    above = (ys < landmarks[0, 17:27, 1].min()) | ((ys < eyes.max()) & beside)
+    cheeks = (face > 0.9) & (ys > eyes.mean() + 0.02) & (skin_region(landmarks, size)[0, 0] > 0.8)
+    soft = F.avg_pool2d(bent, 5, 1, 2)
+    skin = soft[:, :, cheeks].median(2).values
+    return (skin[:, :, None] - soft[:, :, (face > 0.3) & above]).clamp_min(0).mean(1).quantile(0.85, dim=1)
+
+
+def slopes_around_the_eyes(bent: Tensor) -> Tensor:
+    """`(N, D)` features of `(N, 3, 128, 128)` crops on one mesh."""
+    grey = bent.mean(1, keepdim=True)
     across, down = F.pad(grey.diff(dim=3), (0, 1)).abs(), F.pad(grey.diff(dim=2), (0, 0, 0, 1)).abs()
     slopes = torch.cat([across, down], 1)
     slopes = slopes / (slopes.mean((1, 2, 3), keepdim=True) + 0.02)
@@ -60,14 +85,17 @@ def main(source: str, out: str) -> None:
     pictures = faces.pictures[~faces.held_out][:CANDIDATES]
     crops = to_crops(pictures)
     with torch.inference_mode():
-        meshes = torch.cat([attributes.mesh(part).float() for part in crops.split(64)])
-        features = slopes_around_the_eyes(crops, meshes)
+        bent = on_one_mesh(crops, torch.cat([attributes.mesh(part).float() for part in crops.split(64)]))
+        features = slopes_around_the_eyes(bent)
+        middle = torch.cat([attributes.landmarks(part).float() for part in crops.split(64)]).mean(0, keepdim=True)
+        clear = darker_above(bent, middle) <= HAIR
     labels = torch.zeros(LABELLED)
     labels[list(GLASSES)] = 1
     seen = features[:LABELLED]
     gram = seen.T @ seen / LABELLED + 0.3 * torch.eye(seen.shape[1])
     scores = features @ torch.linalg.solve(gram, seen.T @ (labels - labels.mean()) / LABELLED)
-    kept = scores.argsort(descending=True)[KEPT_OUT:].sort().values.numpy()
+    bare = scores.argsort(descending=True)[KEPT_OUT:].sort().values
+    kept = bare[clear[bare]].numpy()
     np.savez(out, faces=pictures[kept])
     sys.stderr.write(f"{len(kept)} of {len(pictures)} faces in {Path(out)}\n")
 

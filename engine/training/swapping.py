@@ -57,6 +57,7 @@ class SwapTraining(TrainingOptions):
         displace: weight of being who the picture to be drawn shows.
         suppress: weight of not being who the person was.
         apart: weight of two pseudonyms of one person being no more alike than what they are drawn to.
+        expression: weight of the person's expression, which donors do not have.
         margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
         identity: length of the recognisers' push as a share of the pictures'.
         adversarial: the same of the critic's.
@@ -83,6 +84,7 @@ class SwapTraining(TrainingOptions):
     displace: float = 1.0
     suppress: float = 2.0
     apart: float = 0.5
+    expression: float = 3.0
     margin: float = 0.3
     identity: float = 3.0
     adversarial: float = 0.6
@@ -195,11 +197,19 @@ class _Beholders:
     Args:
         backbone: its first stage decodes.
         recognisers: a few of them, drawn anew, are asked at every step.
+        attributes: say the expression.
         options: see `SwapTraining`.
     """
 
-    def __init__(self, backbone: Backbone, recognisers: Sequence[Recogniser], options: SwapTraining) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        recognisers: Sequence[Recogniser],
+        attributes: AttributeNetworks,
+        options: SwapTraining,
+    ) -> None:
         self.backbone, self.recognisers, self.options = backbone, list(recognisers), options
+        self.attributes = attributes
         self.critic = FaceCritic()
         self.training = CriticTraining(self.critic, options.critic_rate)
         self.step, self.weights = 0, [0.0, 0.0]
@@ -233,7 +243,10 @@ class _Beholders:
             seen.append(
                 who_terms(new, goal, old.repeat(2, 1), leaf.new_ones(len(leaf)), options.margin * net.threshold)
             )
+        with torch.no_grad():
+            was = self.attributes.expression(source).repeat(2, 1)
         terms = mean_terms(seen)
+        terms["expression"] = (self.attributes.expression(drawn) - was).pow(2).sum(1).mean()
         (identity,) = torch.autograd.grad(
             torch.stack([getattr(options, name) * term for name, term in terms.items()]).sum(), leaf, retain_graph=True
         )
@@ -280,7 +293,7 @@ def train_swaps(
         read_out: from the targets' codes to coordinates.
         targets: people to become; their pictures are the donors.
         recognisers: that are asked beside, with a critic; none: pictures alone are compared.
-        attributes: with the mesh.
+        attributes: with the mesh, and the expression.
         pictures: `(N, S, S, 3)` uint8 aligned faces, the people to edit.
         chances: `(N,)` sampling weights, 0 where held out.
         out: folder for checkpoints and `log.csv`.
@@ -290,7 +303,7 @@ def train_swaps(
     torch.manual_seed(options.seed)
     unet, schedule = backbone.unet, backbone.schedule
     directed = DirectedHalf(unet, space, read_out, options.learning_rate, options.direction_rate)
-    beholders = _Beholders(backbone, recognisers, options)
+    beholders = _Beholders(backbone, recognisers, attributes, options)
     if (state := run.resume()) is not None:
         directed.load_state(state)
         beholders.load_state(state)

@@ -19,6 +19,7 @@ class Targets:
         embeddings: unit embeddings `(N, D)` by recogniser name.
         ages: `(N,)` years.
         males: `(N,)` probabilities.
+        expressions: `(N, 7)` probabilities.
         pictures: `(N, 3, S, S)` of them, in [-1, 1].
         meshes: `(N, 468, 2)`, in fractions of the side.
     """
@@ -27,13 +28,15 @@ class Targets:
     embeddings: dict[str, Tensor]
     ages: Tensor
     males: Tensor
+    expressions: Tensor
     pictures: Tensor
     meshes: Tensor
 
     def alike(self, kept: Attributes, generator: torch.Generator) -> Tensor:
-        """For each of n people a random row among those of like age, gender and pose."""
+        """For each of n people a random row among those of like age, gender, expression and pose."""
         misfit = (self.ages[None] - kept.age[:, None]).abs() / 10
         misfit = misfit + 2 * (self.males[None] - kept.male[:, None]).abs()
+        misfit = misfit + (self.expressions[None] - kept.expression.float()[:, None]).abs().sum(2)
         if kept.mesh is not None:
             misfit = misfit + 60 * (self.meshes[None] - kept.mesh[:, None]).norm(dim=3).mean(2)
         near = misfit.argsort(1)[:, : max(2, len(self.ages) // 12)]

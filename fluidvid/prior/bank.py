@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import Backbone, load_backbone
-from fluidvid.engine.build import GUIDES, RECOGNISERS, h_shape, load_recogniser
+from fluidvid.engine.build import GUIDES, RECOGNISERS, TEACHERS, h_shape, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.pseudonyms import PseudonymBank
@@ -57,8 +57,9 @@ def targets_of(crops: Tensor, nets: list[Recogniser], attributes: AttributeNetwo
         codes.append(centred @ axes.T)
     joined = torch.cat(codes, 1)
     ages, males = torch.cat([a.age for a in kept]).clone(), torch.cat([a.male for a in kept]).clone()
+    expressions = torch.cat([a.expression for a in kept]).clone()
     meshes = torch.cat([a.mesh for a in kept if a.mesh is not None]).clone()
-    return Targets(joined / joined.std(0), embeddings, ages, males, crops, meshes)
+    return Targets(joined / joined.std(0), embeddings, ages, males, expressions, crops, meshes)
 
 
 def first_directions(backbone: Backbone, crops: Tensor, codes: Tensor, level: int) -> tuple[ComponentSpace, ReadOut]:
@@ -76,9 +77,9 @@ def first_directions(backbone: Backbone, crops: Tensor, codes: Tensor, level: in
 
 
 def read_out_of(codes: Tensor, coordinates: Tensor) -> ReadOut:
-    """The map from codes `(N, D)` that comes nearest to known coordinates `(n, L, K)` of its first n rows."""
+    """The map from codes `(n, D)` that comes nearest to their coordinates `(n, L, K)`."""
     n, levels, components = coordinates.shape
-    seen = torch.cat([codes[:n], codes.new_ones(n, 1)], 1).double()
+    seen = torch.cat([codes, codes.new_ones(n, 1)], 1).double()
     gram = seen.T @ seen / n + 1e-3 * torch.eye(seen.shape[1]).double()
     weights = torch.linalg.solve(gram, seen.T @ coordinates.flatten(1).double() / n).float()
     read_out = ReadOut(codes.shape[1], levels, components)
@@ -91,20 +92,21 @@ def read_out_of(codes: Tensor, coordinates: Tensor) -> ReadOut:
 def known_directions(
     folder: Path, shape: tuple[int, int, int], targets: Targets
 ) -> tuple[ComponentSpace, ReadOut] | None:
-    """Components and read-out of a prior whose directions were trained to the same people, or None."""
+    """Components and read-out of a prior, if half or more of the people it has directions to are among the targets."""
     places = folder / "pseudonyms.safetensors", folder / "hspace.safetensors"
     if not all(place.exists() for place in places):
         return None
     bank = PseudonymBank.load(places[0])
     if bank.coordinates is None:
         return None
-    n = len(bank.ages)
-    for name, table in bank.embeddings.items():
-        if name not in targets.embeddings or len(targets.embeddings[name]) < n:
-            return None
-        if float((table * targets.embeddings[name][:n]).sum(1).min()) < SAME:
-            return None
-    return ComponentSpace.load(places[1], shape), read_out_of(targets.codes, bank.coordinates)
+    if not bank.embeddings.keys() <= targets.embeddings.keys():
+        return None
+    alike = torch.stack([targets.embeddings[name] @ table.T for name, table in bank.embeddings.items()]).amin(0)
+    nearest, rows = alike.max(1)
+    known = nearest >= SAME
+    if 2 * int(known.sum()) < len(bank.ages):
+        return None
+    return ComponentSpace.load(places[1], shape), read_out_of(targets.codes[known], bank.coordinates[rows[known]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,10 +164,12 @@ def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directio
         FluidvidError: pictures, start, teacher or folder are not as they should be.
     """
     taught = {file.stem: file for file in request.teachers}
+    fit = [name for name in (*RECOGNISERS, *TEACHERS) if name != JUDGE]
     for name, file in taught.items():
-        if not file.is_file() or name not in RECOGNISERS or name == JUDGE:
-            known_names = ", ".join(name for name in RECOGNISERS if name != JUDGE)
-            raise ModelError(f"--teacher {file}: the ONNX file of a recogniser is needed, by a name of {known_names}")
+        if not file.is_file() or name not in fit:
+            raise ModelError(
+                f"--teacher {file}: the ONNX file of a recogniser is needed, by a name of {', '.join(fit)}"
+            )
 
     def resolve(name: str) -> Path:
         return taught[name] if name in taught else models.resolve(name)
@@ -227,7 +231,7 @@ def run_swaps(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
 def run_bank(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
     """Train directions from a complete prior, with `request.teachers` as guides of the training only.
 
-    Their files are named like recognisers of `fluidvid.engine.build.RECOGNISERS`; the card lists them among the
+    Their files are named like recognisers of `fluidvid.engine.build`; the card lists them among the
     guides, so that no audit takes them for independent.
 
     Raises:

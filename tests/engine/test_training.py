@@ -123,7 +123,7 @@ def _targets(pictures: NDArray[np.uint8], attributes: AttributeNetworks) -> Targ
     donors = to_crops(pictures[:6])
     people = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
     ages, males, meshes = torch.linspace(20, 60, 6), torch.full((6,), 0.5), attributes.mesh(donors)
-    return Targets(torch.randn(6, 3), {"who": people}, ages, males, donors, meshes)
+    return Targets(torch.randn(6, 3), {"who": people}, ages, males, torch.rand(6, 7), donors, meshes)
 
 
 def _moved(run: Path) -> set[str]:
@@ -268,7 +268,7 @@ def test_targets_are_of_like_age_and_gender_and_pose() -> None:
     ages, males = torch.linspace(10, 80, 100), (torch.arange(100) % 2).float()
     turned = (torch.arange(100) // 2 % 2).float()[:, None, None]
     meshes = torch.rand(1, 468, 2, generator=torch.Generator().manual_seed(1)) + 0.3 * turned
-    targets = Targets(torch.zeros(100, 1), {}, ages, males, torch.zeros(100, 3, 8, 8), meshes)
+    targets = Targets(torch.zeros(100, 1), {}, ages, males, torch.zeros(100, 7), torch.zeros(100, 3, 8, 8), meshes)
     kept = Attributes(
         torch.zeros(2, 68, 2), meshes[[0, 2]], torch.zeros(2, 7), torch.tensor([20.0, 70.0]), torch.tensor([0.0, 1.0])
     )
@@ -281,6 +281,18 @@ def test_targets_are_of_like_age_and_gender_and_pose() -> None:
         assert abs(ages[old_man] - 70) < 20
         assert turned[young_woman] == 0
         assert turned[old_man] == 1
+
+
+def test_targets_are_of_like_expression() -> None:
+    expressions = torch.eye(7)[torch.arange(100) % 4]
+    meshes = torch.zeros(100, 468, 2)
+    targets = Targets(
+        torch.zeros(100, 1), {}, torch.full((100,), 30.0), torch.ones(100), expressions, torch.zeros(0), meshes
+    )
+    kept = Attributes(torch.zeros(2, 68, 2), None, expressions[[1, 2]], torch.full((2,), 30.0), torch.ones(2))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        assert [row % 4 for row in targets.alike(kept, generator).tolist()] == [1, 2]
 
 
 def test_the_cache_never_draws_what_is_held_out(pictures: NDArray[np.uint8], autoencoder: FaceAutoencoder) -> None:

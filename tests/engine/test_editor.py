@@ -457,7 +457,7 @@ def test_nobody_gets_another_gender_for_being_like_many() -> None:
     males = (torch.arange(80) % 2).float()
     tables = {name: F.one_hot(males.long()).float() for name in ("a", "b", "c")}
     bank = PseudonymBank(tables, torch.full((80,), 30.0), males)
-    like_men = {name: torch.tensor([0.6, 0.8]) for name in tables}
+    like_men = {name: torch.tensor([0.2, 0.98]) for name in tables}
     rows = bank.draw(Person(30.0, 1.0), like_men, torch.Generator().manual_seed(0), 8)
     assert all(males[row] == 1 for row in rows)
 

@@ -72,12 +72,14 @@ class Optimised:
     Attributes:
         coordinates: what `DirectionSpace.directions` turns into `(L, C, h, w)`.
         candidate: the one that was taken.
+        others: those that were not, the best start first.
         seconds: wall clock.
         terms: last value of every loss term.
     """
 
     coordinates: Tensor
     candidate: Candidate
+    others: Sequence[Candidate]
     seconds: float
     terms: dict[str, float]
 
@@ -211,11 +213,12 @@ def optimise_direction(
     options = options or OptimiseOptions()
     began = time.monotonic()
     objective = _Objective(backbone, editor, space, guides, attributes, crops, source, noise, options, generator)
-    chosen = candidates[0] if candidates else Candidate()
-    if len(candidates) > 1:  # one crop tells them apart
+    ordered = list(candidates) or [Candidate()]
+    if len(ordered) > 1:  # one crop tells them apart
         with torch.no_grad():
-            losses = [float(objective(_start(c, space, backbone), c, guides, 0)[0]) for c in candidates]
-        chosen = candidates[min(range(len(losses)), key=losses.__getitem__)]
+            losses = [float(objective(_start(c, space, backbone), c, guides, 0)[0]) for c in ordered]
+        ordered = [ordered[i] for i in sorted(range(len(losses)), key=losses.__getitem__)]
+    chosen, *others = ordered
     coordinates = _start(chosen, space, backbone).requires_grad_()
     rate = options.learning_rate if chosen.start is None else options.refining_rate
     optimiser = torch.optim.Adam([coordinates], lr=rate, betas=(0.9, 0.99))
@@ -232,7 +235,7 @@ def optimise_direction(
         found.lerp_(coordinates.detach(), 1 / max(1, step - first + 1))
         values = {name: value.item() for name, value in terms.items()}
     log.debug("direction after %d steps: %s", options.steps, values)
-    return Optimised(found.cpu(), chosen, time.monotonic() - began, values)
+    return Optimised(found.cpu(), chosen, others, time.monotonic() - began, values)
 
 
 def _looks(step: int, guides: Sequence[Recogniser], crops: int) -> tuple[Sequence[Recogniser], int]:

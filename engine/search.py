@@ -243,6 +243,7 @@ class DirectionSearch:
         if self.options.searches > 1:  # one that is searched has nobody to be compared with
             source = replace(source, surprise=self.surprise(source.crops[: self.options.key_crops]))
         best: _Judged | None = None
+        others: Sequence[Candidate] = ()
         total = good = 0
         for attempt in range(max(self.options.attempts, self.options.searches)):
             found = optimise_direction(
@@ -263,11 +264,12 @@ class DirectionSearch:
             judged = self._lengthened(found, source, noise)
             good += judged.faultless
             best = judged.or_better(best)
-            others = [c for c in candidates if c.row != found.candidate.row]
+            others = found.others or others
             if good >= (self.options.searches if others else 1):
                 break
             if others and (good or attempt == 0):
-                candidates = others  # another pseudonym may lead further away, or to a better face
+                # Another pseudonym may lead further away, or to a better face.
+                candidates, others = [others[0]], others[1:]
             else:  # more steps from where this attempt ended, and more weight on leaving the source
                 candidates = [replace(found.candidate, start=found.coordinates)]
                 weights = replace(options.weights, suppress=1.5 * options.weights.suppress)

@@ -19,7 +19,7 @@ from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import OptimiseOptions, SearchStopped, _looks, optimise_direction
+from fluidvid.engine.optimise import Candidate, OptimiseOptions, SearchStopped, _looks, optimise_direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace
@@ -119,6 +119,20 @@ def test_a_search_ends_at_the_mean_of_its_last_steps(parts: dict[str, Any]) -> N
     torch.testing.assert_close(found(4, 0.5), (three + four) / 2)
     torch.testing.assert_close(found(4, 0.75), (two + three + four) / 3)
     torch.testing.assert_close(found(0, 0.5), parts["space"].zero())
+
+
+def test_candidates_are_ordered_by_what_their_start_costs(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops = editor._crops(faces(1))
+    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
+    source = {guide.name: guide(crops) for guide in editor.guides}
+    weights = OptimiseOptions(
+        weights=losses.LossWeights(**dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"displace": 1.0})
+    )
+    goals = [source["guide"][0] * sign for sign in (-1.0, 0.0, 1.0)]
+    given = [Candidate(row, {"guide": goals[row]}) for row in (1, 2, 0)]
+    found = optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), candidates=given, options=options)
+    assert [c.row for c in (found.candidate, *found.others)] == [2, 1, 0]
 
 
 @pytest.mark.parametrize("crops", [1, 2, 3, 4])

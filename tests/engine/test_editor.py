@@ -126,9 +126,8 @@ def test_candidates_are_ordered_by_what_their_start_costs(parts: dict[str, Any])
     crops = editor._crops(faces(1))
     networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
     source = {guide.name: guide(crops) for guide in editor.guides}
-    weights = OptimiseOptions(
-        weights=losses.LossWeights(**dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"displace": 1.0})
-    )
+    weights = dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"displace": 1.0}
+    options = OptimiseOptions(steps=0, weights=losses.LossWeights(**weights))
     goals = [source["guide"][0] * sign for sign in (-1.0, 0.0, 1.0)]
     given = [Candidate(row, {"guide": goals[row]}) for row in (1, 2, 0)]
     found = optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), candidates=given, options=options)

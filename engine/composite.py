@@ -19,7 +19,7 @@ ANGLES = 256
 
 
 def face_region(landmarks68: Tensor, size: int) -> Tensor:
-    """Soft face region inside the outline of a face, zero beyond it and at the crop's border.
+    """Soft face region inside the outline of a face, zero beyond it, on the upper forehead and at the crop's border.
 
     The outline is the jaw and, above the brows, half the distance from eyes to mouth; its radius about the face's
     centre is interpolated over the angle, so that a turned head gets its own outline and no halo beside the cheek.
@@ -29,7 +29,8 @@ def face_region(landmarks68: Tensor, size: int) -> Tensor:
         size: side of the crop in pixels.
 
     Returns:
-        `(N, 1, size, size)` float32 in [0, 1]: 1 up to 0.82 of the way to the outline, falling as a raised cosine.
+        `(N, 1, size, size)` float32 in [0, 1]: 1 up to 0.82 of the way to the outline, falling as a raised cosine, and
+        `below_the_forehead`.
     """
     points = landmarks68.float()
     eyes, mouth = points[:, 36:48].mean(1), points[:, 48:68].mean(1)
@@ -53,7 +54,21 @@ def face_region(landmarks68: Tensor, size: int) -> Tensor:
     radius = torch.lerp(table.gather(1, low), table.gather(1, (low + 1) % ANGLES), place.frac())
     inside = 0.5 - 0.5 * torch.cos(math.pi * ((1 - distance / radius) / 0.18).clamp(0, 1))
     border = (torch.minimum(axis, 1 - axis) / 0.05).clamp(0, 1)
-    return inside.reshape(-1, 1, size, size) * border[None, None, :, None] * border
+    inside = inside.reshape(-1, 1, size, size) * border[None, None, :, None] * border
+    return inside * below_the_forehead(points, size)
+
+
+def below_the_forehead(landmarks68: Tensor, size: int) -> Tensor:
+    """`(N, 1, size, size)`: 1 up to the brows of `(N, 68, 2)` landmarks, falling to 0 on the forehead above them.
+
+    Fringes and caps belong to the picture, and another person's forehead in their place looks pasted on.
+    """
+    up = (landmarks68[:, 36:48].mean(1) - landmarks68[:, 48:68].mean(1))[:, None]
+    axis = (torch.arange(size, device=landmarks68.device) + 0.5) / size
+    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
+    offset = torch.stack([xs, ys], -1).reshape(1, -1, 2) - landmarks68[:, None, 17:27].mean(2)
+    height = ((offset * up).sum(2) / up.pow(2).sum(2).clamp_min(1e-6)).reshape(-1, 1, size, size)
+    return 0.5 + 0.5 * torch.cos(math.pi * ((height - 0.1) / 0.28).clamp(0, 1))
 
 
 def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:

@@ -24,7 +24,7 @@ from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.composite import face_region, skin_region
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks
-from fluidvid.engine.training.swaps import EVERY, below_the_forehead, bend
+from fluidvid.engine.training.swaps import EVERY, bend
 from fluidvid.models import ModelStore
 from fluidvid.prior.bank import CANDIDATES
 from fluidvid.prior.dataset import gather
@@ -52,7 +52,7 @@ def on_one_mesh(crops: Tensor, meshes: Tensor) -> Tensor:
 def darker_above(bent: Tensor, landmarks: Tensor) -> Tensor:
     """`(N,)` how much darker than the cheeks the darkest seventh of forehead and temples is; `(1, 68, 2)` landmarks."""
     size = bent.shape[-1]
-    face = (face_region(landmarks, size) * below_the_forehead(landmarks, size))[0, 0]
+    face = face_region(landmarks, size)[0, 0]
     axis = (torch.arange(size) + 0.5) / size
     ys, xs = torch.meshgrid(axis, axis, indexing="ij")
     left, right = landmarks[0, 36, 0], landmarks[0, 45, 0]

@@ -2,12 +2,10 @@
 
 No network draws it, so every part of it is a face's. Training shows it as what the edit to that pseudonym should look
 like (`fluidvid.engine.training.swapping`); recognisers alone only say who it should be, and are content with what looks
-drawn. Gaze, lids and what an open mouth shows stay the person's own, and so does the forehead: donors have fringes.
+drawn. Gaze, lids and what an open mouth shows stay the person's own.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -78,17 +76,6 @@ def light(pictures: Tensor, region: Tensor) -> Tensor:
     return F.interpolate(soft, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def below_the_forehead(landmarks68: Tensor, size: int) -> Tensor:
-    """`(N, 1, size, size)`: 1 up to the brows of `(N, 68, 2)` landmarks, falling to 0 on the forehead above them."""
-    eyes, mouth = landmarks68[:, 36:48].mean(1), landmarks68[:, 48:68].mean(1)
-    up = (eyes - mouth)[:, None]
-    axis = (torch.arange(size, device=landmarks68.device) + 0.5) / size
-    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
-    offset = torch.stack([xs, ys], -1).reshape(1, -1, 2) - landmarks68[:, None, 17:27].mean(2)
-    height = ((offset * up).sum(2) / up.pow(2).sum(2)).reshape(-1, 1, size, size)
-    return 0.5 + 0.5 * torch.cos(math.pi * ((height - 0.1) / 0.28).clamp(0, 1))
-
-
 def swapped(
     crops: Tensor, landmarks68: Tensor, mesh: Tensor, region: Tensor, donors: Tensor, donor_mesh: Tensor
 ) -> Tensor:
@@ -103,7 +90,6 @@ def swapped(
         donor_mesh: `(N, 468, 2)` of them.
     """
     size = crops.shape[-1]
-    region = region * below_the_forehead(landmarks68, size)
     bent = bend(donors, donor_mesh[:, ::EVERY], mesh[:, ::EVERY])
     fine = [x - softened(x, region, size / 80) for x in (bent, crops)]
     detail = [(region * f.pow(2)).sum((1, 2, 3), keepdim=True) for f in fine]

@@ -48,6 +48,24 @@ def test_a_turned_face_gets_no_halo_beside_the_cheek() -> None:
     assert region[50, 66] < 0.05  # as far from the middle, beyond the far cheek
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.5])
+def test_the_upper_forehead_stays_the_sources(angle: float) -> None:
+    centre = np.array([0.5, 0.56])
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    points = face68()
+    up = points[36:48].mean(0) - points[48:68].mean(0)
+    brow = points[17:27].mean(0)
+    region = face_region(torch.from_numpy(((points - centre) @ turn.T + centre)[None]).float(), 128)[0, 0]
+
+    def at(height: float) -> float:
+        x, y = (((brow + height * up - centre) @ turn.T + centre) * 128).astype(int)
+        return float(region[y, x])
+
+    assert at(0.05) > 0.9  # the brows themselves are edited
+    assert 0.05 < at(0.24) < 0.9
+    assert at(0.42) == 0
+
+
 def test_degenerate_landmarks_give_a_finite_region() -> None:
     assert torch.isfinite(face_region(torch.full((1, 68, 2), 0.3), 64)).all()
 

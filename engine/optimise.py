@@ -56,9 +56,9 @@ class OptimiseOptions:
         weights: of the loss terms.
     """
 
-    steps: int = 16
+    steps: int = 24
     learning_rate: float = 0.25
-    refining_rate: float = 0.05
+    refining_rate: float = 0.08
     averaged: float = 0.5
     margin: float = 0.0
     gaze: bool = True

@@ -71,7 +71,7 @@ class EditorOptions:
     frame_limit: float = 0.8
     landmark_limit: float = 0.18
     candidates: int = 10
-    searches: int = 2
+    searches: int = 1
     attempts: int = 3
     lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
     transition: int = 12

@@ -147,10 +147,10 @@ class EditConfig(_Section):
     max_held: int = _option(3, "a face held longer than this many frames between detections is masked", ge=0, le=60)
     key_frames: int = _option(6, "pictures per person the direction is found on", ge=2, le=8)
     iterations: int = _option(
-        16, "optimisation steps of a search, each on one picture", flag="--iterations", ge=1, le=1000
+        24, "optimisation steps of a search, each on one picture", flag="--iterations", ge=1, le=1000
     )
     searches: int = _option(
-        2, "pseudonyms that are searched for a person; the one that looks most like a face is taken", ge=1, le=4
+        1, "pseudonyms that are searched for a person; the one that looks most like a face is taken", ge=1, le=4
     )
     gaze: bool = _option(
         True,

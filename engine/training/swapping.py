@@ -82,7 +82,7 @@ class SwapTraining(TrainingOptions):
     judged: int = 8
     asked: int = 2
     displace: float = 1.0
-    suppress: float = 2.0
+    suppress: float = 5.0
     apart: float = 0.5
     expression: float = 3.0
     margin: float = 0.3

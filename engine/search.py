@@ -70,7 +70,7 @@ class EditorOptions:
     accept: float = 0.5
     frame_limit: float = 0.8
     landmark_limit: float = 0.18
-    candidates: int = 10
+    candidates: int = 4
     searches: int = 1
     attempts: int = 3
     lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)

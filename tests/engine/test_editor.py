@@ -381,6 +381,18 @@ def test_of_several_searches_the_best_looking_is_taken(
         assert state is not None and state.known.pseudonym == rows[chosen]
 
 
+@pytest.mark.parametrize(("reason", "searched"), [("", 2), ("no", 3)])
+def test_a_crop_that_stays_weak_is_searched_for_once_more(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, reason: str, searched: int
+) -> None:
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, attempts=3, lengths=(1.0,)))
+    figures = {"weak": 0.3, "guide.guide": 0.1, "verifier.verifier": 0.1}
+    monkeypatch.setattr(editor.search, "verify", lambda *_: (dict(figures), reason))
+    result = editor.prepare(1, faces(3))
+    assert result.ok == (not reason)
+    assert result.figures["steps"] == searched * EASY.optimise.steps
+
+
 @pytest.mark.parametrize(("searches", "asked"), [(1, False), (2, True)])
 def test_how_a_result_looks_is_asked_where_there_is_a_choice(parts: dict[str, Any], searches: int, asked: bool) -> None:
     editor = _editor(parts, replace(EASY, searches=searches))

@@ -36,8 +36,9 @@ FIRST_TRIES = 4
 """Pseudonyms that are tried for a first direction, before a face waits for a search."""
 SEEN = 0.2
 """What a verifier's cosine counts beside it."""
-WEAK = 0.85
-"""A crop is weak from this share of the limit at which a frame is masked: others will be beyond it."""
+WEAK, LOST = 0.85, 2.0
+"""A crop is weak from the first share of the limit at which a frame is masked, for others will be beyond it, to the
+second: what is still that alike no direction changes (a hand, a head turned away), and its frames are masked."""
 
 
 @dataclass(frozen=True)
@@ -371,7 +372,7 @@ class DirectionSearch:
         for net in self.judges:
             cosine = (net(edited) * source.embeddings[net.name]).sum(1)
             if net is self.guides[0]:  # the one that watches every frame
-                figures["weak"] = float((cosine > WEAK * limit).float().mean())
+                figures["weak"] = float(((cosine > WEAK * limit) & (cosine <= LOST * limit)).float().mean())
                 shown = cosine <= limit
                 if int(shown.sum()) < max(2, len(x) / 2):
                     shown = torch.ones_like(shown)

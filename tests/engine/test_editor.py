@@ -393,6 +393,19 @@ def test_a_crop_that_stays_weak_is_searched_for_once_more(
     assert result.figures["steps"] == searched * EASY.optimise.steps
 
 
+def test_a_crop_that_no_direction_changes_is_not_weak(parts: dict[str, Any]) -> None:
+    search = _editor(parts, replace(EASY, frame_limit=0.4 / parts["guides"][0].threshold)).search
+    source = search.source(_editor(parts)._crops(faces(4)))
+    direction = search.direction(Known(search.space.zero(), torch.zeros(4, 8, 8), None, Provenance("")))
+    edited, _ = search.apply(source.crops, direction.values.expand(4, *direction.values.shape), direction.noise, 1.0)
+    new = search.guides[0](edited)
+    wanted = 0.4 * torch.tensor([0.5, 0.9, 1.5, 2.2])  # well, weak, weak, lost
+    beside = F.normalize(torch.roll(new, 1, 1) - (torch.roll(new, 1, 1) * new).sum(1, keepdim=True) * new, dim=1)
+    was = wanted[:, None] * new + (1 - wanted[:, None] ** 2).sqrt() * beside
+    changed = replace(source, embeddings=source.embeddings | {search.guides[0].name: was})
+    assert search.verify(direction, changed)[0]["weak"] == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(("searches", "asked"), [(1, False), (2, True)])
 def test_how_a_result_looks_is_asked_where_there_is_a_choice(parts: dict[str, Any], searches: int, asked: bool) -> None:
     editor = _editor(parts, replace(EASY, searches=searches))

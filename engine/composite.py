@@ -30,7 +30,7 @@ def face_region(landmarks68: Tensor, size: int) -> Tensor:
 
     Returns:
         `(N, 1, size, size)` float32 in [0, 1]: 1 up to 0.82 of the way to the outline, falling as a raised cosine, and
-        `below_the_forehead`.
+        from the brows upwards falling to 0: fringes and caps belong to the picture.
     """
     points = landmarks68.float()
     eyes, mouth = points[:, 36:48].mean(1), points[:, 48:68].mean(1)
@@ -54,21 +54,10 @@ def face_region(landmarks68: Tensor, size: int) -> Tensor:
     radius = torch.lerp(table.gather(1, low), table.gather(1, (low + 1) % ANGLES), place.frac())
     inside = 0.5 - 0.5 * torch.cos(math.pi * ((1 - distance / radius) / 0.18).clamp(0, 1))
     border = (torch.minimum(axis, 1 - axis) / 0.05).clamp(0, 1)
-    inside = inside.reshape(-1, 1, size, size) * border[None, None, :, None] * border
-    return inside * below_the_forehead(points, size)
-
-
-def below_the_forehead(landmarks68: Tensor, size: int) -> Tensor:
-    """`(N, 1, size, size)`: 1 up to the brows of `(N, 68, 2)` landmarks, falling to 0 on the forehead above them.
-
-    Fringes and caps belong to the picture, and another person's forehead in their place looks pasted on.
-    """
-    up = (landmarks68[:, 36:48].mean(1) - landmarks68[:, 48:68].mean(1))[:, None]
-    axis = (torch.arange(size, device=landmarks68.device) + 0.5) / size
-    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
-    offset = torch.stack([xs, ys], -1).reshape(1, -1, 2) - landmarks68[:, None, 17:27].mean(2)
-    height = ((offset * up).sum(2) / up.pow(2).sum(2).clamp_min(1e-6)).reshape(-1, 1, size, size)
-    return 0.5 + 0.5 * torch.cos(math.pi * ((height - 0.1) / 0.28).clamp(0, 1))
+    above = centre - points[:, 17:27].mean(1, keepdim=True) + offset  # from the brows
+    height = -(above * down[:, None]).sum(2) / down.pow(2).sum(1, keepdim=True).clamp_min(1e-6)
+    inside = inside * (0.5 + 0.5 * torch.cos(math.pi * ((height - 0.1) / 0.28).clamp(0, 1)))
+    return inside.reshape(-1, 1, size, size) * border[None, None, :, None] * border
 
 
 def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:

@@ -2,11 +2,12 @@
 
     python benchmarks/edits.py CLIP [CLIP ...] --variant 'shipped' --variant 'strong optimise.weights.suppress=6' ...
 
-A variant is a label and `key=value` pairs: dotted keys of `EditorOptions`, `backbone=FOLDER`, or an argument of
-`build_editor` such as `geometry`. Of every clip the people seen longest are taken (`--people`); each variant prepares
-each of them for every seed and edits `--pictures` pictures spread over the person's life. Prints a Markdown table and
-writes one contact sheet per variant (first seed; source over result). What the first pass finds is kept in the folder
-`--out` between runs: it holds pictures of people, so keep it out of the repository.
+A variant is a label and `key=value` pairs: dotted keys of `EditorOptions`, `backbone=FOLDER`, `find=begin` for first
+directions without a search, or an argument of `build_editor` such as `geometry`. Of every clip the people seen longest
+are taken (`--people`); each variant prepares each of them for every seed and edits `--pictures` pictures spread over
+the person's life. Prints a Markdown table and writes one contact sheet per variant (first seed; source over result).
+What the first pass finds is kept in the folder `--out` between runs: it holds pictures of people, so keep it out of the
+repository.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def try_variant(
     changes = dict(changes)
     became: dict[tuple[str, str], list[torch.Tensor]] = {}
     backbone = changes.pop("backbone", None) or resolve("prior")
+    find = changes.pop("find", "prepare")
     build = {k: changes.pop(k) for k in BUILD if k in changes}
     figures: dict[str, list[float]] = {}
     sheet, lines = [], []
@@ -136,7 +138,7 @@ def try_variant(
         )
         for number, subject in enumerate(people):
             began = time.monotonic()
-            prepared = editor.prepare(number, subject.key_crops)
+            prepared = getattr(editor, find)(number, subject.key_crops)
             figures.setdefault("prepared", []).append(float(prepared.ok))
             figures.setdefault("seconds", []).append(time.monotonic() - began)
             result = subject.crops.copy()

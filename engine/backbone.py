@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
-from fluidvid.engine.hspace import SplitUNet, keep_reduced
+from fluidvid.engine.hspace import SplitUNet
+from fluidvid.engine.precision import keep_reduced
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.errors import ModelError
 
@@ -184,7 +185,7 @@ def load_backbone(
         source: folder in diffusers' layout, bare UNet2DModel folder, or hub id.
         device: where the networks run.
         dtype: of the U-Net's and the first stage's weights and results.
-        reduced: None, or the dtype they compute in (`fluidvid.engine.hspace.reduced_precision`).
+        reduced: None, or the dtype they compute in (`fluidvid.engine.precision.reduced_precision`).
 
     Raises:
         ModelError: missing, incomplete, altered (its digest differs from fluidvid.json's) or unsupported.

@@ -17,9 +17,9 @@ from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
 from fluidvid.engine.geodesic import Geometry
-from fluidvid.engine.hspace import reduced_precision
 from fluidvid.engine.memory import IDENTIFIED_BY, PersonMemory
 from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.precision import reduced_precision
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace, DirectionSpace, FreeSpace

@@ -8,7 +8,7 @@ from typing import cast
 
 import torch
 from diffusers import UNet2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from fluidvid.errors import ModelError
 
@@ -36,24 +36,6 @@ class Bottleneck:
             return x.repeat(times, *[1] * (x.ndim - 1))
 
         return Bottleneck(tile(self.h), tuple(tile(s) for s in self.skips), tile(self.embedding), tile(self.timesteps))
-
-
-def reduced_precision(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where this device computes in it natively, else None; float32 results are within a grey level of it."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None
-    return None
-
-
-def keep_reduced(module: nn.Module, reduced: torch.dtype) -> None:
-    """Keep the weights of convolutions and products as `torch.autocast` uses them: else it converts them at every call,
-    which for a single crop takes as long as the products.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.Linear):
-            part.to(reduced)
 
 
 class SplitUNet:

@@ -22,6 +22,7 @@ from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import Recogniser
 from fluidvid.engine.onnx_module import OnnxModule
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, falling, set_rate, warmed
 
@@ -148,7 +149,7 @@ def train_autoencoder(
         set_rate(optimiser, rate)
         rows = rng.choice(training, options.batch, replace=len(training) < options.batch)
         x = augment(to_crops(pictures[rows]), generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             z = model.encode(x)
             noise = options.latent_noise * torch.rand(len(x), 1, 1, 1, generator=generator)
             noisy = z + noise * torch.randn(z.shape, generator=generator)

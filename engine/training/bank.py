@@ -25,6 +25,7 @@ from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import composite, face_region
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
@@ -148,7 +149,7 @@ def train_bank(
         region = face_region(kept.landmarks, backbone.crop_size)
         noise = torch.randn((people, *z.shape[1:]), generator=generator).repeat(2, 1, 1, 1)
         directions = directed.directions(targets.codes[rows])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             after, denoise, length = displaced(backbone, space, faces, noise, directions)
             leaf = after.detach().requires_grad_()
             decoded = backbone.decode(leaf)
@@ -156,7 +157,7 @@ def train_bank(
         goals = {net.name: targets.embeddings[net.name][rows] for net in recognisers}
         if options.swap:
             wanted, weights = swaps(faces, region, targets.pictures[rows], targets.meshes[rows])
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), autocast():
                 goals = {net.name: net(wanted).float() for net in recognisers}
         terms = identity_terms(faces, edited, recognisers, goals, options.margin)
         terms |= kept_terms(faces, edited, region * (decoded - faces.decoded), region, attributes)
@@ -166,7 +167,7 @@ def train_bank(
         # Ordinary denoising at any level, with and without skips.
         clean = z[:people]
         ts = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             with torch.no_grad():
                 plain = unet.encode(schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), ts), ts)
                 plain = drop_skips(plain, (torch.rand(len(clean), generator=generator) < 0.5).float())
@@ -186,7 +187,7 @@ def train_bank(
         else:
             pull = pull + weight * min(1.0, (judged - options.critic_warmup) / options.critic_warmup) * push
         judged += 1
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast():
             ts = torch.randint(*options.levels, (n,), generator=generator).repeat(2)
             pair, noise = torch.cat([leaf, z]), torch.randn(z.shape, generator=generator).repeat(2, 1, 1, 1)
             z_t = schedule.add_noise(pair, noise, ts)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.crops import to_pictures
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.sampling import denoised
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.training.latents import LatentCache
@@ -184,7 +185,7 @@ def train_diffusion(
         ts = (torch.sigmoid(uniform) * len(schedule.alphas_cumprod)).long()
         z_t = schedule.add_noise(z, torch.randn(z.shape, generator=generator), ts)
         keep = (torch.rand(len(z), generator=generator) >= options.skip_dropout).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             b = split.encode(z_t.to(memory_format=torch.channels_last), ts)
             x0 = split.decode(drop_skips(b, keep)).float()
             guess = probe(b.h)

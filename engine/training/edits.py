@@ -13,6 +13,7 @@ from fluidvid.engine.composite import skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.directed import too_long
 from fluidvid.engine.training.swaps import swapped
@@ -49,7 +50,7 @@ def faces_of(
     mesh: bool,
 ) -> Faces:
     """What has to be known of `(N / 2, 3, S, S)` crops; `(N / 2,)` strengths."""
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         z = backbone.encode(x).float()
         kept = attributes(x, mesh=mesh).repeat(2)
         source = {r.name: r(x).repeat(2, 1) for r in recognisers}

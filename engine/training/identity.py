@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fluidvid.engine.crops import to_crops, to_pictures
 from fluidvid.engine.face_networks import Recogniser
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, follow, set_rate, warmed
 from fluidvid.engine.training.student import SIDE, IdentityStudent, write_student
@@ -94,7 +95,7 @@ class LabelledFaces:
         views = reshape_heads(crops, self.teacher.view.theta, SIDE, self.generator)
         clean = to_pictures(views)
         faces = np.stack([degrade(f, self.rng, clean[i - 1]) for i, f in enumerate(clean)])
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), autocast():
             labels = self.teacher.embed(to_crops(faces))
         return faces, labels.float().clone()
 
@@ -197,7 +198,7 @@ def train_identity(
         rate = options.learning_rate * min(warmed(run.step, options.warmup), (1 - progress) / options.cooling)
         set_rate(optimiser, rate)
         x, labels = source.draw(options.batch, math.ceil(options.fresh * options.batch))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             found = student(x.contiguous(memory_format=torch.channels_last))
         cosine, gram = distillation_loss(found, labels)
         loss = cosine + options.relational * gram

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.crops import to_crops
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.training.pictures import augment
 
 
@@ -46,7 +47,7 @@ class LatentCache:
 
     @torch.inference_mode()
     def _encode(self, indices: NDArray[np.int64]) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             crops = augment(to_crops(self.pictures[indices]), self.generator)
             return self.autoencoder.encode(crops).to(torch.float16)
 

@@ -19,6 +19,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.schedule import NoiseSchedule
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import hinge
@@ -143,7 +144,7 @@ def train_sharp(
         z_t = schedule.add_noise(z, torch.randn(z.shape, generator=generator), ts)
         keep = (torch.rand(n, generator=generator) >= options.skip_dropout).float()
         keep[:half] = 0
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast():
             bottleneck = drop_skips(student.encode(z_t, ts), keep)
             moved = bottleneck.h.float()
             nearest = (ts[:half, None] - levels[None]).abs().argmin(1)
@@ -157,13 +158,13 @@ def train_sharp(
                     moved[:half], tuple(s[:half] for s in bottleneck.skips), bottleneck.embedding[:half], ts[:half]
                 )
             ).float()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             x0 = student.decode(bottleneck, moved).float()
         # The critic first, on this step's faces; the same noise level for real and drawn.
         seen = torch.randint(0, options.critic_highest + 1, (n,), generator=generator)
         noise = torch.randn(z.shape, generator=generator)
         real = cache.draw(n)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             both = torch.cat([schedule.add_noise(real, noise, seen), schedule.add_noise(x0.detach(), noise, seen)])
             features = judge.encode(both, seen.repeat(2))
         scores = critic(_float(features))
@@ -178,7 +179,7 @@ def train_sharp(
         weight[:half] *= 0.5
         picture = (weight * (leaf - goal).pow(2).mean((1, 2, 3))).mean()
         (pull,) = torch.autograd.grad(picture, leaf)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = judge.encode(schedule.add_noise(leaf, noise, seen), seen)
         drawn = -critic(_float(features)).mean()
         (push,) = torch.autograd.grad(drawn, leaf)

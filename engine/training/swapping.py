@@ -24,6 +24,7 @@ from fluidvid.engine.composite import face_region, skin_region
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
 from fluidvid.engine.training.diffusion import drop_skips
@@ -149,10 +150,10 @@ class PairCache:
         people = max(1, count // 2)
         picked = self.rng.choice(len(self.pictures), people, p=self.chances)
         x = augment(to_crops(self.pictures[picked]), self.generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             mesh = self.attributes.mesh(x).float()
         x = grimaces(x, mesh, self.generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             kept = self.attributes(x, mesh=True).repeat(2)
         assert kept.mesh is not None
         rows = self.targets.alike(kept, self.generator)
@@ -160,7 +161,7 @@ class PairCache:
         landmarks, region = kept.landmarks.float(), face_region(kept.landmarks, size)
         donors, meshes = self.targets.pictures[rows], self.targets.meshes[rows]
         wanted = swapped(x.repeat(2, 1, 1, 1), landmarks, kept.mesh.float(), region, donors.to(x), meshes)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             z = self.backbone.encode(torch.cat([x, wanted])).half()
         weights = region * (1 - (1 - self.options.skin) * skin_region(landmarks, size))
         weights = F.avg_pool2d(weights, size // z.shape[-1]).half()
@@ -228,7 +229,7 @@ class _Beholders:
         """
         options, people = self.options, len(leaf) // 2
         leaf = leaf.detach().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             drawn = self.backbone.decode(leaf).float()
             with torch.no_grad():
                 both = self.backbone.decode(torch.cat([pairs.wanted, pairs.latents[:people]])).float()
@@ -236,7 +237,7 @@ class _Beholders:
         seen = []
         for i in rng.permutation(len(self.recognisers))[: options.asked]:
             net = self.recognisers[int(i)]
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 new = net(drawn).float()
                 with torch.no_grad():
                     goal, old = net(torch.cat([wanted, source])).float().split((2 * people, people))
@@ -324,7 +325,7 @@ def train_swaps(
         times[::3] = level
         keep = (torch.rand(len(clean), generator=generator) < 0.5).float()
         noisy = schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), times)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             with torch.no_grad():
                 bottleneck = unet.encode(z_t, ts)
                 plain = unet.decode(bottleneck).float()

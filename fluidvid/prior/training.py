@@ -22,6 +22,7 @@ from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.build import h_shape, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import Recogniser, RecogniserSpec
+from fluidvid.engine.precision import autocast
 from fluidvid.engine.training.autoencoder import AutoencoderTraining, FaceFeatures, train_autoencoder
 from fluidvid.engine.training.diffusion import DiffusionTraining, new_scheduler, new_unet, train_diffusion
 from fluidvid.engine.training.directions import bottlenecks, fit_components
@@ -174,7 +175,7 @@ def _encoded(autoencoder: FaceAutoencoder, pictures: NDArray[np.uint8]) -> Tenso
 def _embeddings(recogniser: Recogniser, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     found = []
     for part in torch.from_numpy(pictures).split(64):
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             found.append(recogniser(to_crops(part)).float().numpy())
     return np.concatenate(found)
 

@@ -1,0 +1,36 @@
+"""The precision networks are run in: bfloat16 where the device is faster in it, else their own."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+
+def reduced_precision(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where this device is faster in it, else None; float32 results are within a grey level of it.
+
+    Of CPUs those with matrix tiles (AMX) are. With vectors alone (AVX512-BF16) a search takes 1.3 times as long as in
+    float32 and an edit 1.6 times (benchmarks/NOTES.md), whatever oneDNN calls supported.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu" and torch.backends.mkldnn.is_available():
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else None
+    return None
+
+
+def autocast() -> AbstractContextManager[object]:
+    """Reduced precision for the trainings, which run on the CPU."""
+    reduced = reduced_precision(torch.device("cpu"))
+    return nullcontext() if reduced is None else torch.autocast("cpu", reduced)
+
+
+def keep_reduced(module: nn.Module, reduced: torch.dtype) -> None:
+    """Keep the weights of convolutions and products as `torch.autocast` uses them: else it converts them at every call,
+    which for a single crop takes as long as the products.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            part.to(reduced)

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fluidvid.engine.composite import eyes_and_mouth
+from fluidvid.engine.composite import eyes_and_mouth, light, softened
 
 EVERY = 5
 """Of the mesh's points one in so many steers the bending."""
-BLOCK = 8
-"""Side of the cells in which light is averaged, in pixels."""
 STIFF = 1e-4
 """Regularisation of the thin-plate spline: what the mesh gets wrong does not fold the picture."""
 
@@ -53,27 +51,6 @@ def bend(pictures: Tensor, points: Tensor, goals: Tensor) -> Tensor:
     still = torch.eye(2, 3, device=points.device).expand(n, 2, 3)
     place = F.affine_grid(still, [n, 3, size, size], align_corners=False) + 2 * shift.permute(0, 2, 3, 1)
     return F.grid_sample(pictures, place, padding_mode="border", align_corners=False)
-
-
-def softened(pictures: Tensor, region: Tensor, sigma: float) -> Tensor:
-    """Gaussian mean of `(N, 3, S, S)` pictures over what `(N, 1, S, S)` shows of them; `sigma` in pixels."""
-    reach = max(1, int(2 * sigma))
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=pictures.device) / sigma) ** 2)
-    line = line / line.sum()
-
-    def mean(x: Tensor) -> Tensor:
-        c = x.shape[1]
-        x = F.conv2d(x, line.reshape(1, 1, 1, -1).expand(c, 1, 1, -1), padding=(0, reach), groups=c)
-        return F.conv2d(x, line.reshape(1, 1, -1, 1).expand(c, 1, -1, 1), padding=(reach, 0), groups=c)
-
-    return mean(pictures * region) / mean(region).clamp_min(1e-3)
-
-
-def light(pictures: Tensor, region: Tensor) -> Tensor:
-    """`(N, 3, S, S)` the light on a face: its colours over a tenth of the side, averaged over what `region` shows."""
-    cells = F.avg_pool2d(pictures * region, BLOCK), F.avg_pool2d(region, BLOCK)
-    soft = softened(cells[0] / cells[1].clamp_min(1e-3), cells[1], pictures.shape[-1] / 10 / BLOCK)
-    return F.interpolate(soft, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def swapped(

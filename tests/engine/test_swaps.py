@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fluidvid.engine.composite import EYES_AND_MOUTH, eyes_and_mouth
+from fluidvid.engine.composite import EYES_AND_MOUTH, eyes_and_mouth, softened
 from fluidvid.engine.training.swaps import (
     bend,
     likeness,
-    softened,
     swapped,
 )
 

@@ -143,6 +143,17 @@ def light(pictures: Tensor, region: Tensor) -> Tensor:
     return F.interpolate(soft, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def relight(crops: Tensor, decoded: Tensor, mask: Tensor) -> Tensor:
+    """Decoded edited latents in the source's own light: shadows and colours stay, also when they change in time.
+
+    Args:
+        crops: `(N, 3, S, S)` source in [-1, 1].
+        decoded: `(N, 3, S, S)`.
+        mask: `(N, 1, S, S)` in [0, 1], where light is compared.
+    """
+    return decoded + light(crops.to(decoded.dtype) - decoded, mask.to(decoded.dtype))
+
+
 def composite(crops: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
     """Put decoded edited latents into the source: nothing of the source's own detail stays inside the mask.
 

@@ -29,7 +29,6 @@ class LossWeights:
     expression: float = 1.0
     parts: float = 1.5
     age_gender: float = 0.3
-    colour: float = 15.0
     skin: float = 10.0
     residual: float = 0.5
     variation: float = 0.5

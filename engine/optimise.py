@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze, skin_region
+from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze, relight, skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
     attribute_terms,
-    colour_shift,
     displace_to,
     manifold,
     part_correlation,
@@ -137,7 +136,7 @@ class _Objective:
         z, mask, windows = self.z[this], self.mask[this], self.windows[this]
         directions = self.space.directions(coordinates).to(z.dtype)
         _, after = self.editor(z, directions[None], self.noise.expand_as(z), torch.ones(1, device=z.device))
-        decoded = self.backbone.decode(after)
+        decoded = relight(self.crops[this], self.backbone.decode(after), mask)
         if options.gaze:
             decoded = leave_gaze(self.crops[this], decoded, self.shown[this])
         edited = composite(self.crops[this], decoded, mask)
@@ -158,8 +157,6 @@ class _Objective:
         terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept[this])
         terms["parts"] = part_correlation(parts(edited, windows), self.parts[this])
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
-        if weights.colour:
-            terms["colour"] = colour_shift(change, mask)
         if weights.skin:
             terms["skin"] = skin_change(change, self.skin[this])
         if weights.manifold:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
-from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze
+from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze, relight
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, optimise_direction
@@ -114,7 +114,7 @@ class AppliedEdit:
         # What inversion does not bring back is left out: only the edit's own change is added.
         change = after - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
-        decoded = self.backbone.decode(z + change)
+        decoded = relight(x, self.backbone.decode(z + change), mask)
         if self.gaze:
             decoded = leave_gaze(x, decoded, gaze_region(landmarks, mask))
         return composite(x, decoded, mask * moved.reshape(-1, 1, 1, 1)), mask

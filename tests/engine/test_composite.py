@@ -15,6 +15,7 @@ from fluidvid.engine.composite import (
     face_region,
     gaze_region,
     leave_gaze,
+    relight,
     skin_region,
 )
 from tests.engine.tiny import face68
@@ -130,3 +131,16 @@ def test_landmarks_in_the_wrong_places_leave_nothing_of_the_source() -> None:
     shown = gaze_region(scattered, mask)
     assert float(shown[0].sum()) == 0
     torch.testing.assert_close(shown[1], eyes_and_mouth(scattered, 128)[1])  # the other face keeps its own
+
+
+def test_an_edit_keeps_the_sources_light_and_its_own_shapes() -> None:
+    axis = torch.linspace(-1, 1, 128)
+    lit = (0.3 * axis).expand(1, 3, 128, 128)  # from the right
+    shapes = 0.2 * (torch.arange(128) % 4 < 2).float().mul(2).sub(1)[:, None]
+    mask = face_region(torch.from_numpy(face68()[None]).float(), 128)
+    inside = mask > 0.9
+    done = relight(lit, shapes - lit + 0.25, mask)
+    off = (done - lit - shapes)[inside.expand_as(done)]
+    assert float(off.abs().mean()) < 0.03  # before: .3
+    assert float((done[..., 2:, :] - done[..., :-2, :])[..., inside[0, 0, 1:-1]].abs().mean()) > 0.38  # the shapes
+    torch.testing.assert_close(relight(lit, lit, mask), lit)

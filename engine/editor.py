@@ -21,10 +21,13 @@ from fluidvid.engine.inversion import InversionEditor
 from fluidvid.engine.memory import PersonMemory, recognisable
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.readable import readable
 from fluidvid.engine.run import RunEditor
 from fluidvid.engine.search import AppliedEdit, DirectionSearch, EditorOptions, Source
 from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
+
+UNREADABLE = "the face cannot be read: dark, hidden or turned away"
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ class FluidEditor:
     def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> Preparation:
         """Find and verify one direction for a person; a known person's only has to be verified again.
 
+        Crops that cannot be read (`fluidvid.engine.readable`) are left out; where most cannot, nothing is searched.
+
         Args:
             person_id: key under which `edit` will find it.
             crops: `(K, S, S, 3)` uint8 RGB, best first, aligned to `template`.
@@ -159,6 +164,11 @@ class FluidEditor:
     def _prepare(self, person_id: int, crops: NDArray[np.uint8], frames: Sequence[int], *, search: bool) -> Preparation:
         began = time.monotonic()
         x = self._crops(crops)
+        clear = readable(self.attributes, x)
+        if 2 * int(clear.sum()) < len(x):
+            figures = {"readable": float(clear.float().mean())}
+            return Preparation(False, UNREADABLE, figures, time.monotonic() - began)
+        x, frames = x[clear], [frame for frame, seen in zip(frames, clear.tolist(), strict=False) if seen]
         old = self.store.get(person_id)
         with torch.no_grad():
             noise_shape = self.backbone.encode(x[:1]).shape[1:]

@@ -15,10 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fluidvid.engine.autoencoder import FaceAutoencoder, FaceAutoencoderConfig
 from fluidvid.engine.backbone import Backbone, load_backbone
-from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec, box_window
+from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec, box_window, mesh_window
 from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.optimise import OptimiseOptions
 from fluidvid.engine.plan import EditPlan
+from fluidvid.engine.readable import PARTS
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import FreeSpace
 from fluidvid.geometry import FFHQ_112
@@ -169,15 +170,24 @@ def tiny_recogniser(folder: Path, name: str = "tiny", seed: int = 0, threshold: 
     return Recogniser(RecogniserSpec(name, path, threshold), FFHQ_112).eval()
 
 
+def face_mesh() -> np.ndarray:
+    """`(468, 2)` mesh of the schematic face, in fractions of the side: eyes and mouth, all else in the middle."""
+    mesh = np.full((468, 2), 0.5)
+    for of68, of468 in PARTS:
+        mesh[list(of468)] = face68()[of68].mean(0)
+    return mesh
+
+
 def tiny_attributes(folder: Path) -> AttributeNetworks:
-    """Landmarks, mesh, expression, age and gender as linear read-outs; the landmarks are near a schematic face."""
-    window = box_window(FFHQ_112)
+    """Landmarks, mesh, expression, age and gender as linear read-outs; both landmarkers see a schematic face."""
+    window, around = box_window(FFHQ_112), mesh_window(FFHQ_112)
     landmarks = {"landmarks": face68() @ window[:, :2].T + window[:, 2]}
+    mesh = {"mesh": np.pad(face_mesh() @ around[:, :2].T + around[:, 2], ((0, 0), (0, 1)))}
     return AttributeNetworks(
         _read_out(folder / "landmark68.onnx", 112, {"landmarks": ([68, 2], None)}, 1, landmarks),
         _read_out(folder / "expression.onnx", 112, {"probabilities": ([7], "Softmax")}, 2),
         _read_out(folder / "age_gender.onnx", 112, {"age": ([], None), "gender": ([2], "Softmax")}, 3),
-        _read_out(folder / "mesh.onnx", 192, {"mesh": ([468, 3], None), "score": ([1], None)}, 4),
+        _read_out(folder / "mesh.onnx", 192, {"mesh": ([468, 3], None), "score": ([1], None)}, 4, mesh),
         FFHQ_112,
     ).eval()
 

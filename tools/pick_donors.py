@@ -1,4 +1,4 @@
-"""Write the faces of one source without glasses and fringes as an npz, the `--donors` of `fluidvid prior train swaps`.
+"""Write faces of one source without glasses, fringes and moustaches as an npz: `fluidvid prior train swaps --donors`.
 
     python tools/pick_donors.py FACES.zip donors.npz
 
@@ -7,7 +7,7 @@ A donor with glasses puts half a pair on everybody, one with hair over forehead 
 around the eyes, all faces bent to one mesh, orders all (on the labelled ones, four parts, each judged by the other
 three: area under the curve .999). The `KEPT_OUT` most like those that wear some stay out; a seventh of the faces does.
 Of the others those stay out whose forehead or temples are darker than the cheeks by more than `HAIR`: caps and deep
-shadows, too.
+shadows, too; and those whose upper lip is darker by more than `LIP`: one moustache in five results looked drawn.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ GLASSES = (
 """Among the faces that are trained on, in the order of their names."""
 KEPT_OUT = 400
 HAIR = 0.65
-"""On the scale of crops, -1 to 1; chosen by eye, it leaves out a third."""
+LIP = 0.36
+"""On the scale of crops, -1 to 1; by eye; the first leaves out a third and the second a fifth of the rest."""
 
 
 def on_one_mesh(crops: Tensor, meshes: Tensor) -> Tensor:
@@ -49,20 +50,44 @@ def on_one_mesh(crops: Tensor, meshes: Tensor) -> Tensor:
     return torch.cat([bend(x, mesh[:, ::EVERY], middle[::EVERY].expand(len(x), -1, -1)) for x, mesh in parts])
 
 
-def darker_above(bent: Tensor, landmarks: Tensor) -> Tensor:
-    """`(N,)` how much darker than the cheeks the darkest seventh of forehead and temples is; `(1, 68, 2)` landmarks."""
+def darker(bent: Tensor, landmarks: Tensor, blur: int, where: Tensor, share: float) -> Tensor:
+    """`(N,)` how much darker than the cheeks `(N, 3, S, S)` crops on one mesh are in a place: a quantile.
+
+    Args:
+        bent: of `on_one_mesh`.
+        landmarks: `(1, 68, 2)` of them all.
+        blur: side of the window in which pixels are averaged.
+        where: `(S, S)` bool.
+        share: the quantile.
+    """
     size = bent.shape[-1]
-    face = face_region(landmarks, size)[0, 0]
-    axis = (torch.arange(size) + 0.5) / size
-    ys, xs = torch.meshgrid(axis, axis, indexing="ij")
+    below_eyes = _axis(size)[:, None] > landmarks[0, 36:48, 1].mean() + 0.02
+    bare = skin_region(landmarks, size)[0, 0] > 0.8
+    cheeks = (face_region(landmarks, size)[0, 0] > 0.9) & below_eyes & bare
+    soft = F.avg_pool2d(bent, blur, 1, blur // 2)
+    skin = soft[:, :, cheeks].median(2).values
+    return (skin[:, :, None] - soft[:, :, where]).clamp_min(0).mean(1).quantile(share, dim=1)
+
+
+def _axis(size: int) -> Tensor:
+    return (torch.arange(size) + 0.5) / size
+
+
+def forehead_and_temples(landmarks: Tensor, size: int) -> Tensor:
+    """`(S, S)` bool, of `(1, 68, 2)` landmarks."""
+    xs, ys = _axis(size), _axis(size)[:, None]
     left, right = landmarks[0, 36, 0], landmarks[0, 45, 0]
     beside = (xs < left - 0.12 * (right - left)) | (xs > right + 0.12 * (right - left))
-    eyes = landmarks[0, 36:48, 1]
-    above = (ys < landmarks[0, 17:27, 1].min()) | ((ys < eyes.max()) & beside)
-    cheeks = (face > 0.9) & (ys > eyes.mean() + 0.02) & (skin_region(landmarks, size)[0, 0] > 0.8)
-    soft = F.avg_pool2d(bent, 5, 1, 2)
-    skin = soft[:, :, cheeks].median(2).values
-    return (skin[:, :, None] - soft[:, :, (face > 0.3) & above]).clamp_min(0).mean(1).quantile(0.85, dim=1)
+    above = (ys < landmarks[0, 17:27, 1].min()) | ((ys < landmarks[0, 36:48, 1].max()) & beside)
+    return above & (face_region(landmarks, size)[0, 0] > 0.3)
+
+
+def upper_lip(landmarks: Tensor, size: int) -> Tensor:
+    """`(S, S)` bool, of `(1, 68, 2)` landmarks: the skin between nose and mouth."""
+    xs, ys = _axis(size), _axis(size)[:, None]
+    nose, lip = landmarks[0, 31:36, 1].max(), landmarks[0, 48:55, 1].min()
+    wide = (xs > landmarks[0, 48, 0] - 0.01) & (xs < landmarks[0, 54, 0] + 0.01)
+    return wide & (ys > nose + 0.012) & (ys < lip - 0.012)
 
 
 def slopes_around_the_eyes(bent: Tensor) -> Tensor:
@@ -88,7 +113,9 @@ def main(source: str, out: str) -> None:
         bent = on_one_mesh(crops, torch.cat([attributes.mesh(part).float() for part in crops.split(64)]))
         features = slopes_around_the_eyes(bent)
         middle = torch.cat([attributes.landmarks(part).float() for part in crops.split(64)]).mean(0, keepdim=True)
-        clear = darker_above(bent, middle) <= HAIR
+        size = bent.shape[-1]
+        clear = darker(bent, middle, 5, forehead_and_temples(middle, size), 0.85) <= HAIR
+        clear &= darker(bent, middle, 3, upper_lip(middle, size), 0.7) <= LIP
     labels = torch.zeros(LABELLED)
     labels[list(GLASSES)] = 1
     seen = features[:LABELLED]

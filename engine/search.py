@@ -147,10 +147,11 @@ class _Judged:
 
     @property
     def rank(self) -> tuple[bool, float, float]:
-        """The less, the better: failed or not, the share of weak crops, then how it looks and what verifiers see."""
+        """The less, the better: failed or not, weak crops and guides that see the person, then looks and verifiers."""
         seen = [v for k, v in self.figures.items() if k.startswith("verifier.") and not k.endswith(".worst")]
         unlikely = self.figures.get("unlikely", 1.0)
-        return bool(self.reason), self.figures.get("weak", 1.0), unlikely + SEEN * max(seen, default=0.0)
+        weak = self.figures.get("weak", 1.0) + self.figures.get("seeing", 0.0)
+        return bool(self.reason), weak, unlikely + SEEN * max(seen, default=0.0)
 
     @property
     def faultless(self) -> bool:
@@ -292,7 +293,7 @@ class DirectionSearch:
         before = np.inf
         for length in self.options.lengths:
             known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-            judged = self._judge(known, source)
+            judged = self._judge(known, source, thorough=True)
             best = judged.or_better(best)
             cosine = judged.figures[f"guide.{self.guides[0].name}"]
             if best.faultless or not cosine < before - FURTHER:
@@ -314,7 +315,7 @@ class DirectionSearch:
             if candidate.start is None:
                 continue
             known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
-            judged = self._judge(known, source)
+            judged = self._judge(known, source, thorough=False)
             best = judged.or_better(best)
             if best.faultless:
                 break
@@ -326,8 +327,8 @@ class DirectionSearch:
         figures |= {"steps": 0.0, FIRST: 1.0}
         return replace(known, provenance=Provenance(self.basis, 0, tuple(frames), dict(figures))), figures, reason
 
-    def _judge(self, known: Known, source: Source) -> _Judged:
-        return _Judged(known, *self.verify(self.direction(known), source))
+    def _judge(self, known: Known, source: Source, *, thorough: bool) -> _Judged:
+        return _Judged(known, *self.verify(self.direction(known), source, thorough=thorough))
 
     @torch.no_grad()
     def surprise(self, x: Tensor) -> float:
@@ -358,12 +359,13 @@ class DirectionSearch:
         return {net.name: net(x) for net in nets if names is None or net.name in names}
 
     @torch.no_grad()
-    def verify(self, direction: Direction, source: Source) -> tuple[dict[str, float], str]:
+    def verify(self, direction: Direction, source: Source, *, thorough: bool = False) -> tuple[dict[str, float], str]:
         """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or "".
 
         The verifiers' means are over the crops that the watching guide would let pass, if these are half of them and at
         least two: the others (a head turned away, a hand before the face) are led further or masked, see `RunEditor`.
-        The guides' are over all, so that those of several lengths compare.
+        The guides' are over all, so that those of several lengths compare. `thorough` asks the other guides, too: the
+        share of them that still sees the person in those crops ("seeing").
         """
         x = source.crops
         edited, _ = self.apply(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
@@ -379,6 +381,11 @@ class DirectionSearch:
             role = "verifier" if net in self.verifiers else "guide"
             figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
             figures[f"{role}.{net.name}.worst"] = float(cosine.max())
+        if thorough:
+            others = [net for net in self.guides if net not in self.judges]
+            seen = [float((net(edited) * source.embeddings[net.name]).sum(1)[shown].mean()) for net in others]
+            seeing = sum(c > self.options.frame_limit * net.threshold for c, net in zip(seen, others, strict=True))
+            figures["seeing"] = seeing / max(1, len(others))
         if source.surprise is not None:
             figures["unlikely"] = self.surprise(edited[: self.options.key_crops]) / max(source.surprise, 1e-9)
         moved = self.attributes.landmarks(edited) - source.landmarks

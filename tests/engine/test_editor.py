@@ -334,7 +334,10 @@ def test_no_length_beyond_the_end_of_the_arc_is_tried(parts: dict[str, Any], mon
         editor = _editor(parts, hard)
         tried: list[float] = []
 
-        def verify(direction: Any, _: Any, tried: list[float] = tried, longer: float = longer) -> Any:
+        def verify(
+            direction: Any, _: Any, *, thorough: bool, tried: list[float] = tried, longer: float = longer
+        ) -> Any:
+            assert thorough
             tried.append(float(direction.values.norm()))
             return {"weak": 1.0, "guide.guide": 0.5 - longer * len(tried)}, ""
 
@@ -365,7 +368,8 @@ def test_of_several_searches_the_best_looking_is_taken(
         rows.append(found.candidate.row)
         return found
 
-    def verify(*_: Any) -> tuple[dict[str, float], str]:
+    def verify(*_: Any, thorough: bool) -> tuple[dict[str, float], str]:
+        assert thorough
         look = looks[len(rows) - 1]
         figures = {"weak": 0.0, "guide.guide": 0.1, "verifier.verifier": 0.1}
         return (figures | {"unlikely": 1.0}, "no") if look == "bad" else (figures | {"unlikely": float(look)}, "")
@@ -381,16 +385,31 @@ def test_of_several_searches_the_best_looking_is_taken(
         assert state is not None and state.known.pseudonym == rows[chosen]
 
 
-@pytest.mark.parametrize(("reason", "searched"), [("", 2), ("no", 3)])
-def test_a_crop_that_stays_weak_is_searched_for_once_more(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, reason: str, searched: int
+@pytest.mark.parametrize(
+    ("weak", "seeing", "reason", "searched"),
+    [(0.3, 0.0, "", 2), (0.0, 0.5, "", 2), (0.0, 0.0, "", 1), (0.3, 0.0, "no", 3)],
+)
+def test_a_crop_that_stays_weak_and_a_guide_that_still_sees_are_searched_for_once_more(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, weak: float, seeing: float, reason: str, searched: int
 ) -> None:
     editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, attempts=3, lengths=(1.0,)))
-    figures = {"weak": 0.3, "guide.guide": 0.1, "verifier.verifier": 0.1}
-    monkeypatch.setattr(editor.search, "verify", lambda *_: (dict(figures), reason))
+    figures = {"weak": weak, "seeing": seeing, "guide.guide": 0.1, "verifier.verifier": 0.1}
+    monkeypatch.setattr(editor.search, "verify", lambda *_, **__: (dict(figures), reason))
     result = editor.prepare(1, faces(3))
     assert result.ok == (not reason)
     assert result.figures["steps"] == searched * EASY.optimise.steps
+
+
+def test_guides_that_still_see_the_person_are_counted_where_asked(parts: dict[str, Any], tmp_path: Path) -> None:
+    others = [tiny_recogniser(tmp_path, name, seed) for name, seed in (("second", 5), ("third", 6))]
+    search = _editor(parts | {"guides": [*parts["guides"], *others]}, replace(EASY, frame_limit=0.8)).search
+    source = search.source(_editor(parts)._crops(faces(3)))
+    still = search.direction(Known(search.space.zero(), torch.zeros(4, 8, 8), None, Provenance("")))
+    blind = {net.name: -source.embeddings[net.name] for net in others[1:]}
+    seen = replace(source, embeddings=source.embeddings | blind)
+    assert "seeing" not in search.verify(still, seen)[0]
+    assert search.verify(still, source, thorough=True)[0]["seeing"] == 1  # nothing was moved
+    assert search.verify(still, seen, thorough=True)[0]["seeing"] == 0.5
 
 
 def test_a_crop_that_no_direction_changes_is_not_weak(parts: dict[str, Any]) -> None:

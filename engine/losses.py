@@ -21,7 +21,7 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 40.0
+    suppress: float = 60.0
     displace: float = 9.0
     landmarks: float = 250.0
     mesh: float = 150.0

@@ -57,7 +57,7 @@ class EditorOptions:
         candidates: pseudonyms drawn for a person, of which those that suit the face best are searched.
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
         attempts: rounds of optimisation before a person is given up (masked); where a direction passes and only some
-            crop stays weak, there is one more than `searches`.
+            crop stays weak or some guide still sees the person, there is one more than `searches`.
         lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
             same is done with a weak frame. An arc ends at 90 degrees: what leads no further ends this.
         transition: edits over which a changed direction moves along its arc.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.plan import EditPlan, displacement
+from fluidvid.engine.plan import CropEdits, EditPlan, displacement, unmoved
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +25,23 @@ class DifferenceEditor:
     plan: EditPlan
 
     def __call__(self, z: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-        after = z
-        for level, t in enumerate(self.plan.timesteps):
-            timesteps = torch.full((len(z),), t, device=z.device)
-            z_t = self.backbone.schedule.add_noise(after, noise, timesteps)
-            change, _, _ = displacement(self.backbone, z_t, timesteps, values[:, level], strength, self.plan)
-            after = after + change
-        return z, after
+        return z, self._further(z, values, noise, strength, 0)
+
+    def at(self, z: Tensor, noise: Tensor) -> CropEdits:
+        first = unmoved(self.backbone, *self._noisy(z, noise, 0), self.plan)
+
+        def edit(values: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+            return z, self._further(z + first.change(values[:, 0], strength), values, noise, strength, 1)
+
+        return edit
+
+    def _noisy(self, z: Tensor, noise: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        timesteps = torch.full((len(z),), self.plan.timesteps[level], device=z.device)
+        return self.backbone.schedule.add_noise(z, noise, timesteps), timesteps
+
+    def _further(self, after: Tensor, values: Tensor, noise: Tensor, strength: Tensor, begin: int) -> Tensor:
+        """The latents after the levels from `begin` on."""
+        for level in range(begin, len(self.plan.timesteps)):
+            noisy = self._noisy(after, noise, level)
+            after = after + displacement(self.backbone, *noisy, values[:, level], strength, self.plan)
+        return after

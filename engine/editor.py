@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -170,8 +171,6 @@ class FluidEditor:
             return Preparation(False, UNREADABLE, figures, time.monotonic() - began)
         x, frames = x[clear], [frame for frame, seen in zip(frames, clear.tolist(), strict=False) if seen]
         old = self.store.get(person_id)
-        with torch.no_grad():
-            noise_shape = self.backbone.encode(x[:1]).shape[1:]
         # Without a search nobody guides, and without a memory nobody asks who this is.
         named = () if self.memory is None else self._identified
         asked = None if search else {*named, *(net.name for net in self.search.judges)}
@@ -180,7 +179,7 @@ class FluidEditor:
         known = None
         if self.memory is not None and identity is not None and old is None:
             known = self.memory.recall(person_id, identity).known
-        if known is not None and not self._fits(known, noise_shape):
+        if known is not None and not self._fits(known):
             known = None
         if known is not None:
             figures, reason = self.search.verify(self.search.direction(known), source)
@@ -190,7 +189,7 @@ class FluidEditor:
                 return Preparation(True, "", figures, time.monotonic() - began)
         # A person keeps its noise and its pseudonym for life: others would make the picture jump.
         life = known if known is not None else None if old is None else old.known
-        noise = torch.randn(noise_shape, generator=self.generator) if life is None else life.noise
+        noise = torch.randn(self._noise_shape, generator=self.generator) if life is None else life.noise
         if life is not None:
             candidates = self.search.renewed(life)
         else:
@@ -220,12 +219,19 @@ class FluidEditor:
         mean: NDArray[np.float32] = F.normalize(fused.sum(0), dim=0).cpu().numpy()
         return mean
 
-    def _fits(self, known: Known, noise_shape: Sequence[int]) -> bool:
+    @cached_property
+    def _noise_shape(self) -> torch.Size:
+        """Of the latents of one crop."""
+        size = self.crop_size
+        with torch.no_grad():
+            return self.backbone.encode(torch.zeros(1, 3, size, size, device=self.backbone.device)).shape[1:]
+
+    def _fits(self, known: Known) -> bool:
         """False for what another editor made: it is not used, whatever it claims to be."""
         return (
             known.provenance.basis == self.basis
             and known.coordinates.shape == self.space.zero().shape
-            and tuple(known.noise.shape) == tuple(noise_shape)
+            and known.noise.shape == self._noise_shape
             and (known.pseudonym is None or (self.bank is not None and 0 <= known.pseudonym < len(self.bank.ages)))
         )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.plan import EditPlan, displacement
+from fluidvid.engine.plan import CropEdits, EditPlan, displacement
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,9 @@ class InversionEditor:
             now = t
         return state
 
+    def at(self, z: Tensor, noise: Tensor) -> CropEdits:
+        return lambda values, strength: self(z, values, noise, strength)
+
     def __call__(self, z: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
         plan, schedule = self.plan, self.backbone.schedule
         start = self.invert(z)
@@ -54,9 +57,8 @@ class InversionEditor:
             x0, eps = self.backbone.predict(edited, timesteps)
             if t in nearest:
                 level = nearest[t]
-                change, _, _ = displacement(
+                x0 = x0 + displacement(
                     self.backbone, edited, timesteps, values[:, level], strength / share[level], plan
                 )
-                x0 = x0 + change
             edited = schedule.ddim(x0, eps, after)
         return plain, edited

@@ -110,7 +110,7 @@ class _Objective:
         options: OptimiseOptions,
         generator: torch.Generator | None,
     ) -> None:
-        self.backbone, self.editor, self.space, self.options = backbone, editor, space, options
+        self.backbone, self.space, self.options = backbone, space, options
         self.guides, self.attributes, self.generator, self.source = guides, attributes, generator, source
         self.crops = crops.to(backbone.device)
         # A cosine means the more, the lower the threshold it is compared with; on average 1.
@@ -118,7 +118,8 @@ class _Objective:
         self.stress = dict(zip((g.name for g in guides), (strict / strict.mean()).tolist(), strict=True))
         with torch.no_grad():
             self.z = backbone.encode(self.crops)
-            self.noise = noise.to(backbone.device, self.z.dtype)
+            noise = noise.to(backbone.device, self.z.dtype)[None]
+            self.edits = [editor.at(z, noise) for z in self.z.split(1)]
             self.before = backbone.decode(self.z)
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
             self.mask = face_region(self.kept.landmarks, crops.shape[-1])
@@ -135,7 +136,7 @@ class _Objective:
         this = slice(crop, crop + 1)
         z, mask, windows = self.z[this], self.mask[this], self.windows[this]
         directions = self.space.directions(coordinates).to(z.dtype)
-        _, after = self.editor(z, directions[None], self.noise.expand_as(z), torch.ones(1, device=z.device))
+        _, after = self.edits[crop](directions[None], z.new_ones(1))
         decoded = relight(self.crops[this], self.backbone.decode(after), mask)
         if options.gaze:
             decoded = leave_gaze(self.crops[this], decoded, self.shown[this])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +47,10 @@ class Direction:
     noise: Tensor
 
 
+CropEdits = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A `CropEditor` at some latents: from values and strengths."""
+
+
 class CropEditor(Protocol):
     """Difference and inversion editing share this shape.
 
@@ -55,6 +60,9 @@ class CropEditor(Protocol):
 
     def __call__(self, z: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]: ...
 
+    def at(self, z: Tensor, noise: Tensor) -> CropEdits:
+        """The same for several directions tried on the same latents; what they share is computed once."""
+
 
 def without_skips(bottleneck: Bottleneck) -> Bottleneck:
     """The same bottleneck with every skip tensor at zero."""
@@ -62,10 +70,48 @@ def without_skips(bottleneck: Bottleneck) -> Bottleneck:
     return Bottleneck(bottleneck.h, zeros, bottleneck.embedding, bottleneck.timesteps)
 
 
+@dataclass(frozen=True, eq=False)
+class Unmoved:
+    """What a U-Net predicts of noisy latents while h stays where it is: what a displaced h is compared with.
+
+    Attributes:
+        backbone: the model.
+        z_t: `(N, c, s, s)` noisy latents.
+        bottleneck: of them, as it is decoded.
+        x0: `(N, c, s, s)` prediction.
+        geometry: of displacements.
+    """
+
+    backbone: Backbone
+    z_t: Tensor
+    bottleneck: Bottleneck
+    x0: Tensor
+    geometry: Geometry
+
+    def change(self, values: Tensor, strength: Tensor) -> Tensor:
+        """Change of the prediction when h moves along `(N, C, h, w)` by `(N,)` in [0, 1]; see `displacement`."""
+        h, ts = self.bottleneck.h, self.bottleneck.timesteps
+        moved = displace(h, values.to(h.dtype), strength.to(h.dtype), self.geometry)
+        x0, _ = self.backbone.schedule.x0_and_eps(self.backbone.unet.decode(self.bottleneck, moved), self.z_t, ts)
+        return x0 - self.x0
+
+
+def _encoded(backbone: Backbone, z_t: Tensor, timesteps: Tensor, plan: EditPlan) -> Bottleneck:
+    bottleneck = backbone.unet.encode(z_t, timesteps)
+    return bottleneck if plan.skips else without_skips(bottleneck)
+
+
+def unmoved(backbone: Backbone, z_t: Tensor, timesteps: Tensor, plan: EditPlan) -> Unmoved:
+    """Where several directions are tried on the same latents: see `displacement` for the arguments."""
+    bottleneck = _encoded(backbone, z_t, timesteps, plan)
+    x0, _ = backbone.schedule.x0_and_eps(backbone.unet.decode(bottleneck), z_t, timesteps)
+    return Unmoved(backbone, z_t, bottleneck, x0, plan.geometry)
+
+
 def displacement(
     backbone: Backbone, z_t: Tensor, timesteps: Tensor, values: Tensor, strength: Tensor, plan: EditPlan
-) -> tuple[Tensor, Tensor, Bottleneck]:
-    """Change of the predicted x0 when h moves: `(x0(h + D) - x0(h), eps(h + D) - eps(h), bottleneck)` at z_t.
+) -> Tensor:
+    """Change of the predicted x0 when h moves, `x0(h + D) - x0(h)` at z_t, `(N, c, s, s)`.
 
     Args:
         backbone: the model.
@@ -75,11 +121,9 @@ def displacement(
         strength: `(N,)` in [0, 1].
         plan: geometry and whether skips are used.
     """
-    bottleneck = backbone.unet.encode(z_t, timesteps)
-    moved = displace(bottleneck.h, values.to(bottleneck.h.dtype), strength.to(bottleneck.h.dtype), plan.geometry)
-    source = (bottleneck if plan.skips else without_skips(bottleneck)).repeat(2)
-    output = backbone.unet.decode(source, torch.cat([bottleneck.h, moved]))
-    both, times = z_t.repeat(2, 1, 1, 1), timesteps.repeat(2)
-    x0, eps = backbone.schedule.x0_and_eps(output, both, times)
-    n = len(z_t)
-    return x0[n:] - x0[:n], eps[n:] - eps[:n], bottleneck
+    bottleneck = _encoded(backbone, z_t, timesteps, plan)
+    h, n = bottleneck.h, len(z_t)
+    moved = displace(h, values.to(h.dtype), strength.to(h.dtype), plan.geometry)
+    output = backbone.unet.decode(bottleneck.repeat(2), torch.cat([h, moved]))
+    x0, _ = backbone.schedule.x0_and_eps(output, z_t.repeat(2, 1, 1, 1), timesteps.repeat(2))
+    return x0[n:] - x0[:n]

@@ -81,6 +81,10 @@ class EditorOptions:
     between: float = 0.0
 
 
+TriedEdit = Callable[[Tensor], Tensor]
+"""From a direction `(L, C, h, w)` to what it makes of some crops, `(K, 3, S, S)` in [-1, 1]."""
+
+
 @dataclass(frozen=True, eq=False)
 class AppliedEdit:
     """A path of editing with everything around it: from crops to composited crops.
@@ -111,13 +115,28 @@ class AppliedEdit:
         before, after = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s)
         landmarks = self.attributes.landmarks(x)
         mask = face_region(landmarks, x.shape[-1])
+        return self._put(x, z, before, after, landmarks, mask), mask
+
+    def at(self, x: Tensor, landmarks: Tensor, noise: Tensor) -> TriedEdit:
+        """The same at full strength, for several directions tried on crops with known landmarks `(N, 68, 2)`."""
+        z = self.backbone.encode(x)
+        edits = self.path.at(z, noise.to(x.device, z.dtype).expand_as(z))
+        mask = face_region(landmarks, x.shape[-1])
+
+        def tried(values: Tensor) -> Tensor:
+            before, after = edits(values.to(x.device, z.dtype).expand(len(x), *values.shape), z.new_ones(len(x)))
+            return self._put(x, z, before, after, landmarks, mask)
+
+        return tried
+
+    def _put(self, x: Tensor, z: Tensor, before: Tensor, after: Tensor, landmarks: Tensor, mask: Tensor) -> Tensor:
         # What inversion does not bring back is left out: only the edit's own change is added.
         change = after - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
         decoded = relight(x, self.backbone.decode(z + change), mask)
         if self.gaze:
             decoded = leave_gaze(x, decoded, gaze_region(landmarks, mask))
-        return composite(x, decoded, mask * moved.reshape(-1, 1, 1, 1)), mask
+        return composite(x, decoded, mask * moved.reshape(-1, 1, 1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +264,7 @@ class DirectionSearch:
         options = self.options.optimise
         if self.options.searches > 1:  # one that is searched has nobody to be compared with
             source = replace(source, surprise=self.surprise(source.crops[: self.options.key_crops]))
+        edit = self._edits(source, noise)
         best: _Judged | None = None
         others: Sequence[Candidate] = ()
         total = good = 0
@@ -264,7 +284,7 @@ class DirectionSearch:
                 stopping=self._stopping,
             )
             total += options.steps
-            judged = self._lengthened(found, source, noise)
+            judged = self._lengthened(found, source, noise, edit)
             good += judged.faultless
             best = judged.or_better(best)
             others = found.others or others
@@ -287,13 +307,13 @@ class DirectionSearch:
         figures["steps"] = float(total)
         return replace(known, provenance=provenance), figures, reason
 
-    def _lengthened(self, found: Optimised, source: Source, noise: Tensor) -> _Judged:
+    def _lengthened(self, found: Optimised, source: Source, noise: Tensor, edit: TriedEdit) -> _Judged:
         """What was found at the length that does best."""
         best: _Judged | None = None
         before = np.inf
         for length in self.options.lengths:
             known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-            judged = self._judge(known, source, thorough=True)
+            judged = self._judge(known, source, edit, thorough=True)
             best = judged.or_better(best)
             cosine = judged.figures[f"guide.{self.guides[0].name}"]
             if best.faultless or not cosine < before - FURTHER:
@@ -310,12 +330,13 @@ class DirectionSearch:
         self, source: Source, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
     ) -> tuple[Known | None, dict[str, float], str]:
         """The bank's own direction to the first candidate that passes, without a search: see `find`."""
+        edit = self._edits(source, noise)
         best: _Judged | None = None
         for candidate in candidates[:FIRST_TRIES]:
             if candidate.start is None:
                 continue
             known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
-            judged = self._judge(known, source, thorough=False)
+            judged = self._judge(known, source, edit, thorough=False)
             best = judged.or_better(best)
             if best.faultless:
                 break
@@ -327,8 +348,12 @@ class DirectionSearch:
         figures |= {"steps": 0.0, FIRST: 1.0}
         return replace(known, provenance=Provenance(self.basis, 0, tuple(frames), dict(figures))), figures, reason
 
-    def _judge(self, known: Known, source: Source, *, thorough: bool) -> _Judged:
-        return _Judged(known, *self.verify(self.direction(known), source, thorough=thorough))
+    @torch.no_grad()
+    def _edits(self, source: Source, noise: Tensor) -> TriedEdit:
+        return self.apply.at(source.crops, source.landmarks, noise)
+
+    def _judge(self, known: Known, source: Source, edit: TriedEdit, *, thorough: bool) -> _Judged:
+        return _Judged(known, *self.verify(self.direction(known), source, thorough=thorough, edit=edit))
 
     @torch.no_grad()
     def surprise(self, x: Tensor) -> float:
@@ -359,16 +384,18 @@ class DirectionSearch:
         return {net.name: net(x) for net in nets if names is None or net.name in names}
 
     @torch.no_grad()
-    def verify(self, direction: Direction, source: Source, *, thorough: bool = False) -> tuple[dict[str, float], str]:
+    def verify(
+        self, direction: Direction, source: Source, *, thorough: bool = False, edit: TriedEdit | None = None
+    ) -> tuple[dict[str, float], str]:
         """Judge a direction on all crops by the path that will be applied; returns figures and why it fails, or "".
 
         The verifiers' means are over the crops that the watching guide would let pass, if these are half of them and at
         least two: the others (a head turned away, a hand before the face) are led further or masked, see `RunEditor`.
         The guides' are over all, so that those of several lengths compare. `thorough` asks the other guides, too: the
-        share of them that still sees the person in those crops ("seeing").
+        share of them that still sees the person in those crops ("seeing"). `edit` makes the edits with the direction's
+        noise, if several directions are judged.
         """
-        x = source.crops
-        edited, _ = self.apply(x, direction.values.expand(len(x), *direction.values.shape), direction.noise, 1.0)
+        edited = (edit or self._edits(source, direction.noise))(direction.values)
         figures = {}
         limit = self.options.frame_limit * self.guides[0].threshold
         for net in self.judges:
@@ -376,7 +403,7 @@ class DirectionSearch:
             if net is self.guides[0]:  # the one that watches every frame
                 figures["weak"] = float(((cosine > WEAK * limit) & (cosine <= LOST * limit)).float().mean())
                 shown = cosine <= limit
-                if int(shown.sum()) < max(2, len(x) / 2):
+                if int(shown.sum()) < max(2, len(shown) / 2):
                     shown = torch.ones_like(shown)
             role = "verifier" if net in self.verifiers else "guide"
             figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())

@@ -335,7 +335,7 @@ def test_no_length_beyond_the_end_of_the_arc_is_tried(parts: dict[str, Any], mon
         tried: list[float] = []
 
         def verify(
-            direction: Any, _: Any, *, thorough: bool, tried: list[float] = tried, longer: float = longer
+            direction: Any, *_: Any, tried: list[float] = tried, longer: float = longer, thorough: bool, **__: Any
         ) -> Any:
             assert thorough
             tried.append(float(direction.values.norm()))
@@ -368,7 +368,7 @@ def test_of_several_searches_the_best_looking_is_taken(
         rows.append(found.candidate.row)
         return found
 
-    def verify(*_: Any, thorough: bool) -> tuple[dict[str, float], str]:
+    def verify(*_: Any, thorough: bool, **__: Any) -> tuple[dict[str, float], str]:
         assert thorough
         look = looks[len(rows) - 1]
         figures = {"weak": 0.0, "guide.guide": 0.1, "verifier.verifier": 0.1}
@@ -410,6 +410,20 @@ def test_guides_that_still_see_the_person_are_counted_where_asked(parts: dict[st
     assert "seeing" not in search.verify(still, seen)[0]
     assert search.verify(still, source, thorough=True)[0]["seeing"] == 1  # nothing was moved
     assert search.verify(still, seen, thorough=True)[0]["seeing"] == 0.5
+
+
+def test_directions_tried_on_the_same_crops_are_applied_as_to_any(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    search = editor.search
+    source = search.source(editor._crops(faces(3)))
+    generator = torch.Generator().manual_seed(2)
+    noise = torch.randn(4, 8, 8, generator=generator)
+    tried = search.apply.at(source.crops, source.landmarks, noise)
+    for _ in range(2):
+        values = search.space.directions(torch.randn(search.space.zero().shape, generator=generator)).detach()
+        applied, _ = search.apply(source.crops, values.expand(3, *values.shape), noise, 1.0)
+        torch.testing.assert_close(tried(values), applied, atol=1e-4, rtol=1e-4)
+        assert (applied - source.crops).abs().max() > 1e-3
 
 
 def test_a_crop_that_no_direction_changes_is_not_weak(parts: dict[str, Any]) -> None:

@@ -60,6 +60,21 @@ def test_a_batch_edits_each_face_as_if_alone(backbone: Backbone, plan: EditPlan,
             torch.testing.assert_close(together[i : i + 1], alone, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("kind", EDITORS)
+def test_directions_tried_on_the_same_latents_are_the_same_edits(
+    backbone: Backbone, plan: EditPlan, kind: type
+) -> None:
+    editor: CropEditor = kind(backbone, plan)
+    z, values, noise = _inputs(plan)
+    strength = torch.tensor([1.0, 0.3, 0.7])
+    with torch.no_grad():
+        edits = editor.at(z, noise)
+        for tried in (values, -values):
+            for one, other in zip(edits(tried, strength), editor(z, tried, noise, strength), strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_difference_editing_passes_gradients_to_the_direction(backbone: Backbone) -> None:
     plan = PLANS[1]
     z, values, noise = _inputs(plan)
@@ -69,6 +84,12 @@ def test_difference_editing_passes_gradients_to_the_direction(backbone: Backbone
     assert values.grad is not None
     assert torch.isfinite(values.grad).all()
     assert values.grad.flatten(2).abs().max(2).values.min() > 0  # every level of every sample
+    before, values.grad = values.grad, None
+    with torch.no_grad():
+        edits = DifferenceEditor(backbone, plan).at(z, noise)
+    _, after = edits(values, torch.ones(3))
+    after.pow(2).sum().backward()
+    torch.testing.assert_close(values.grad, before, atol=1e-4, rtol=1e-4)
 
 
 class _Exact:

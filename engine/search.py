@@ -56,8 +56,8 @@ class EditorOptions:
             the crops, for on a dark or half hidden one the landmarker itself errs.
         candidates: pseudonyms drawn for a person, of which those that suit the face best are searched.
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
-        attempts: rounds of optimisation before a person is given up (masked); where a direction passes and only some
-            crop stays weak or some guide still sees the person, there is one more than `searches`.
+        attempts: rounds of optimisation before a person is given up (masked), or taken though some guide still sees
+            the person; where only some crop stays weak there is one more than `searches`.
         lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
             same is done with a weak frame. An arc ends at 90 degrees: what leads no further ends this.
         transition: edits over which a changed direction moves along its arc.
@@ -290,7 +290,7 @@ class DirectionSearch:
             others = found.others or others
             if good >= (self.options.searches if others else 1):
                 break
-            if attempt >= self.options.searches and not best.reason:
+            if attempt >= self.options.searches and not (best.reason or best.figures.get("seeing")):
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
             if others and (good or attempt == 0):
                 # Another pseudonym may lead further away, or to a better face.

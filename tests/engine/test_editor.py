@@ -387,9 +387,9 @@ def test_of_several_searches_the_best_looking_is_taken(
 
 @pytest.mark.parametrize(
     ("weak", "seeing", "reason", "searched"),
-    [(0.3, 0.0, "", 2), (0.0, 0.5, "", 2), (0.0, 0.0, "", 1), (0.3, 0.0, "no", 3)],
+    [(0.3, 0.0, "", 2), (0.0, 0.5, "", 3), (0.0, 0.0, "", 1), (0.3, 0.0, "no", 3)],
 )
-def test_a_crop_that_stays_weak_and_a_guide_that_still_sees_are_searched_for_once_more(
+def test_a_crop_that_stays_weak_is_searched_for_once_more_and_whom_a_guide_still_sees_twice(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, weak: float, seeing: float, reason: str, searched: int
 ) -> None:
     editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, attempts=3, lengths=(1.0,)))

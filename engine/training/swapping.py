@@ -9,7 +9,7 @@ what looks drawn, on a few of the pairs. Where nothing is displaced the decoding
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,15 @@ class Pairs:
     def __getitem__(self, some: slice | Tensor) -> Pairs:
         return Pairs(self.latents[some], self.wanted[some], self.rows[some], self.weights[some])
 
+    def put(self, places: Tensor, pairs: Pairs) -> None:
+        """Replace those at `(k,)` places by k others."""
+        for mine, other in zip(vars(self).values(), vars(pairs).values(), strict=True):
+            mine[places] = other
+
+    def float(self) -> Pairs:
+        """In float32."""
+        return Pairs(self.latents.float(), self.wanted.float(), self.rows, self.weights.float())
+
 
 @dataclass(eq=False)
 class PairCache:
@@ -128,6 +137,7 @@ class PairCache:
         options: see `SwapTraining`.
         rng: chooses faces and pairs.
         generator: chooses augmentations and donors.
+        made: pairs so far, also those that have given way.
     """
 
     backbone: Backbone
@@ -138,16 +148,18 @@ class PairCache:
     options: SwapTraining
     rng: np.random.Generator
     generator: torch.Generator
-    parts: list[Pairs] = field(default_factory=list)
     made: int = 0
+    kept: Pairs | None = None
+    """A person's first pair in the first half, the other at the same place of the second. Allocated at once: tensors
+    that live long between larger ones that do not would keep the heap from shrinking."""
 
     def __post_init__(self) -> None:
         self.chances = self.chances / self.chances.sum()
 
     @torch.no_grad()
     def grow(self, count: int) -> None:
-        """Make `count` pairs, two of each face."""
-        people = max(1, count // 2)
+        """Make `count` pairs or as many as are kept, two of each face."""
+        people = min(max(1, count // 2), self._room)
         picked = self.rng.choice(len(self.pictures), people, p=self.chances)
         x = augment(to_crops(self.pictures[picked]), self.generator)
         with autocast():
@@ -165,28 +177,25 @@ class PairCache:
             z = self.backbone.encode(torch.cat([x, wanted])).half()
         weights = region * (1 - (1 - self.options.skin) * skin_region(landmarks, size))
         weights = F.avg_pool2d(weights, size // z.shape[-1]).half()
-        self.parts.append(Pairs(z[:people].repeat(2, 1, 1, 1), z[people:], rows, weights))
-        self.made += len(rows)
-        while self.made - len(self.parts[0].rows) >= self.options.cache:
-            self.made -= len(self.parts.pop(0).rows)
+        new = Pairs(z[:people].repeat(2, 1, 1, 1), z[people:], rows, weights)
+        if self.kept is None:
+            self.kept = Pairs(*(t.new_zeros((2 * self._room, *t.shape[1:])) for t in vars(new).values()))
+        places = (self.made // 2 + torch.arange(people)) % self._room
+        self.kept.put(torch.cat([places, self._room + places]), new)
+        self.made += 2 * people
+
+    @property
+    def _room(self) -> int:
+        return max(1, self.options.cache // 2)
 
     def draw(self, count: int) -> Pairs:
         """`count` pairs in float32, of four people each and then of the same four again, as another."""
-        while self.made < self.options.begin:
+        while self.made < max(self.options.begin, count):
             self.grow(64)
         self.grow(self.options.fresh)
-        taken: list[Pairs] = []
-        for begin in range(0, count, 8):
-            pairs = self.parts[int(self.rng.integers(len(self.parts)))]
-            people = len(pairs.rows) // 2
-            some = torch.from_numpy(self.rng.permutation(people)[: min(4, (count - begin) // 2)])
-            taken.append(pairs[torch.cat([some, people + some])])
-        return Pairs(
-            torch.cat([p.latents for p in taken]).float(),
-            torch.cat([p.wanted for p in taken]).float(),
-            torch.cat([p.rows for p in taken]),
-            torch.cat([p.weights for p in taken]).float(),
-        )
+        assert self.kept is not None
+        some = torch.from_numpy(self.rng.choice(min(self.made // 2, self._room), count // 2, replace=False))
+        return self.kept[torch.cat([half + four for four in some.split(4) for half in (0, self._room)])].float()
 
 
 class _Beholders:

@@ -200,7 +200,12 @@ def test_pairs_are_two_donors_of_each_face_and_the_oldest_give_way(pictures: NDA
         assert float(pairs.weights.min()) >= 0
         assert float(pairs.weights.max()) <= 1
     assert others
-    assert cache.made == 16
+    assert cache.made == 16 + 8 * 8
+    assert cache.kept is not None and len(cache.kept.rows) == 16
+    before = cache.kept.wanted.clone()
+    cache.grow(8)  # in place of one half of the people, the older ones
+    changed = (cache.kept.wanted != before).flatten(1).any(1)
+    assert changed.tolist() == ([True] * 4 + [False] * 4) * 2
 
 
 @pytest.mark.parametrize("swap", [0.0, 40.0])

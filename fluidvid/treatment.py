@@ -18,8 +18,8 @@ from fluidvid.trackers.align import crop as aligned_crop
 
 _log = logging.getLogger(__name__)
 
-PATIENCE = 2
-"""A track whose edits fail again soon stays masked this many times longer: a steady mask beats a blinking face."""
+PATIENCE = 8
+"""A track whose edits keep failing stays masked up to this many times longer: a steady mask beats a blinking face."""
 MIN_CHANGE = 1.0
 """Grey levels: an edit that changes the middle of a face by less than this on average is no edit."""
 
@@ -71,8 +71,8 @@ class FrameTreatment:
         kind: the mask in force.
         editor: None in the classic modes.
         batch: faces edited at once.
-        fade_frames: after a failed edit a track stays masked this long and then fades in over as many frames; after
-            another one soon after the last it stays masked `PATIENCE` times as long.
+        fade_frames: after a failed edit a track stays masked this long and then fades in over as many frames; twice as
+            long at every failure soon after the last one.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class FrameTreatment:
         self._batch = batch
         self._fade = fade_frames
         self._blocked: dict[int, int] = {}  # track -> frames since its last failed edit
-        self._patience: dict[int, int] = {}  # track -> frames it stays masked after that
+        self._patience: dict[int, int] = {}  # track -> frames it stays masked after a failed edit
 
     def apply(self, source: NDArray[np.uint8], faces: Sequence[PlannedFace]) -> TreatedFrame:
         """Treat one frame; see `apply_all`."""
@@ -156,8 +156,9 @@ class FrameTreatment:
         self._patience = {track: frames for track, frames in self._patience.items() if track in alive}
 
     def _block(self, track_id: int) -> None:
-        """Mask a track for some time, longer if it failed before and is not forgiven yet."""
-        self._patience[track_id] = self._fade * (PATIENCE if track_id in self._patience else 1)
+        """Mask a track for some time: the longer, the sooner it failed again."""
+        before = self._patience.get(track_id)
+        self._patience[track_id] = self._fade if before is None else min(2 * before, PATIENCE * self._fade)
         self._blocked[track_id] = 0
 
     def _with_recovery(self, face: PlannedFace) -> PlannedFace:

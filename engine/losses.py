@@ -21,8 +21,8 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 60.0
-    displace: float = 9.0
+    suppress: float = 90.0
+    displace: float = 36.0
     landmarks: float = 250.0
     mesh: float = 150.0
     openness: float = 150.0

@@ -113,6 +113,8 @@ def displacement(
 ) -> Tensor:
     """Change of the predicted x0 when h moves, `x0(h + D) - x0(h)` at z_t, `(N, c, s, s)`.
 
+    What `unmoved` and its `change` compute, in one batch: for one direction of one crop a sixth quicker.
+
     Args:
         backbone: the model.
         z_t: `(N, c, s, s)` noisy latents.

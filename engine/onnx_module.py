@@ -188,7 +188,9 @@ def _layer_norm(a: Attributes, x: Tensor, scale: Tensor, bias: Tensor | None = N
 def _clip(a: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     lower = a.get("min") if low is None else float(low)
     upper = a.get("max") if high is None else float(high)
-    return x.clamp(lower, upper)
+    if lower is None or upper is None or not x.is_floating_point():
+        return x.clamp(lower, upper)
+    return F.hardtanh(x, lower, upper)  # the same, and its gradient is one kernel in place of four
 
 
 def _prelu(_: Attributes, x: Tensor, slope: Tensor) -> Tensor:
@@ -302,7 +304,10 @@ class OnnxModule(nn.Module):
             value = torch.from_numpy(numpy_helper.to_array(tensor).copy())
             names.add(tensor.name)
             if value.is_floating_point() and value.ndim > 0:
-                self.register_buffer(f"w{index}", value.float(), persistent=False)
+                value = value.float()
+                if value.ndim == 4:  # as oneDNN likes them best, see `forward`
+                    value = value.contiguous(memory_format=torch.channels_last)
+                self.register_buffer(f"w{index}", value, persistent=False)
                 self._constants[tensor.name] = torch.empty(0)
             else:
                 self._constants[tensor.name] = value
@@ -317,6 +322,8 @@ class OnnxModule(nn.Module):
         self._last_use = {name: k for k, (_, ins, _, _) in enumerate(self._nodes) for name in ins}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
         values: dict[str, Any] = {self.input_name: x}
 
         def value_of(name: str) -> Any:

@@ -61,6 +61,8 @@ class DirectedHalf:
         self, unet: SplitUNet, space: ComponentSpace, read_out: ReadOut, learning_rate: float, direction_rate: float
     ) -> None:
         self.unet, self.space, self.read_out = unet.unet, space, read_out
+        # torch 2.13 crashes in the channels-last gradient of a group norm whose input has none, as the first ones here.
+        unet.unet.to(memory_format=torch.contiguous_format)
         self.half: list[Tensor] = []
         for part in decoding_half(unet.unet):
             part.requires_grad_(True)

@@ -21,18 +21,19 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 90.0
+    suppress: float = 110.0
     displace: float = 36.0
+    apart: float = 40.0
     landmarks: float = 250.0
     mesh: float = 150.0
     openness: float = 150.0
-    expression: float = 1.0
+    expression: float = 12.0
     parts: float = 1.5
     age_gender: float = 0.3
     skin: float = 10.0
     residual: float = 0.5
     variation: float = 0.5
-    manifold: float = 45.0
+    manifold: float = 65.0
     prior: float = 0.002
 
 
@@ -44,6 +45,14 @@ def suppress(edited: Tensor, source: Tensor, margin: float) -> Tensor:
 def displace_to(edited: Tensor, target: Tensor) -> Tensor:
     """Mean of `1 - cos(f(y), e)` for a pseudonym's unit embedding `(D,)`."""
     return (1 - edited @ target).mean()
+
+
+def apart_from(edited: Tensor, others: Tensor) -> Tensor:
+    """Mean of `relu(cos(f(y), f(y')))` over `(N, D)` and `(M, D)` unit embeddings: not who somebody else would become.
+
+    What all faces of one head have in common (shape, hair, the model's hand) is what makes two pseudonyms alike.
+    """
+    return F.relu(edited @ others.T).mean()
 
 
 def total_variation(change: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from fluidvid.engine.composite import composite, face_region, gaze_region, leave
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
+    apart_from,
     attribute_terms,
     displace_to,
     manifold,
@@ -71,7 +72,7 @@ class Optimised:
     Attributes:
         coordinates: what `DirectionSpace.directions` turns into `(L, C, h, w)`.
         candidate: the one that was taken.
-        others: those that were not, the best start first.
+        others: those that were not, the best start first, with how they were `seen`.
         seconds: wall clock.
         terms: last value of every loss term.
     """
@@ -85,13 +86,19 @@ class Optimised:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A pseudonym to try: its row in the bank, unit embedding `(D,)` by guide name, coordinates to begin with (None:
-    zero).
+    """A pseudonym to try.
+
+    Attributes:
+        row: in the bank.
+        targets: unit embedding `(D,)` by guide name.
+        start: coordinates to begin with (None: zero).
+        seen: what guides see of the person there, unit embedding `(D,)` by guide name; empty: nobody looked.
     """
 
     row: int | None = None
     targets: dict[str, Tensor] = field(default_factory=dict)
     start: Tensor | None = None
+    seen: dict[str, Tensor] = field(default_factory=dict)
 
 
 class _Objective:
@@ -129,9 +136,16 @@ class _Objective:
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
 
     def __call__(
-        self, coordinates: Tensor, candidate: Candidate, guides: Sequence[Recogniser], crop: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a direction on its way to a candidate as some guides see it on one crop, and its terms."""
+        self,
+        coordinates: Tensor,
+        candidate: Candidate,
+        guides: Sequence[Recogniser],
+        crop: int,
+        rivals: Sequence[Candidate] = (),
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Loss of a direction on its way to a candidate, and away from rivals, as some guides see it on one crop, its
+        terms, and what the guides see.
+        """
         options, weights = self.options, self.options.weights
         this = slice(crop, crop + 1)
         z, mask, windows = self.z[this], self.mask[this], self.windows[this]
@@ -142,7 +156,8 @@ class _Objective:
             decoded = leave_gaze(self.crops[this], decoded, self.shown[this])
         edited = composite(self.crops[this], decoded, mask)
         change = mask * (decoded - self.before[this])
-        terms = {name: edited.new_zeros(()) for name in ("suppress", "displace")}
+        terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "apart")}
+        seen: dict[str, Tensor] = {}
         regular = often(self.guides)
         for guide in guides:
             # Who looks at every second step counts twice.
@@ -155,6 +170,10 @@ class _Objective:
             if guide.name in candidate.targets:
                 goal = candidate.targets[guide.name].to(embedding)
                 terms["displace"] = terms["displace"] + share * displace_to(embedding, goal)
+            others = [rival.seen[guide.name] for rival in rivals if guide.name in rival.seen]
+            if others:
+                terms["apart"] = terms["apart"] + share * apart_from(embedding, torch.stack(others).to(embedding))
+            seen[guide.name] = embedding.detach()[0]
         terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept[this])
         terms["parts"] = part_correlation(parts(edited, windows), self.parts[this])
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
@@ -166,7 +185,7 @@ class _Objective:
             terms["manifold"] = manifold(self.backbone, after, z, level_noise, (level,))
         start = candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
-        return weighted_sum(terms, weights), terms
+        return weighted_sum(terms, weights), terms, seen
 
 
 def often(guides: Sequence[Recogniser]) -> Sequence[Recogniser]:
@@ -185,6 +204,7 @@ def optimise_direction(
     noise: Tensor,
     *,
     candidates: Sequence[Candidate] = (),
+    rivals: Sequence[Candidate] = (),
     options: OptimiseOptions | None = None,
     generator: torch.Generator | None = None,
     stopping: Callable[[], bool] = lambda: False,
@@ -201,6 +221,7 @@ def optimise_direction(
         source: their unit embeddings `(K, D)` by guide name.
         noise: `(c, s, s)` the track's fixed noise.
         candidates: pseudonyms to choose from: the one whose start has the least loss is taken; none suppresses only.
+        rivals: further pseudonyms that were `seen` and must not be looked like, as must not be the others of these.
         options: budget and weights.
         generator: source of the manifold term's noise.
         stopping: asked at every step.
@@ -214,9 +235,11 @@ def optimise_direction(
     ordered = list(candidates) or [Candidate()]
     if len(ordered) > 1:  # one crop tells them apart
         with torch.no_grad():
-            losses = [float(objective(_start(c, space, backbone), c, guides, 0)[0]) for c in ordered]
-        ordered = [ordered[i] for i in sorted(range(len(losses)), key=losses.__getitem__)]
+            looked = [(objective(_start(c, space, backbone), c, guides, 0), c) for c in ordered]
+        looked.sort(key=lambda each: float(each[0][0]))
+        ordered = [replace(candidate, seen=seen) for (_, _, seen), candidate in looked]
     chosen, *others = ordered
+    rivals = [*rivals, *others]
     coordinates = _start(chosen, space, backbone).requires_grad_()
     rate = options.learning_rate if chosen.start is None else options.refining_rate
     optimiser = torch.optim.Adam([coordinates], lr=rate, betas=(0.9, 0.99))
@@ -226,7 +249,7 @@ def optimise_direction(
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
-        loss, terms = objective(coordinates, chosen, *_looks(step, guides, len(crops)))
+        loss, terms, _ = objective(coordinates, chosen, *_looks(step, guides, len(crops)), rivals)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -267,6 +267,8 @@ class DirectionSearch:
         edit = self._edits(source, noise)
         best: _Judged | None = None
         others: Sequence[Candidate] = ()
+        drawn: Sequence[Candidate] = ()
+        rivals: Sequence[Candidate] = ()
         total = good = 0
         for attempt in range(max(self.options.attempts, self.options.searches)):
             found = optimise_direction(
@@ -279,6 +281,7 @@ class DirectionSearch:
                 source.embeddings,
                 noise,
                 candidates=candidates,
+                rivals=rivals,
                 options=options,
                 generator=self.generator,
                 stopping=self._stopping,
@@ -288,6 +291,7 @@ class DirectionSearch:
             good += judged.faultless
             best = judged.or_better(best)
             others = found.others or others
+            drawn = drawn or [found.candidate, *found.others]
             if good >= (self.options.searches if others else 1):
                 break
             if attempt >= self.options.searches and not (best.reason or best.figures.get("seeing")):
@@ -295,6 +299,7 @@ class DirectionSearch:
             if others and (good or attempt == 0):
                 # Another pseudonym may lead further away, or to a better face.
                 candidates, others = [others[0]], others[1:]
+                rivals = [c for c in drawn if c is not candidates[0]]
             else:  # more steps from where this attempt ended, and more weight on leaving the source
                 candidates = [replace(found.candidate, start=found.coordinates)]
                 weights = replace(options.weights, suppress=1.5 * options.weights.suppress)

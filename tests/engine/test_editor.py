@@ -132,6 +132,47 @@ def test_candidates_are_ordered_by_what_their_start_costs(parts: dict[str, Any])
     given = [Candidate(row, {"guide": goals[row]}) for row in (1, 2, 0)]
     found = optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), candidates=given, options=options)
     assert [c.row for c in (found.candidate, *found.others)] == [2, 1, 0]
+    assert all(abs(float(c.seen["guide"].norm()) - 1) < 1e-5 for c in found.others)
+
+
+def test_a_search_leads_away_from_rivals(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops = editor._crops(faces(1))
+    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
+    source = {guide.name: guide(crops) for guide in editor.guides}
+    weights = dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"apart": 10.0}
+
+    def alike(steps: int) -> float:
+        """The likeness to somebody who looks as the source does, after so many steps."""
+        options = OptimiseOptions(steps=steps, averaged=0.0, weights=losses.LossWeights(**weights))
+        rivals = [Candidate(0, seen={"guide": source["guide"][0]})]
+        candidates = [Candidate(1)]
+        return optimise_direction(
+            *networks, crops, source, torch.zeros(4, 8, 8), candidates=candidates, rivals=rivals, options=options
+        ).terms["apart"]
+
+    assert alike(12) < alike(1) - 0.01
+
+
+def test_a_second_search_keeps_away_from_everybody_else_who_was_drawn(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, searches=2, attempts=3, accept=-1.0))
+    told: list[tuple[int | None, set[int | None]]] = []
+
+    def recorded(*args: Any, candidates: Any, rivals: Any, **options: Any) -> Any:
+        found = optimise_direction(*args, candidates=candidates, rivals=rivals, **options)
+        others = [candidate.row for candidate in (*rivals, *found.others)]
+        assert len(others) == len(set(others))
+        told.append((found.candidate.row, set(others)))
+        return found
+
+    monkeypatch.setattr(search_module, "optimise_direction", recorded)
+    assert not editor.prepare(0, faces(3)).ok
+    drawn = {told[0][0], *told[0][1]}
+    assert len(drawn) > 2
+    assert len({row for row, _ in told}) > 1
+    assert all(others == drawn - {row} for row, others in told)
 
 
 @pytest.mark.parametrize("crops", [1, 2, 3, 4])

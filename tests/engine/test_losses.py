@@ -27,6 +27,11 @@ def test_displace_measures_the_distance_to_the_pseudonym() -> None:
     assert losses.displace_to(_unit((1, 0), (0, 1)), torch.tensor([1.0, 0.0])).item() == pytest.approx(0.5)
 
 
+def test_apart_minds_whom_a_face_is_like_and_not_whom_it_is_unlike() -> None:
+    others = _unit((0.6, 0.8), (-1, 0))
+    assert losses.apart_from(_unit((1, 0)), others).item() == pytest.approx(0.3)
+
+
 def test_total_variation_of_a_step_edge() -> None:
     picture = torch.zeros(1, 1, 4, 4)
     picture[..., 2:] = 3

@@ -92,7 +92,8 @@ class Candidate:
         row: in the bank.
         targets: unit embedding `(D,)` by guide name.
         start: coordinates to begin with (None: zero).
-        seen: what guides see of the person there, unit embedding `(D,)` by guide name; empty: nobody looked.
+        seen: what guides see of the person there, unit embedding `(D,)` by guide name; empty: nobody looked, or there
+            is no start of its own.
     """
 
     row: int | None = None
@@ -237,7 +238,7 @@ def optimise_direction(
         with torch.no_grad():
             looked = [(objective(_start(c, space, backbone), c, guides, 0), c) for c in ordered]
         looked.sort(key=lambda each: float(each[0][0]))
-        ordered = [replace(candidate, seen=seen) for (_, _, seen), candidate in looked]
+        ordered = [c if c.start is None else replace(c, seen=seen) for (_, _, seen), c in looked]
     chosen, *others = ordered
     rivals = [*rivals, *others]
     coordinates = _start(chosen, space, backbone).requires_grad_()

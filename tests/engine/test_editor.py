@@ -132,7 +132,20 @@ def test_candidates_are_ordered_by_what_their_start_costs(parts: dict[str, Any])
     given = [Candidate(row, {"guide": goals[row]}) for row in (1, 2, 0)]
     found = optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), candidates=given, options=options)
     assert [c.row for c in (found.candidate, *found.others)] == [2, 1, 0]
-    assert all(abs(float(c.seen["guide"].norm()) - 1) < 1e-5 for c in found.others)
+    assert not any(c.seen for c in found.others)  # the person as they are is nobody's pseudonym
+
+
+def test_candidates_with_a_start_are_seen_there(parts: dict[str, Any]) -> None:
+    editor = _editor(parts)
+    crops = editor._crops(faces(1))
+    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
+    source = {guide.name: guide(crops) for guide in editor.guides}
+    given = [Candidate(row, start=torch.full_like(parts["space"].zero(), float(row))) for row in (1, 2, 3)]
+    options = OptimiseOptions(steps=0, weights=EASY.optimise.weights)
+    found = optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), candidates=given, options=options)
+    seen = [c.seen["guide"] for c in found.others]
+    assert [float(s.norm()) for s in seen] == pytest.approx([1, 1], abs=1e-5)
+    assert not torch.allclose(seen[0], seen[1])
 
 
 def test_a_search_leads_away_from_rivals(parts: dict[str, Any]) -> None:

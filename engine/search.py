@@ -56,8 +56,8 @@ class EditorOptions:
             the crops, for on a dark or half hidden one the landmarker itself errs.
         candidates: pseudonyms drawn for a person, of which those that suit the face best are searched.
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
-        attempts: rounds of optimisation before a person is given up (masked), or taken though some guide still sees
-            the person; where only some crop stays weak there is one more than `searches`.
+        attempts: rounds of optimisation before a person is given up (masked); where some guide still sees the person
+            there are two more than `searches`, where only some crop stays weak one.
         lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
             same is done with a weak frame. An arc ends at 90 degrees: what leads no further ends this.
         transition: edits over which a changed direction moves along its arc.
@@ -74,7 +74,7 @@ class EditorOptions:
     landmark_limit: float = 0.18
     candidates: int = 4
     searches: int = 1
-    attempts: int = 3
+    attempts: int = 4
     lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
     transition: int = 12
     strength: float = 1.0
@@ -294,15 +294,16 @@ class DirectionSearch:
             drawn = drawn or [found.candidate, *found.others]
             if good >= (self.options.searches if others else 1):
                 break
-            if attempt >= self.options.searches and not (best.reason or best.figures.get("seeing")):
+            further = attempt - self.options.searches
+            if not best.reason and (further > 0 or (further == 0 and not best.figures.get("seeing"))):
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
-            if others and (good or attempt == 0):
-                # Another pseudonym may lead further away, or to a better face.
+            if others and (good or attempt == 0 or best.reason):
+                # Another pseudonym may lead further away, or to a better face; who fails is no nearer after more steps.
                 candidates, others = [others[0]], others[1:]
                 rivals = [c for c in drawn if c is not candidates[0]]
-            else:  # more steps from where this attempt ended, and more weight on leaving the source
+            else:  # more steps from where this attempt ended, and more weight on leaving the source alone
                 candidates = [replace(found.candidate, start=found.coordinates)]
-                weights = replace(options.weights, suppress=1.5 * options.weights.suppress)
+                weights = replace(options.weights, suppress=1.5 * options.weights.suppress, apart=0.0)
                 options = replace(options, weights=weights)
         assert best is not None
         known, figures, reason = best.known, best.figures, best.reason

@@ -94,13 +94,19 @@ def test_renewed_direction_replaces_the_remembered_one(parts: dict[str, Any]) ->
     assert memory._people[0].known.coordinates.abs().max() > 0
 
 
-def test_a_second_search_tries_the_next_pseudonym_a_third_goes_on(parts: dict[str, Any], searches: list[Any]) -> None:
-    editor = _editor(parts, RunMemory(), replace(OPTIONS, accept=-1.0, attempts=3))
+def test_who_fails_is_searched_for_as_every_pseudonym_drawn_then_goes_on(
+    parts: dict[str, Any], searches: list[Any]
+) -> None:
+    editor = _editor(parts, RunMemory(), replace(OPTIONS, accept=-1.0, attempts=OPTIONS.candidates + 1))
     assert not editor.prepare(1, faces(2)).ok
-    first, second, third = ([c.row for c in candidates] for candidates, _ in searches)
-    assert len(set(first)) == OPTIONS.candidates and len(second) == 1 and set(second) < set(first)
-    assert third == second, "nothing was ordered twice"
-    assert searches[1][0][0].start is None and searches[2][0][0].start is not None
+    first, *others = ([c.row for c in candidates] for candidates, _ in searches)
+    *tried, last = others
+    assert len(set(first)) == OPTIONS.candidates
+    assert len(tried) == OPTIONS.candidates - 1 == len({row for (row,) in tried}), "nothing was ordered twice"
+    assert {row for (row,) in tried} < set(first)
+    assert last == tried[-1], "nobody is left to become"
+    assert all(candidates[0].start is None for candidates, _ in searches[:-1])
+    assert searches[-1][0][0].start is not None
 
 
 def test_nothing_verifies_then_the_face_is_not_ok(parts: dict[str, Any]) -> None:

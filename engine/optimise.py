@@ -142,10 +142,10 @@ class _Objective:
         candidate: Candidate,
         guides: Sequence[Recogniser],
         crop: int,
-        rivals: Sequence[Candidate] = (),
+        rivals: Mapping[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Loss of a direction on its way to a candidate, and away from rivals, as some guides see it on one crop, its
-        terms, and what the guides see.
+        """Loss of a direction on its way to a candidate, and away from rivals (`(M, D)` by guide name), as some guides
+        see it on one crop, its terms, and what the guides see.
         """
         options, weights = self.options, self.options.weights
         this = slice(crop, crop + 1)
@@ -171,9 +171,8 @@ class _Objective:
             if guide.name in candidate.targets:
                 goal = candidate.targets[guide.name].to(embedding)
                 terms["displace"] = terms["displace"] + share * displace_to(embedding, goal)
-            others = [rival.seen[guide.name] for rival in rivals if guide.name in rival.seen]
-            if others:
-                terms["apart"] = terms["apart"] + share * apart_from(embedding, torch.stack(others).to(embedding))
+            if guide.name in rivals:
+                terms["apart"] = terms["apart"] + share * apart_from(embedding, rivals[guide.name].to(embedding))
             seen[guide.name] = embedding.detach()[0]
         terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept[this])
         terms["parts"] = part_correlation(parts(edited, windows), self.parts[this])
@@ -236,11 +235,12 @@ def optimise_direction(
     ordered = list(candidates) or [Candidate()]
     if len(ordered) > 1:  # one crop tells them apart
         with torch.no_grad():
-            looked = [(objective(_start(c, space, backbone), c, guides, 0), c) for c in ordered]
+            looked = [(objective(_start(c, space, backbone), c, guides, 0, {}), c) for c in ordered]
         looked.sort(key=lambda each: float(each[0][0]))
-        ordered = [c if c.start is None else replace(c, seen=seen) for (_, _, seen), c in looked]
+        ordered = [c if c.start is None else replace(c, seen=found) for (_, _, found), c in looked]
     chosen, *others = ordered
-    rivals = [*rivals, *others]
+    seen = [rival.seen for rival in (*rivals, *others) if rival.seen]
+    apart = {guide.name: torch.stack([each[guide.name] for each in seen]) for guide in guides} if seen else {}
     coordinates = _start(chosen, space, backbone).requires_grad_()
     rate = options.learning_rate if chosen.start is None else options.refining_rate
     optimiser = torch.optim.Adam([coordinates], lr=rate, betas=(0.9, 0.99))
@@ -250,7 +250,7 @@ def optimise_direction(
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
-        loss, terms, _ = objective(coordinates, chosen, *_looks(step, guides, len(crops)), rivals)
+        loss, terms, _ = objective(coordinates, chosen, *_looks(step, guides, len(crops)), apart)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -268,7 +268,6 @@ class DirectionSearch:
         best: _Judged | None = None
         others: Sequence[Candidate] = ()
         drawn: Sequence[Candidate] = ()
-        rivals: Sequence[Candidate] = ()
         total = good = 0
         for attempt in range(max(self.options.attempts, self.options.searches)):
             found = optimise_direction(
@@ -281,7 +280,7 @@ class DirectionSearch:
                 source.embeddings,
                 noise,
                 candidates=candidates,
-                rivals=rivals,
+                rivals=[c for c in drawn if c.row != candidates[0].row],
                 options=options,
                 generator=self.generator,
                 stopping=self._stopping,
@@ -294,13 +293,12 @@ class DirectionSearch:
             drawn = drawn or [found.candidate, *found.others]
             if good >= (self.options.searches if others else 1):
                 break
-            further = attempt - self.options.searches
-            if not best.reason and (further > 0 or (further == 0 and not best.figures.get("seeing"))):
+            enough = self.options.searches + bool(best.figures.get("seeing"))
+            if attempt >= enough and not best.reason:
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
             if others and (good or attempt == 0 or best.reason):
                 # Another pseudonym may lead further away, or to a better face; who fails is no nearer after more steps.
                 candidates, others = [others[0]], others[1:]
-                rivals = [c for c in drawn if c is not candidates[0]]
             else:  # more steps from where this attempt ended, and more weight on leaving the source alone
                 candidates = [replace(found.candidate, start=found.coordinates)]
                 weights = replace(options.weights, suppress=1.5 * options.weights.suppress, apart=0.0)

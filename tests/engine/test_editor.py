@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import Candidate, OptimiseOptions, SearchStopped, _looks, optimise_direction
+from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, SearchStopped, _looks, optimise_direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace
@@ -101,18 +103,22 @@ def test_a_guide_of_a_low_threshold_counts_more(parts: dict[str, Any], tmp_path:
     assert first / even == pytest.approx((1.6 + 2 * 0.4) / 3, rel=1e-3)
 
 
-def test_a_search_ends_at_the_mean_of_its_last_steps(parts: dict[str, Any]) -> None:
+def _search_on(parts: dict[str, Any], count: int) -> tuple[Callable[..., Optimised], dict[str, torch.Tensor]]:
+    """`optimise_direction` on so many faces, and how the guides see them."""
     editor = _editor(parts)
-    crops = editor._crops(faces(2))
-    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
+    crops = editor._crops(faces(count))
     source = {guide.name: guide(crops) for guide in editor.guides}
+    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
+    return partial(optimise_direction, *networks, crops, source, torch.zeros(4, 8, 8)), source
+
+
+def test_a_search_ends_at_the_mean_of_its_last_steps(parts: dict[str, Any]) -> None:
+    search, _ = _search_on(parts, 2)
 
     def found(steps: int, averaged: float) -> torch.Tensor:
         options = OptimiseOptions(steps=steps, averaged=averaged, weights=EASY.optimise.weights)
         generator = torch.Generator().manual_seed(0)
-        return optimise_direction(
-            *networks, crops, source, torch.zeros(4, 8, 8), options=options, generator=generator
-        ).coordinates
+        return search(options=options, generator=generator).coordinates
 
     two, three, four = (found(steps, 0.0) for steps in (2, 3, 4))
     assert (four - three).abs().max() > 0.01
@@ -122,47 +128,35 @@ def test_a_search_ends_at_the_mean_of_its_last_steps(parts: dict[str, Any]) -> N
 
 
 def test_candidates_are_ordered_by_what_their_start_costs(parts: dict[str, Any]) -> None:
-    editor = _editor(parts)
-    crops = editor._crops(faces(1))
-    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
-    source = {guide.name: guide(crops) for guide in editor.guides}
+    search, source = _search_on(parts, 1)
     weights = dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"displace": 1.0}
     options = OptimiseOptions(steps=0, weights=losses.LossWeights(**weights))
     goals = [source["guide"][0] * sign for sign in (-1.0, 0.0, 1.0)]
     given = [Candidate(row, {"guide": goals[row]}) for row in (1, 2, 0)]
-    found = optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), candidates=given, options=options)
+    found = search(candidates=given, options=options)
     assert [c.row for c in (found.candidate, *found.others)] == [2, 1, 0]
     assert not any(c.seen for c in found.others)  # the person as they are is nobody's pseudonym
 
 
 def test_candidates_with_a_start_are_seen_there(parts: dict[str, Any]) -> None:
-    editor = _editor(parts)
-    crops = editor._crops(faces(1))
-    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
-    source = {guide.name: guide(crops) for guide in editor.guides}
+    search, _ = _search_on(parts, 1)
     given = [Candidate(row, start=torch.full_like(parts["space"].zero(), float(row))) for row in (1, 2, 3)]
     options = OptimiseOptions(steps=0, weights=EASY.optimise.weights)
-    found = optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), candidates=given, options=options)
+    found = search(candidates=given, options=options)
     seen = [c.seen["guide"] for c in found.others]
     assert [float(s.norm()) for s in seen] == pytest.approx([1, 1], abs=1e-5)
     assert not torch.allclose(seen[0], seen[1])
 
 
 def test_a_search_leads_away_from_rivals(parts: dict[str, Any]) -> None:
-    editor = _editor(parts)
-    crops = editor._crops(faces(1))
-    networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
-    source = {guide.name: guide(crops) for guide in editor.guides}
+    search, source = _search_on(parts, 1)
     weights = dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"apart": 10.0}
 
     def alike(steps: int) -> float:
         """The likeness to somebody who looks as the source does, after so many steps."""
         options = OptimiseOptions(steps=steps, averaged=0.0, weights=losses.LossWeights(**weights))
         rivals = [Candidate(0, seen={"guide": source["guide"][0]})]
-        candidates = [Candidate(1)]
-        return optimise_direction(
-            *networks, crops, source, torch.zeros(4, 8, 8), candidates=candidates, rivals=rivals, options=options
-        ).terms["apart"]
+        return search(candidates=[Candidate(1)], rivals=rivals, options=options).terms["apart"]
 
     assert alike(12) < alike(1) - 0.01
 

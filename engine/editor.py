@@ -165,16 +165,19 @@ class FluidEditor:
     def _prepare(self, person_id: int, crops: NDArray[np.uint8], frames: Sequence[int], *, search: bool) -> Preparation:
         began = time.monotonic()
         x = self._crops(crops)
-        clear = readable(self.attributes, x)
+        with torch.no_grad():
+            landmarks = self.attributes.landmarks(x)
+        clear = readable(self.attributes, x, landmarks)
         if 2 * int(clear.sum()) < len(x):
             figures = {"readable": float(clear.float().mean())}
             return Preparation(False, UNREADABLE, figures, time.monotonic() - began)
-        x, frames = x[clear], [frame for frame, seen in zip(frames, clear.tolist(), strict=False) if seen]
+        x, landmarks = x[clear], landmarks[clear]
+        frames = [frame for frame, seen in zip(frames, clear.tolist(), strict=False) if seen]
         old = self.store.get(person_id)
         # Without a search nobody guides, and without a memory nobody asks who this is.
         named = () if self.memory is None else self._identified
         asked = None if search else {*named, *(net.name for net in self.search.judges)}
-        source = self.search.source(x, asked)
+        source = self.search.source(x, asked, landmarks)
         identity = None if self.memory is None else self._mean_identity(source)
         known = None
         if self.memory is not None and identity is not None and old is None:

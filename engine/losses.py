@@ -24,6 +24,7 @@ class LossWeights:
     suppress: float = 110.0
     displace: float = 36.0
     apart: float = 40.0
+    begun: float = 1000.0
     landmarks: float = 250.0
     mesh: float = 150.0
     openness: float = 150.0
@@ -53,6 +54,14 @@ def apart_from(edited: Tensor, others: Tensor) -> Tensor:
     What all faces of one head have in common (shape, hair, the model's hand) is what makes two pseudonyms alike.
     """
     return F.relu(edited @ others.T).mean()
+
+
+def change_since(edited: Tensor, begun: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of `(N, 3, S, S)` pictures over `(N, 1, S, S)` masks: a search stays near where it began.
+
+    At a pseudonym's own direction there are faces; what recognisers alone lead on to are joined brows and drawn noses.
+    """
+    return (mask * (edited - begun).pow(2)).sum() / (3 * mask.sum()).clamp_min(1.0)
 
 
 def total_variation(change: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from fluidvid.engine.losses import (
     LossWeights,
     apart_from,
     attribute_terms,
+    change_since,
     displace_to,
     manifold,
     part_correlation,
@@ -102,6 +103,21 @@ class Candidate:
     seen: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class _Aim:
+    """Where a search leads.
+
+    Attributes:
+        candidate: whom to become.
+        rivals: whom not to look like, `(M, D)` by guide name.
+        begun: `(K, 3, S, S)` the crops as the search began, not to be left by far; None: it begins nowhere.
+    """
+
+    candidate: Candidate
+    rivals: Mapping[str, Tensor] = field(default_factory=dict)
+    begun: Tensor | None = None
+
+
 class _Objective:
     """The loss of a direction on one of a person's key crops; what does not depend on it is computed once for all."""
 
@@ -136,26 +152,30 @@ class _Objective:
             self.parts = parts(self.crops, self.windows)
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
 
-    def __call__(
-        self,
-        coordinates: Tensor,
-        candidate: Candidate,
-        guides: Sequence[Recogniser],
-        crop: int,
-        rivals: Mapping[str, Tensor],
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Loss of a direction on its way to a candidate, and away from rivals (`(M, D)` by guide name), as some guides
-        see it on one crop, its terms, and what the guides see.
-        """
-        options, weights = self.options, self.options.weights
+    def edited(self, coordinates: Tensor, crop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A direction applied to one crop: latents `(1, c, s, s)`, decoded and composited `(1, 3, S, S)`."""
         this = slice(crop, crop + 1)
-        z, mask, windows = self.z[this], self.mask[this], self.windows[this]
+        z, mask = self.z[this], self.mask[this]
         directions = self.space.directions(coordinates).to(z.dtype)
         _, after = self.edits[crop](directions[None], z.new_ones(1))
         decoded = relight(self.crops[this], self.backbone.decode(after), mask)
-        if options.gaze:
+        if self.options.gaze:
             decoded = leave_gaze(self.crops[this], decoded, self.shown[this])
-        edited = composite(self.crops[this], decoded, mask)
+        return after, decoded, composite(self.crops[this], decoded, mask)
+
+    @torch.no_grad()
+    def pictures(self, coordinates: Tensor) -> Tensor:
+        """All crops with a direction applied, `(K, 3, S, S)`."""
+        return torch.cat([self.edited(coordinates, crop)[2] for crop in range(len(self.crops))])
+
+    def __call__(
+        self, coordinates: Tensor, aim: _Aim, guides: Sequence[Recogniser], crop: int
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Loss of a direction as some guides see it on one crop, its terms, and what the guides see."""
+        options, weights = self.options, self.options.weights
+        this = slice(crop, crop + 1)
+        z, mask, windows = self.z[this], self.mask[this], self.windows[this]
+        after, decoded, edited = self.edited(coordinates, crop)
         change = mask * (decoded - self.before[this])
         terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "apart")}
         seen: dict[str, Tensor] = {}
@@ -168,11 +188,11 @@ class _Objective:
             margin = options.margin * guide.threshold
             stress = share * self.stress[guide.name]
             terms["suppress"] = terms["suppress"] + stress * suppress(embedding, self.source[guide.name][this], margin)
-            if guide.name in candidate.targets:
-                goal = candidate.targets[guide.name].to(embedding)
+            if guide.name in aim.candidate.targets:
+                goal = aim.candidate.targets[guide.name].to(embedding)
                 terms["displace"] = terms["displace"] + share * displace_to(embedding, goal)
-            if guide.name in rivals:
-                terms["apart"] = terms["apart"] + share * apart_from(embedding, rivals[guide.name].to(embedding))
+            if guide.name in aim.rivals:
+                terms["apart"] = terms["apart"] + share * apart_from(embedding, aim.rivals[guide.name].to(embedding))
             seen[guide.name] = embedding.detach()[0]
         terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept[this])
         terms["parts"] = part_correlation(parts(edited, windows), self.parts[this])
@@ -183,7 +203,9 @@ class _Objective:
             level_noise = torch.randn(z.shape[1:], generator=self.generator).to(z)
             level = int(torch.randint(*MANIFOLD, (1,), generator=self.generator))
             terms["manifold"] = manifold(self.backbone, after, z, level_noise, (level,))
-        start = candidate.start
+        if aim.begun is not None:
+            terms["begun"] = change_since(edited, aim.begun[this], mask)
+        start = aim.candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
         return weighted_sum(terms, weights), terms, seen
 
@@ -235,13 +257,15 @@ def optimise_direction(
     ordered = list(candidates) or [Candidate()]
     if len(ordered) > 1:  # one crop tells them apart
         with torch.no_grad():
-            looked = [(objective(_start(c, space, backbone), c, guides, 0, {}), c) for c in ordered]
+            looked = [(objective(_start(c, space, backbone), _Aim(c), guides, 0), c) for c in ordered]
         looked.sort(key=lambda each: float(each[0][0]))
         ordered = [c if c.start is None else replace(c, seen=found) for (_, _, found), c in looked]
     chosen, *others = ordered
     seen = [rival.seen for rival in (*rivals, *others) if rival.seen]
     apart = {guide.name: torch.stack([each[guide.name] for each in seen]) for guide in guides} if seen else {}
     coordinates = _start(chosen, space, backbone).requires_grad_()
+    begun = objective.pictures(coordinates) if options.weights.begun and chosen.start is not None else None
+    aim = _Aim(chosen, apart, begun)
     rate = options.learning_rate if chosen.start is None else options.refining_rate
     optimiser = torch.optim.Adam([coordinates], lr=rate, betas=(0.9, 0.99))
     values: dict[str, float] = {}
@@ -250,7 +274,7 @@ def optimise_direction(
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
-        loss, terms, _ = objective(coordinates, chosen, *_looks(step, guides, len(crops)), apart)
+        loss, terms, _ = objective(coordinates, aim, *_looks(step, guides, len(crops)))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -36,8 +36,8 @@ def disagreement(landmarks68: Tensor, mesh: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def readable(attributes: AttributeNetworks, crops: Tensor) -> Tensor:
-    """`(N,)` bool for crops `(N, 3, S, S)` in [-1, 1]; all are where there is one landmarker only."""
+def readable(attributes: AttributeNetworks, crops: Tensor, landmarks68: Tensor) -> Tensor:
+    """`(N,)` bool for crops `(N, 3, S, S)` in [-1, 1] with their landmarks; all are if there is no other landmarker."""
     if attributes.mesh468 is None:
         return torch.ones(len(crops), dtype=torch.bool, device=crops.device)
-    return disagreement(attributes.landmarks(crops).float(), attributes.mesh(crops).float()) <= MOST
+    return disagreement(landmarks68.float(), attributes.mesh(crops).float()) <= MOST

@@ -32,6 +32,8 @@ first stage alone changes a face by 3 grey levels, and must not pass for an edit
 FACES, LOOKS = 600, 4
 """Timestep at which the prior says how much it takes a result for a face, and noises with which it is asked: at this
 level that agrees with the eye, at those below 400 it does not (benchmarks/PRIOR.md)."""
+LOOSER = 0.25
+"""Share of the weight with which the next round of a search is held where it begins: who is still seen must go on."""
 FIRST_TRIES = 4
 """Pseudonyms that are tried for a first direction, before a face waits for a search."""
 SEEN = 0.2
@@ -72,7 +74,7 @@ class EditorOptions:
     accept: float = 0.5
     frame_limit: float = 0.8
     landmark_limit: float = 0.18
-    candidates: int = 4
+    candidates: int = 8
     searches: int = 1
     attempts: int = 4
     lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
@@ -296,13 +298,14 @@ class DirectionSearch:
             enough = self.options.searches + bool(best.figures.get("seeing"))
             if attempt >= enough and not best.reason:
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
+            weights = replace(options.weights, begun=LOOSER * options.weights.begun)
             if others and (good or attempt == 0 or best.reason):
                 # Another pseudonym may lead further away, or to a better face; who fails is no nearer after more steps.
                 candidates, others = [others[0]], others[1:]
             else:  # more steps from where this attempt ended, and more weight on leaving the source alone
                 candidates = [replace(found.candidate, start=found.coordinates)]
-                weights = replace(options.weights, suppress=1.5 * options.weights.suppress, apart=0.0)
-                options = replace(options, weights=weights)
+                weights = replace(weights, suppress=1.5 * weights.suppress, apart=0.0)
+            options = replace(options, weights=weights)
         assert best is not None
         known, figures, reason = best.known, best.figures, best.reason
         if self.bank is not None and known.pseudonym is not None:
@@ -340,9 +343,8 @@ class DirectionSearch:
             if candidate.start is None:
                 continue
             known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
-            judged = self._judge(known, source, edit, thorough=False)
-            best = judged.or_better(best)
-            if best.faultless:
+            best = self._judge(known, source, edit, thorough=False).or_better(best)
+            if not best.reason:
                 break
         if best is None:
             return None, {}, "the bank has no ready direction"
@@ -378,9 +380,9 @@ class DirectionSearch:
         return [self.guides[0], *(self.verifiers or self.guides[1:])]
 
     @torch.no_grad()
-    def source(self, x: Tensor, names: Collection[str] | None = None) -> Source:
-        """The crops `(K, 3, S, S)` as recognisers see them: as those that are named, or as all."""
-        return Source(x, self.embeddings(x, names), self.attributes.landmarks(x))
+    def source(self, x: Tensor, names: Collection[str] | None = None, landmarks: Tensor | None = None) -> Source:
+        """The crops `(K, 3, S, S)` as recognisers see them: as those that are named, or as all; and their landmarks."""
+        return Source(x, self.embeddings(x, names), self.attributes.landmarks(x) if landmarks is None else landmarks)
 
     def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""

@@ -32,13 +32,17 @@ class Targets:
     pictures: Tensor
     meshes: Tensor
 
-    def alike(self, kept: Attributes, generator: torch.Generator) -> Tensor:
-        """For each of n people a random row among those of like age, gender, expression and pose."""
+    def misfit(self, kept: Attributes) -> Tensor:
+        """`(n, N)` how badly each of N people suits each of n faces: age, gender, expression and pose."""
         misfit = (self.ages[None] - kept.age[:, None]).abs() / 10
         misfit = misfit + 2 * (self.males[None] - kept.male[:, None]).abs()
         misfit = misfit + (self.expressions[None] - kept.expression.float()[:, None]).abs().sum(2)
         if kept.mesh is not None:
             misfit = misfit + 60 * (self.meshes[None] - kept.mesh[:, None]).norm(dim=3).mean(2)
-        near = misfit.argsort(1)[:, : max(2, len(self.ages) // 12)]
+        return misfit
+
+    def alike(self, kept: Attributes, generator: torch.Generator) -> Tensor:
+        """For each of n people a random row among those that suit them best."""
+        near = self.misfit(kept).argsort(1)[:, : max(2, len(self.ages) // 12)]
         pick = torch.randint(near.shape[1], (len(near), 1), generator=generator)
         return near.gather(1, pick)[:, 0]

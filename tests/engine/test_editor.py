@@ -161,6 +161,21 @@ def test_a_search_leads_away_from_rivals(parts: dict[str, Any]) -> None:
     assert alike(12) < alike(1) - 0.01
 
 
+def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any]) -> None:
+    search, _ = _search_on(parts, 1)
+    start = torch.full_like(parts["space"].zero(), 0.5)
+
+    def moved(begun: float, start: torch.Tensor | None) -> float:
+        """How far a search that suppresses leads from its start."""
+        weights = dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"suppress": 10.0, "begun": begun}
+        options = OptimiseOptions(steps=12, weights=losses.LossWeights(**weights))
+        found = search(candidates=[Candidate(1, start=start)], options=options)
+        return float((found.coordinates - (0 if start is None else start)).norm())
+
+    assert moved(1e5, start) < 0.8 * moved(0.0, start)
+    assert moved(1e5, None) == moved(0.0, None)  # who begins nowhere may go anywhere
+
+
 def test_a_second_search_keeps_away_from_everybody_else_who_was_drawn(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

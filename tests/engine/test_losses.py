@@ -127,3 +127,11 @@ def test_manifold_is_zero_for_the_source_and_pulls_against_what_the_prior_would_
     assert after.grad is not None
     wanted = (correction(after.detach()) - correction(before)) * 2 / after.numel()
     torch.testing.assert_close(-after.grad, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_change_since_the_beginning_counts_where_the_face_is() -> None:
+    begun = torch.zeros(1, 3, 4, 4)
+    edited, mask = begun + 0.5, torch.zeros(1, 1, 4, 4)
+    mask[..., :2, :] = 1.0
+    edited[..., 2:, :] = 9.0
+    assert losses.change_since(edited, begun, mask).item() == pytest.approx(0.25)

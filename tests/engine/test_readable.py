@@ -40,11 +40,12 @@ def test_the_face_that_both_landmarkers_see_is_readable(tmp_path: Path, monkeypa
     attributes = tiny_attributes(tmp_path)
     crops = torch.zeros(3, 3, 64, 64)
     crops[1] = -1
-    assert readable(attributes, crops).tolist() == [True, True, True]
+    landmarks = attributes.landmarks(crops)
+    assert readable(attributes, crops, landmarks).tolist() == [True, True, True]
     _blind(monkeypatch, attributes)
-    assert readable(attributes, crops).tolist() == [True, False, True]
+    assert readable(attributes, crops, landmarks).tolist() == [True, False, True]
     monkeypatch.setattr(attributes, "mesh468", None)  # without a second landmarker nobody can tell
-    assert readable(attributes, crops).tolist() == [True, True, True]
+    assert readable(attributes, crops, landmarks).tolist() == [True, True, True]
 
 
 def test_what_cannot_be_read_is_left_out_and_where_most_cannot_nothing_is_searched(

@@ -81,6 +81,24 @@ def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
     return (1 - torch.exp(-nearest / (2 * reach**2)))[:, None]
 
 
+def between_brows(landmarks68: Tensor, size: int) -> Tensor:
+    """The skin between the brows, above the root of the nose.
+
+    Args:
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        size: side of the crop in pixels.
+
+    Returns:
+        `(N, 1, size, size)` float32 in [0, 1].
+    """
+    left, right, root = landmarks68[:, 21].float(), landmarks68[:, 22].float(), landmarks68[:, 27].float()
+    middle, width = (left + right + root) / 3, (left - right).norm(dim=1).clamp_min(0.04)
+    axis = (torch.arange(size, device=middle.device) + 0.5) / size
+    dx = (axis - middle[:, 0, None]).pow(2)
+    dy = (axis - middle[:, 1, None]).pow(2)
+    return torch.exp(-(dx[:, None, :] + dy[:, :, None]) / (2 * (0.35 * width[:, None, None]).pow(2)))[:, None]
+
+
 def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:
     """What lies between the lids and between the lips: gaze, blinks and speech, which an edit has to leave.
 

@@ -25,6 +25,7 @@ class LossWeights:
     displace: float = 36.0
     apart: float = 40.0
     begun: float = 1000.0
+    brows: float = 3000.0
     landmarks: float = 250.0
     mesh: float = 150.0
     openness: float = 150.0
@@ -62,6 +63,12 @@ def change_since(edited: Tensor, begun: Tensor, mask: Tensor) -> Tensor:
     At a pseudonym's own direction there are faces; what recognisers alone lead on to are joined brows and drawn noses.
     """
     return (mask * (edited - begun).pow(2)).sum() / (3 * mask.sum()).clamp_min(1.0)
+
+
+def darker_than(edited: Tensor, begun: Tensor, where: Tensor) -> Tensor:
+    """Mean square by which `(N, 3, S, S)` pictures are darker than others where `(N, 1, S, S)`: no brows that join."""
+    darker = (begun - edited).mean(1, keepdim=True).clamp_min(0)
+    return (where * darker.pow(2)).sum() / where.sum().clamp_min(1.0)
 
 
 def total_variation(change: Tensor) -> Tensor:

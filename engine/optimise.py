@@ -11,13 +11,22 @@ import torch
 from torch import Tensor
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze, relight, skin_region
+from fluidvid.engine.composite import (
+    between_brows,
+    composite,
+    face_region,
+    gaze_region,
+    leave_gaze,
+    relight,
+    skin_region,
+)
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
     LossWeights,
     apart_from,
     attribute_terms,
     change_since,
+    darker_than,
     displace_to,
     manifold,
     part_correlation,
@@ -150,6 +159,7 @@ class _Objective:
             self.shown = gaze_region(self.kept.landmarks, self.mask)
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
+            self.between = self.mask * between_brows(self.kept.landmarks, crops.shape[-1])
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
 
     def edited(self, coordinates: Tensor, crop: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,6 +215,7 @@ class _Objective:
             terms["manifold"] = manifold(self.backbone, after, z, level_noise, (level,))
         if aim.begun is not None:
             terms["begun"] = change_since(edited, aim.begun[this], mask)
+            terms["brows"] = darker_than(edited, aim.begun[this], self.between[this])
         start = aim.candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
         return weighted_sum(terms, weights), terms, seen
@@ -264,7 +275,8 @@ def optimise_direction(
     seen = [rival.seen for rival in (*rivals, *others) if rival.seen]
     apart = {guide.name: torch.stack([each[guide.name] for each in seen]) for guide in guides} if seen else {}
     coordinates = _start(chosen, space, backbone).requires_grad_()
-    begun = objective.pictures(coordinates) if options.weights.begun and chosen.start is not None else None
+    held = options.weights.begun or options.weights.brows
+    begun = objective.pictures(coordinates) if held and chosen.start is not None else None
     aim = _Aim(chosen, apart, begun)
     rate = options.learning_rate if chosen.start is None else options.refining_rate
     optimiser = torch.optim.Adam([coordinates], lr=rate, betas=(0.9, 0.99))

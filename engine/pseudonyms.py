@@ -38,6 +38,7 @@ class PseudonymBank:
         males: `(N,)` probabilities.
         coordinates: `(N, L, K)` universal direction to each pseudonym in the coordinates of the backbone's components
             (`fluidvid.engine.training.bank`), or None.
+        drawn: `(N,)` bool who may be drawn, or None: everybody. The others are known only: an audit's gallery.
         used: indices already given away in this run, the oldest first.
     """
 
@@ -45,6 +46,7 @@ class PseudonymBank:
     ages: Tensor
     males: Tensor
     coordinates: Tensor | None = None
+    drawn: Tensor | None = None
     used: dict[int, None] = field(default_factory=dict)
 
     def draw(
@@ -70,9 +72,10 @@ class PseudonymBank:
         Returns:
             Rows of the bank, fewer than `count` if it is small; none of them is given away before `take`.
         """
+        everybody = len(self.ages) if self.drawn is None else int(self.drawn.sum())
         out = [row for row in known if row not in self.used and 0 <= row < len(self.ages)] + list(self.used)
-        given = set(out[-max(1, int(GIVEN * len(self.ages))) :]) | set(present)
-        if len(given) >= len(self.ages):  # everybody is here at once, and somebody has to share
+        given = set(out[-max(1, int(GIVEN * everybody)) :]) | set(present)
+        if len(given) >= everybody:  # everybody is here at once, and somebody has to share
             given = set(out[len(out) // 2 :])
         fit = (self.ages - person.age).abs() / 10 + GENDER * (self.males - person.male).abs()
         for name, embedding in source.items():
@@ -81,7 +84,9 @@ class PseudonymBank:
                 fit = fit + 2 * (table @ embedding).clamp_min(0)
                 fit = fit + (table @ table[list(given)].T).clamp_min(0.2).sum(1)
         fit[list(given)] = torch.inf
-        free = len(fit) - len(given)
+        if self.drawn is not None:
+            fit[~self.drawn] = torch.inf
+        free = int(fit.isfinite().sum())
         suited = fit.argsort()[: min(max(4 * count, free // 4), free)]
         return [int(row) for row in suited[torch.randperm(len(suited), generator=generator)[:count]]]
 
@@ -108,6 +113,8 @@ class PseudonymBank:
         tensors |= {"ages": self.ages, "males": self.males}
         if self.coordinates is not None:
             tensors["coordinates"] = self.coordinates
+        if self.drawn is not None:
+            tensors["drawn"] = self.drawn
         save_file({k: v.half().contiguous() for k, v in tensors.items()}, path)
 
     @classmethod
@@ -124,4 +131,5 @@ class PseudonymBank:
             for k, v in tensors.items()
             if k.startswith(prefix)
         }
-        return cls(tables, tensors["ages"], tensors["males"], tensors.get("coordinates"))
+        drawn = tensors["drawn"] > 0.5 if "drawn" in tensors else None
+        return cls(tables, tensors["ages"], tensors["males"], tensors.get("coordinates"), drawn)

@@ -33,7 +33,7 @@ FACES, LOOKS = 600, 4
 """Timestep at which the prior says how much it takes a result for a face, and noises with which it is asked: at this
 level that agrees with the eye, at those below 400 it does not (benchmarks/PRIOR.md)."""
 LOOSER = 0.25
-"""Share of the weight with which the next round of a search is held where it begins: who is still seen must go on."""
+"""Share of the weights with which the next round of a search is held where it begins: who is still seen must go on."""
 FIRST_TRIES = 4
 """Pseudonyms that are tried for a first direction, before a face waits for a search."""
 SEEN = 0.2
@@ -298,7 +298,8 @@ class DirectionSearch:
             enough = self.options.searches + bool(best.figures.get("seeing"))
             if attempt >= enough and not best.reason:
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
-            weights = replace(options.weights, begun=LOOSER * options.weights.begun)
+            held = {name: LOOSER * getattr(options.weights, name) for name in ("begun", "brows")}
+            weights = replace(options.weights, **held)
             if others and (good or attempt == 0 or best.reason):
                 # Another pseudonym may lead further away, or to a better face; who fails is no nearer after more steps.
                 candidates, others = [others[0]], others[1:]

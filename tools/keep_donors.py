@@ -1,16 +1,18 @@
 """Of the donors a prior has directions to, keep those that it makes other people of: `fluidvid prior train swaps`.
 
-    python tools/keep_donors.py FACES.zip donors.npz kept.npz
+    python tools/keep_donors.py FACES.zip donors.npz kept.npz [pseudonyms.safetensors]
 
 Ten faces of like age, gender, expression and pose are edited to every donor, as the bank has the direction. A donor's
 score is how much the guides still see of the person (means, each in shares of its threshold), and half as much how far
 the edit is from the donor's face bent to theirs and how much the expression changes, each in standard deviations over
-the donors. `KEPT` of the forty most like it in age and gender stay: few are left out for being old or a child.
+the donors. `KEPT` of the forty most like it in age and gender stay: few are left out for being old or a child. The last
+file, if one is named, becomes the prior's bank, of which only those are drawn.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,7 @@ def of_like(values: NDArray[np.float64], ages: Tensor, males: Tensor) -> NDArray
 
 
 @torch.inference_mode()
-def main(source: str, donors: str, out: str) -> None:
+def main(source: str, donors: str, out: str, pseudonyms: str | None = None) -> None:
     store = ModelStore()
     editor = build_editor(backbone=store.resolve("prior"), resolve=store.resolve, seed=0)
     search, attributes, bank = editor.search, editor.attributes, editor.bank
@@ -57,7 +59,7 @@ def main(source: str, donors: str, out: str) -> None:
     embeddings = {guide.name: guide(crops) for guide in editor.guides}
     name = editor.guides[0].name
     alike, rows = (bank.embeddings[name] @ targets.embeddings[name].T).max(1)
-    noise = torch.randn(search.apply.backbone.encode(crops[:1]).shape[1:])
+    noise = torch.randn(search.apply.backbone.encode(crops[:1]).shape[1:], generator=torch.Generator().manual_seed(0))
     figures = []
     for number, row in enumerate(rows.tolist()):
         chosen = misfit[:, row].argsort()[:EDITED]
@@ -77,9 +79,11 @@ def main(source: str, donors: str, out: str) -> None:
     score = ((table - table.mean(0)) / table.std(0)).clip(-np.inf, 3) @ (1, 0.5, 0.5)
     best = of_like(score, bank.ages, bank.males) & (alike >= SAME).numpy()
     np.savez(out, faces=pictures[rows.numpy()[best]])
+    if pseudonyms is not None:
+        replace(bank, drawn=torch.from_numpy(best)).save(Path(pseudonyms))
     means = ", ".join(f"{a:.3f} ({b:.3f})" for a, b in zip(table[best].mean(0), table.mean(0), strict=True))
     sys.stderr.write(f"{best.sum()} of {len(best)} in {Path(out)}; seen, off, expression of those (of all): {means}\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

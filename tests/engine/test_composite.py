@@ -10,6 +10,7 @@ import torch
 
 from fluidvid.engine.composite import (
     EYES_AND_MOUTH,
+    between_brows,
     composite,
     eyes_and_mouth,
     face_region,
@@ -91,6 +92,15 @@ def test_skin_lies_between_and_beside_the_features() -> None:
     assert skin[29, 39] > 0.95
     landmarks[0, :17] = 0.5
     assert skin_region(landmarks, 100)[0, 0, 49, 49] > 0.95  # the outline is no feature
+
+
+def test_the_place_between_the_brows_is_as_wide_as_they_are_apart() -> None:
+    landmarks = torch.full((1, 68, 2), 0.9)
+    landmarks[0, [21, 22, 27]] = torch.tensor([[0.4, 0.3], [0.6, 0.3], [0.5, 0.36]])
+    place = between_brows(landmarks, 100)[0, 0]
+    assert place[31, 49] > 0.98  # x 0.5, y 0.32
+    assert 0.2 < place[31, 39] < 0.5 and 0.2 < place[31, 59] < 0.5
+    assert place[31, 20] < 0.01 and place[60, 49] < 0.01
 
 
 def _faces_with_open_eyes_and_mouth() -> torch.Tensor:

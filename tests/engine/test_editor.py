@@ -197,6 +197,23 @@ def test_a_second_search_keeps_away_from_everybody_else_who_was_drawn(
     assert all(others == drawn - {row} for row, others in told)
 
 
+def test_every_further_round_is_held_less_where_it_begins(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = replace(EASY.optimise.weights, begun=16.0, brows=32.0)
+    options = replace(EASY, attempts=3, accept=-1.0, optimise=replace(EASY.optimise, weights=weights))
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, options)
+    held: list[tuple[float, float]] = []
+
+    def recorded(*args: Any, options: Any, **others: Any) -> Any:
+        held.append((options.weights.begun, options.weights.brows))
+        return optimise_direction(*args, options=options, **others)
+
+    monkeypatch.setattr(search_module, "optimise_direction", recorded)
+    assert not editor.prepare(0, faces(3)).ok
+    assert held == [(16.0, 32.0), (4.0, 8.0), (1.0, 2.0)]
+
+
 @pytest.mark.parametrize("crops", [1, 2, 3, 4])
 def test_every_guide_looks_at_every_crop(crops: int) -> None:
     guides: Any = ["cheap", "dear"]
@@ -537,6 +554,21 @@ def test_how_a_result_looks_is_compared_with_its_source(parts: dict[str, Any]) -
     figures, _ = editor.search.verify(still, source)
     assert figures["unlikely"] == pytest.approx(0.5, rel=0.2)
     assert "unlikely" not in editor.search.verify(still, replace(source, surprise=None))[0]
+
+
+def test_only_those_of_a_bank_who_may_be_are_drawn(tmp_path: Path) -> None:
+    bank = replace(_bank(), drawn=torch.arange(40) % 4 == 0)
+    bank.save(tmp_path / "bank.safetensors")
+    loaded = PseudonymBank.load(tmp_path / "bank.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    seen: set[int] = set()
+    for _ in range(30):  # three times as often as there are people to draw
+        (row,) = loaded.draw(Person(40.0, 0.5), {}, generator)
+        loaded.take(row)
+        seen.add(row)
+    assert seen == set(range(0, 40, 4))
+    assert len(loaded.draw(Person(40.0, 0.5), {}, generator, 20)) < 10
+    assert len(loaded.ages) == 40
 
 
 def _many() -> PseudonymBank:

@@ -135,3 +135,13 @@ def test_change_since_the_beginning_counts_where_the_face_is() -> None:
     mask[..., :2, :] = 1.0
     edited[..., 2:, :] = 9.0
     assert losses.change_since(edited, begun, mask).item() == pytest.approx(0.25)
+
+
+def test_only_what_is_darker_counts_between_the_brows() -> None:
+    begun, where = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4)
+    where[..., :2, :] = 1.0
+    assert losses.darker_than(begun - 0.5, begun, where).item() == pytest.approx(0.25)
+    assert losses.darker_than(begun + 0.5, begun, where).item() == 0.0
+    edited = begun.clone()
+    edited[..., 2:, :] = -1.0
+    assert losses.darker_than(edited, begun, where).item() == 0.0

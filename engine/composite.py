@@ -73,12 +73,16 @@ def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
     Returns:
         `(N, 1, size, size)` float32 in [0, 1]; the face's outline is not looked at: multiply with `face_region`.
     """
-    features = landmarks68[:, 17:].float()
-    axis = (torch.arange(size, device=features.device) + 0.5) / size
-    dx = (features[:, :, 0, None] - axis).pow(2)
-    dy = (features[:, :, 1, None] - axis).pow(2)
-    nearest = (dx[:, :, None, :] + dy[:, :, :, None]).amin(1)
+    nearest = _squared_distances(landmarks68[:, 17:].float(), size).amin(1)
     return (1 - torch.exp(-nearest / (2 * reach**2)))[:, None]
+
+
+def _squared_distances(points: Tensor, size: int) -> Tensor:
+    """`(N, P, size, size)` from `(N, P, 2)` points to every pixel, in fractions of the side."""
+    axis = (torch.arange(size, device=points.device) + 0.5) / size
+    dx = (points[:, :, 0, None] - axis).pow(2)
+    dy = (points[:, :, 1, None] - axis).pow(2)
+    return dx[:, :, None, :] + dy[:, :, :, None]
 
 
 def between_brows(landmarks68: Tensor, size: int) -> Tensor:
@@ -93,10 +97,7 @@ def between_brows(landmarks68: Tensor, size: int) -> Tensor:
     """
     left, right, root = landmarks68[:, 21].float(), landmarks68[:, 22].float(), landmarks68[:, 27].float()
     middle, width = (left + right + root) / 3, (left - right).norm(dim=1).clamp_min(0.04)
-    axis = (torch.arange(size, device=middle.device) + 0.5) / size
-    dx = (axis - middle[:, 0, None]).pow(2)
-    dy = (axis - middle[:, 1, None]).pow(2)
-    return torch.exp(-(dx[:, None, :] + dy[:, :, None]) / (2 * (0.35 * width[:, None, None]).pow(2)))[:, None]
+    return torch.exp(-_squared_distances(middle[:, None], size) / (2 * (0.35 * width[:, None, None, None]).pow(2)))
 
 
 def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:

@@ -57,18 +57,9 @@ def apart_from(edited: Tensor, others: Tensor) -> Tensor:
     return F.relu(edited @ others.T).mean()
 
 
-def change_since(edited: Tensor, begun: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference of `(N, 3, S, S)` pictures over `(N, 1, S, S)` masks: a search stays near where it began.
-
-    At a pseudonym's own direction there are faces; what recognisers alone lead on to are joined brows and drawn noses.
-    """
-    return (mask * (edited - begun).pow(2)).sum() / (3 * mask.sum()).clamp_min(1.0)
-
-
 def darker_than(edited: Tensor, begun: Tensor, where: Tensor) -> Tensor:
     """Mean square by which `(N, 3, S, S)` pictures are darker than others where `(N, 1, S, S)`: no brows that join."""
-    darker = (begun - edited).mean(1, keepdim=True).clamp_min(0)
-    return (where * darker.pow(2)).sum() / where.sum().clamp_min(1.0)
+    return change_within((begun - edited).mean(1, keepdim=True).clamp_min(0), where)
 
 
 def total_variation(change: Tensor) -> Tensor:
@@ -88,9 +79,9 @@ def colour_shift(change: Tensor, mask: Tensor) -> Tensor:
     return (luma.pow(2).mean() + 4 * (cells - luma).pow(2).mean()) / share
 
 
-def skin_change(change: Tensor, skin: Tensor) -> Tensor:
-    """Mean squared change of `(N, 3, S, S)` over the skin `(N, 1, S, S)`: no brow grows on a forehead."""
-    return (skin * change.pow(2)).sum() / (3 * skin.sum()).clamp_min(1.0)
+def change_within(change: Tensor, where: Tensor) -> Tensor:
+    """Mean squared change of `(N, C, S, S)` where `(N, 1, S, S)`: no brow on foreheads, no search far from a start."""
+    return (where * change.pow(2)).sum() / (change.shape[1] * where.sum()).clamp_min(1.0)
 
 
 def part_windows(landmarks68: Tensor) -> Tensor:

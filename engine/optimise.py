@@ -25,14 +25,13 @@ from fluidvid.engine.losses import (
     LossWeights,
     apart_from,
     attribute_terms,
-    change_since,
+    change_within,
     darker_than,
     displace_to,
     manifold,
     part_correlation,
     part_windows,
     parts,
-    skin_change,
     suppress,
     total_variation,
     weighted_sum,
@@ -208,13 +207,13 @@ class _Objective:
         terms["parts"] = part_correlation(parts(edited, windows), self.parts[this])
         terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
         if weights.skin:
-            terms["skin"] = skin_change(change, self.skin[this])
+            terms["skin"] = change_within(change, self.skin[this])
         if weights.manifold:
             level_noise = torch.randn(z.shape[1:], generator=self.generator).to(z)
             level = int(torch.randint(*MANIFOLD, (1,), generator=self.generator))
             terms["manifold"] = manifold(self.backbone, after, z, level_noise, (level,))
         if aim.begun is not None:
-            terms["begun"] = change_since(edited, aim.begun[this], mask)
+            terms["begun"] = change_within(edited - aim.begun[this], mask)
             terms["brows"] = darker_than(edited, aim.begun[this], self.between[this])
         start = aim.candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))

@@ -77,7 +77,7 @@ class PseudonymBank:
         given = set(out[-max(1, int(GIVEN * everybody)) :]) | set(present)
         if len(given) >= everybody:  # everybody is here at once, and somebody has to share
             given = set(out[len(out) // 2 :])
-        fit = (self.ages - person.age).abs() / 10 + GENDER * (self.males - person.male).abs()
+        fit = self.misfit(person)
         for name, embedding in source.items():
             if name in self.embeddings:
                 table = self.embeddings[name]
@@ -89,6 +89,10 @@ class PseudonymBank:
         free = int(fit.isfinite().sum())
         suited = fit.argsort()[: min(max(4 * count, free // 4), free)]
         return [int(row) for row in suited[torch.randperm(len(suited), generator=generator)[:count]]]
+
+    def misfit(self, person: Person) -> Tensor:
+        """`(N,)` how badly each one's age and gender suit a person."""
+        return (self.ages - person.age).abs() / 10 + GENDER * (self.males - person.male).abs()
 
     def take(self, row: int) -> None:
         """Give a pseudonym away: nobody else gets it, or one like it, before most of the bank was given to others.

@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fluidvid.engine.build import build_editor
 from fluidvid.engine.composite import face_region
 from fluidvid.engine.crops import to_crops
-from fluidvid.engine.pseudonyms import GENDER
+from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.training.swaps import swapped
 from fluidvid.models import ModelStore
 from fluidvid.prior.bank import SAME, targets_of
@@ -34,10 +33,10 @@ FACES, EDITED, LIKE = 400, 10, 40
 KEPT = 0.6
 
 
-def of_like(values: NDArray[np.float64], ages: Tensor, males: Tensor) -> NDArray[np.bool_]:
+def of_like(values: NDArray[np.float64], bank: PseudonymBank) -> NDArray[np.bool_]:
     """`(N,)` which of `(N,)` values are among the `KEPT` lowest of those of like age and gender."""
-    misfit = (ages[:, None] - ages).abs() / 10 + GENDER * (males[:, None] - males).abs()
-    near = misfit.argsort(1)[:, :LIKE].numpy()
+    people = (Person(age, male) for age, male in zip(bank.ages.tolist(), bank.males.tolist(), strict=True))
+    near = torch.stack([bank.misfit(person) for person in people]).argsort(1)[:, :LIKE].numpy()
     lower: NDArray[np.bool_] = (values[near] < values[:, None]).mean(1) < KEPT
     return lower
 
@@ -77,7 +76,7 @@ def main(source: str, donors: str, out: str, pseudonyms: str | None = None) -> N
         figures.append((np.mean(seen), off, moved))
     table = np.array(figures)
     score = ((table - table.mean(0)) / table.std(0)).clip(-np.inf, 3) @ (1, 0.5, 0.5)
-    best = of_like(score, bank.ages, bank.males) & (alike >= SAME).numpy()
+    best = of_like(score, bank) & (alike >= SAME).numpy()
     np.savez(out, faces=pictures[rows.numpy()[best]])
     if pseudonyms is not None:
         replace(bank, drawn=torch.from_numpy(best)).save(Path(pseudonyms))

@@ -12,7 +12,7 @@ from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
 from fluidvid.engine.geodesic import displace
-from fluidvid.engine.losses import colour_shift, part_correlation, part_windows, parts, skin_change, suppress
+from fluidvid.engine.losses import change_within, colour_shift, part_correlation, part_windows, parts, suppress
 from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.directed import too_long
@@ -136,7 +136,7 @@ def kept_terms(
         "expression": (attributes.expression(edited) - kept.expression.float()).pow(2).sum(1).mean(),
         "parts": part_correlation(parts(edited, windows), parts(faces.crops, windows)),
         "colour": colour_shift(change, region),
-        "skin": skin_change(change, region * skin_region(kept.landmarks, edited.shape[-1])),
+        "skin": change_within(change, region * skin_region(kept.landmarks, edited.shape[-1])),
     }
     if kept.mesh is not None:
         terms["mesh"] = (attributes.mesh(edited) - kept.mesh.float()).pow(2).mean()

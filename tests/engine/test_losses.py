@@ -93,8 +93,8 @@ def test_skin_change_minds_the_skin_only() -> None:
     skin[..., :4] = 1
     change = torch.zeros(1, 3, 8, 8)
     change[..., 4:] = 1
-    assert losses.skin_change(change, skin).item() == 0
-    assert losses.skin_change(change.flip(-1) / 2, skin).item() == pytest.approx(0.25)
+    assert losses.change_within(change, skin).item() == 0
+    assert losses.change_within(change.flip(-1) / 2, skin).item() == pytest.approx(0.25)
 
 
 def test_part_correlation_sees_a_moved_iris_and_not_the_light() -> None:
@@ -134,7 +134,7 @@ def test_change_since_the_beginning_counts_where_the_face_is() -> None:
     edited, mask = begun + 0.5, torch.zeros(1, 1, 4, 4)
     mask[..., :2, :] = 1.0
     edited[..., 2:, :] = 9.0
-    assert losses.change_since(edited, begun, mask).item() == pytest.approx(0.25)
+    assert losses.change_within(edited - begun, mask).item() == pytest.approx(0.25)
 
 
 def test_only_what_is_darker_counts_between_the_brows() -> None:

@@ -226,19 +226,13 @@ def returns(clips: Path, work: Path) -> str:
             clear = {t for t in labels if len(seen[t])}
             frames = {t: one["frame"].astype(np.int64) for t, one in found["tracks"].items()}
             first = {t: int(f.min()) for t, f in frames.items()}
-            student = {t: identify(c, "identity_student") for t, c in crops.items()}
-            ways = {
-                "identity_student, .55 (before)": link_tracks(student, frames),
-                f"fused, {THRESHOLD:g}": link_tracks(seen, frames, threshold=THRESHOLD),
-            }
-            for way, person_of in ways.items():
-                for kind, counted in (("recognisable", clear), ("all", set(labels))):
-                    scored = _score(labels, person_of, first, counted)
-                    lines.append(
-                        f"| {name} | {len(labels)} | {len(set(labels.values()))} | {len(labels) - len(clear)} | {way}, "
-                        f"{kind} | {scored[0]} | {scored[1]} | {scored[2]} |"
-                    )
-            person_of = ways[f"fused, {THRESHOLD:g}"]
+            person_of = link_tracks(seen, frames, threshold=THRESHOLD)
+            for kind, counted in (("recognisable", clear), ("all", set(labels))):
+                scored = _score(labels, person_of, first, counted)
+                lines.append(
+                    f"| {name} | {len(labels)} | {len(set(labels.values()))} | {len(labels) - len(clear)} | {kind} | "
+                    f"{scored[0]} | {scored[1]} | {scored[2]} |"
+                )
             half = (found["frames"] - GAP) // 2
             met = [(first[t] >= half, person_of[t], labels.get(t), e) for t, e in seen.items()]
             runs.append(_two_runs(cache, name, met, enrolled))

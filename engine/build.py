@@ -47,13 +47,14 @@ RECOGNISERS = {
     "identity_student_3": Calibration(0.48),
     "edgeface_xs": Calibration(0.20),
     "mobilefacenet_ms1m": Calibration(0.26),
+    "faceplugin": Calibration(0.25),
     "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),
     "faceres": Calibration(0.33, centred=True),
 }
 TEACHERS = {"mobileface": Calibration(0.37), "sirius": Calibration(0.53)}
 """What taught the second and third student (tools/): for training, nothing else asks for them."""
 
-GUIDES = ("identity_student", "identity_student_2", "identity_student_3", "faceres")
+GUIDES = ("faceplugin", "identity_student_2", "identity_student_3", "faceres")
 """What a search is guided by: the first watches every frame, too; the last is the dearest."""
 
 

@@ -24,7 +24,7 @@ class LossWeights:
     suppress: float = 110.0
     displace: float = 36.0
     apart: float = 40.0
-    begun: float = 1000.0
+    begun: float = 2500.0
     brows: float = 3000.0
     landmarks: float = 250.0
     mesh: float = 150.0

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fluidvid.engine.cache import Known
 
-IDENTIFIED_BY = ("identity_student", "faceres", "dlib_resnet")
+IDENTIFIED_BY = ("faceplugin", "faceres", "dlib_resnet")
 """Recognisers whose embeddings side by side are a person's identity; the thresholds were measured with these."""
 THRESHOLD = 0.5
 """Least cosine of two fused identities (`FluidEditor.identify`) that may be one person."""

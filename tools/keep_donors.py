@@ -6,7 +6,7 @@ Ten faces of like age, gender, expression and pose are edited to every donor, as
 score is how much the guides still see of the person (means, each in shares of its threshold), and half as much how far
 the edit is from the donor's face bent to theirs and how much the expression changes, each in standard deviations over
 the donors. `KEPT` of the forty most like it in age and gender stay: few are left out for being old or a child. The last
-file, if one is named, becomes the prior's bank, of which only those are drawn.
+file, if one is named, becomes the prior's bank, of which only those are drawn, and which all guides know.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def main(source: str, donors: str, out: str, pseudonyms: str | None = None) -> N
     best = of_like(score, bank) & (alike >= SAME).numpy()
     np.savez(out, faces=pictures[rows.numpy()[best]])
     if pseudonyms is not None:
-        replace(bank, drawn=torch.from_numpy(best)).save(Path(pseudonyms))
+        known = bank.embeddings | {guide.name: targets.embeddings[guide.name][rows] for guide in editor.guides}
+        replace(bank, embeddings=known, drawn=torch.from_numpy(best)).save(Path(pseudonyms))
     means = ", ".join(f"{a:.3f} ({b:.3f})" for a, b in zip(table[best].mean(0), table.mean(0), strict=True))
     sys.stderr.write(f"{best.sum()} of {len(best)} in {Path(out)}; seen, off, expression of those (of all): {means}\n")
 

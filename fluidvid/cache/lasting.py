@@ -21,10 +21,10 @@ from fluidvid.errors import CacheError
 
 log = logging.getLogger(__name__)
 
-THRESHOLD = 0.65
+THRESHOLD = 0.75
 """Least estimated cosine of a match across runs. Stricter than inside a run: nobody has seen these people together,
-there are more of them, and blurred faces of different people come to .63 (`benchmarks/cache.py`).
-"""
+there are more of them, and blurred faces of different people come to .74; who returns has .85 or more, and from .70 to
+.80 the same people are found (`benchmarks/cache.py`)."""
 
 
 class CacheMemory:

@@ -34,6 +34,9 @@ from fluidvid.prior.training import TrainingRequest, detector, faces_for, start_
 
 JUDGE = "dlib_resnet"
 """Its embeddings of the pseudonyms are the audit's gallery: shipped, but nothing is trained with it."""
+TAUGHT_BY = ("identity_student", *GUIDES)
+"""Recognisers of the package that know the pseudonyms, and are asked in training: a search's guides and the student by
+which tracking and the audit know people."""
 ROWS = 512
 """Pseudonyms that are shipped."""
 CANDIDATES = 2048
@@ -177,7 +180,7 @@ def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directio
     start = start_folder(request.start, models)
     card = read_card(start)
     backbone = load_backbone(start)
-    names = list(dict.fromkeys((*taught, *GUIDES, JUDGE)))
+    names = list(dict.fromkeys((*taught, *TAUGHT_BY, JUDGE)))
     nets = [load_recogniser(name, resolve, backbone.template) for name in names]
     attributes = AttributeNetworks(
         resolve("landmark68"),
@@ -252,7 +255,7 @@ def write_bank(request: TrainingRequest, run: Path, start: Path, card: dict[str,
     """Write the prior with the U-Net, components and universal directions of a run."""
     targets = torch.load(run / "targets.pt", weights_only=True)
     coordinates = torch.load(run / "coordinates.pt", weights_only=True)
-    tables = {name: targets["embeddings"][name][:ROWS] for name in (*GUIDES, JUDGE)}
+    tables = {name: targets["embeddings"][name][:ROWS] for name in (*TAUGHT_BY, JUDGE)}
     bank = PseudonymBank(tables, targets["ages"][:ROWS], targets["males"][:ROWS], coordinates[:ROWS])
     bank.save(run / "pseudonyms.safetensors")
     unet = UNet2DModel.from_pretrained(run / "unet", low_cpu_mem_usage=False)

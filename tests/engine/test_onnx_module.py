@@ -113,6 +113,7 @@ def test_split_has_several_outputs(tmp_path: Path) -> None:
 
 EMBEDDED = {
     "identity_student": 112,
+    "faceplugin": 112,
     "dlib_resnet": 150,
     "faceres": 112,
     "landmark68": 112,

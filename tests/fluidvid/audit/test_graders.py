@@ -17,7 +17,10 @@ from fluidvid.models import ModelStore
 def test_parts_of_the_known_recognisers() -> None:
     models = ModelStore()
     guides = guides_of(models)
-    parts = {name: part_of(name, guides, models) for name in ("identity_student", "faceres", "mobilefacenet_ms1m")}
+    parts = {
+        name: part_of(name, guides, models)
+        for name in ("faceplugin", "identity_student", "faceres", "mobilefacenet_ms1m")
+    }
     assert set(parts.values()) == {Part.GUIDE}
     assert part_of("dlib_resnet", guides, models) is Part.VERIFIER
     assert part_of("edgeface_xs", guides, models) is Part.INDEPENDENT

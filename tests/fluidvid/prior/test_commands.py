@@ -23,10 +23,11 @@ from safetensors.torch import load_file
 
 from fluidvid.engine import build_editor
 from fluidvid.engine.backbone import load_backbone, weight_digest
-from fluidvid.engine.build import GUIDES, edit_plan, h_shape
+from fluidvid.engine.build import edit_plan, h_shape
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.models import ModelStore
+from fluidvid.prior.bank import TAUGHT_BY
 from tests.engine.tiny import embedding_net, faces, write_backbone
 from tests.fluidvid.commands import Fluidvid, caller
 from tests.fluidvid.prior.faces import write_faces
@@ -137,10 +138,10 @@ def test_a_bank_becomes_part_of_a_prior(fluidvid: Fluidvid, data: Path, seed_pri
     backbone = load_backbone(out)
     assert backbone.edit_timesteps == (100,)
     assert backbone.card["figures"] == {"unet_steps": 5, "bank_steps": 2}
-    assert backbone.card["guides"] == list(GUIDES)
+    assert backbone.card["guides"] == list(TAUGHT_BY)
     trained = int((~np.load(out / "run" / "faces.npz")["held_out"]).sum())
     bank = PseudonymBank.load(out / "pseudonyms.safetensors")
-    assert bank.embeddings.keys() == {*GUIDES, "dlib_resnet"}
+    assert bank.embeddings.keys() == {*TAUGHT_BY, "dlib_resnet"}
     assert bank.coordinates is not None
     assert bank.coordinates.shape == (trained, 1, trained - 1)
     space = ComponentSpace.load(out / "hspace.safetensors", h_shape(backbone))
@@ -185,7 +186,7 @@ def test_swaps_go_before_a_bank_and_it_goes_on_from_them(
     backbone = load_backbone(further)
     assert backbone.edit_timesteps == (100,)
     assert backbone.card["figures"] == {"unet_steps": 5, "swaps_steps": 2, "bank_steps": 1}
-    assert backbone.card["guides"] == list(GUIDES)
+    assert backbone.card["guides"] == list(TAUGHT_BY)
     again = PseudonymBank.load(further / "pseudonyms.safetensors")
     torch.testing.assert_close(again.embeddings, bank.embeddings)  # the same people
 

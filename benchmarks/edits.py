@@ -220,7 +220,7 @@ def main() -> None:
         return guest if guest is not None and guest.exists() else store.resolve(name)
 
     template = build_editor(backbone=store.resolve("prior"), resolve=store.resolve, seed=0).template
-    judges = [load_recogniser(n, resolve, template) for n in ("identity_student", "faceres", "dlib_resnet", *guests)]
+    judges = [load_recogniser(n, resolve, template) for n in ("faceplugin", "faceres", "dlib_resnet", *guests)]
     heads = [
         "prepared",
         "accepted",

@@ -337,12 +337,20 @@ class DirectionSearch:
     def first(
         self, source: Source, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
     ) -> tuple[Known | None, dict[str, float], str]:
-        """The bank's own direction to the first candidate that passes, without a search: see `find`."""
+        """The bank's own direction to the first candidate that passes, without a search: see `find`.
+
+        Tried in the order of how little those who verify find the person in the pseudonym: that tells how likely they
+        pass it (benchmarks/PRIOR.md).
+        """
         edit = self._edits(source, noise)
+        seen = {net.name: F.normalize(source.embeddings[net.name].mean(0), dim=0).cpu() for net in self.verifiers}
+
+        def alike(candidate: Candidate) -> float:
+            return sum(float(seen[name] @ candidate.targets[name]) for name in seen if name in candidate.targets)
+
         best: _Judged | None = None
-        for candidate in candidates[:FIRST_TRIES]:
-            if candidate.start is None:
-                continue
+        for candidate in sorted((c for c in candidates if c.start is not None), key=alike)[:FIRST_TRIES]:
+            assert candidate.start is not None
             known = Known(candidate.start, noise, candidate.row, Provenance(self.basis))
             best = self._judge(known, source, edit, thorough=False).or_better(best)
             if not best.reason:

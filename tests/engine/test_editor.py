@@ -19,6 +19,7 @@ from fluidvid.engine import losses, optimise
 from fluidvid.engine import search as search_module
 from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import Known, Provenance
+from fluidvid.engine.crops import to_crops
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
 from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, SearchStopped, _looks, optimise_direction
@@ -75,6 +76,27 @@ def test_a_first_direction_comes_from_the_bank_and_a_search_keeps_its_pseudonym(
     assert found.known.pseudonym == begun.known.pseudonym and torch.equal(found.known.noise, begun.known.noise)
     assert found.previous is not None  # it goes over along the arc
     assert [person.known for person in memory._people] == [found.known]
+
+
+def test_first_directions_are_tried_in_the_order_of_how_little_the_verifier_finds_of_the_person(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = _banked(parts, 1.0)
+    person = parts["verifiers"][0](to_crops(faces(2))).mean(0)
+    person = person / person.norm()
+    bank.embeddings["verifier"] = torch.stack([person, -person, torch.roll(person, 1)])
+    editor = _editor(parts | {"bank": bank}, replace(EASY, accept=-1.0))  # nobody passes: all are tried
+    tried: list[int | None] = []
+    judge = editor.search._judge
+
+    def judged(known: Known, *rest: Any, **options: Any) -> Any:
+        tried.append(known.pseudonym)
+        return judge(known, *rest, **options)
+
+    monkeypatch.setattr(editor.search, "_judge", judged)
+    for number in range(5):  # they are drawn in another order each time
+        assert not editor.begin(number, faces(2)).ok
+    assert tried == 5 * [1, 2, 0]
 
 
 def test_without_a_passing_row_there_is_no_first_direction(parts: dict[str, Any]) -> None:

@@ -207,7 +207,7 @@ def returns(clips: Path, work: Path) -> str:
     """Tables: linking inside a run, and two runs with a cache between them."""
     identify = Identities()
     lines = [
-        "| clip | tracks | people | too dark to tell | linked by | returns | same pseudonym | merged pairs |",
+        "| clip | tracks | people | too dark to tell | counted | returns | same pseudonym | merged pairs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     runs = [

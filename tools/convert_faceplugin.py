@@ -9,12 +9,10 @@ The package's file takes one face; here a batch may have any size, and no weight
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import helper, numpy_helper
+from recogniser_graph import convert_file, recogniser
 
 
 def convert(raw: onnx.ModelProto) -> onnx.ModelProto:
@@ -24,28 +22,9 @@ def convert(raw: onnx.ModelProto) -> onnx.ModelProto:
         raise SystemExit("convolutions, PReLUs, sums and one Reshape were expected: is this fr_feature.onnx?")
     weights = [tensor for tensor in raw.graph.initializer if tensor.name != last.input[1]]
     shape = numpy_helper.from_array(np.array([-1, 512], np.int64), last.input[1])
-    graph = helper.make_graph(
-        [*body, helper.make_node("Reshape", list(last.input), ["embedding"])],
-        "faceplugin",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 112, 112])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 512])],
-        [*weights, shape],
-    )
-    model = helper.make_model(graph, opset_imports=raw.opset_import, ir_version=8)
-    model = version_converter.convert_version(model, 17)
-    onnx.checker.check_model(model)
-    return model
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("raw", type=Path, help="fr_feature.onnx of the package")
-    parser.add_argument("out", type=Path)
-    given = parser.parse_args()
-    onnx.save(convert(onnx.load(given.raw)), given.out)
-    return 0
+    reshape = helper.make_node("Reshape", list(last.input), ["embedding"])
+    return recogniser("faceplugin", [*body, reshape], [*weights, shape], 512, opset=raw.opset_import[0].version)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(convert_file(__doc__, convert, "fr_feature.onnx of the package"))

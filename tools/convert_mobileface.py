@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+from recogniser_graph import recogniser
 
 SIDE = 112
 
@@ -118,16 +119,7 @@ def main() -> None:
         converter.convert(node)
     last = converter.names[[n["name"] for n in nodes if n["name"] in converter.names][-1]]
     converter.made.append(helper.make_node("Identity", [last], ["embedding"]))
-    graph = helper.make_graph(
-        converter.made,
-        "mobileface",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 256])],
-        converter.weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, chosen.out)
+    onnx.save(recogniser("mobileface", converter.made, converter.weights, 256), chosen.out)
 
 
 if __name__ == "__main__":

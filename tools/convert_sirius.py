@@ -11,13 +11,11 @@ The result takes `(N, 3, 112, 112)` RGB in [-1, 1], ArcFace-aligned, and gives `
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
+from recogniser_graph import convert_file, recogniser
 
 SPELLING = {"Relu", "Abs", "Sub", "Mul", "Reshape", "Transpose"}
 """What PReLUs and changes of layout consist of in the raw graph."""
@@ -53,27 +51,8 @@ def convert(raw: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(helper.make_node("Flatten", [source], ["embedding"], axis=1))
         elif node.op_type not in SPELLING:
             raise SystemExit(f"unexpected node {node.op_type}: is this MobileFaceNet.tflite?")
-    graph = helper.make_graph(
-        nodes,
-        "mobilefacenet",
-        [helper.make_tensor_value_info(raw.graph.input[0].name, TensorProto.FLOAT, ["n", 3, 112, 112])],
-        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", 192])],
-        kept,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model
-
-
-def main() -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("raw", type=Path, help="what tflite2onnx makes of MobileFaceNet.tflite")
-    parser.add_argument("out", type=Path)
-    given = parser.parse_args()
-    onnx.save(convert(onnx.load(given.raw)), given.out)
-    return 0
+    return recogniser("mobilefacenet", nodes, kept, 192, raw.graph.input[0].name)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(convert_file(__doc__, convert, "what tflite2onnx makes of MobileFaceNet.tflite"))

@@ -40,7 +40,7 @@ class Calibration:
 
 
 # Thresholds: pairs of different people, real ones for all but the centred ones (the students' a little below what the
-# clips of benchmarks/identity.py give), synthetic faces for these.
+# clips of benchmarks/identity.py give, faceplugin's what 16 of the people there give), synthetic faces for these.
 RECOGNISERS = {
     "identity_student": Calibration(0.45),
     "identity_student_2": Calibration(0.37),

@@ -157,6 +157,11 @@ class Source:
     landmarks: Tensor
     surprise: float | None = None
 
+    def means(self, nets: Sequence[Recogniser], count: int | None = None) -> dict[str, Tensor]:
+        """Unit mean embedding `(D,)` over the first `count` crops, or all, by those recognisers that looked."""
+        names = [net.name for net in nets if net.name in self.embeddings]
+        return {name: F.normalize(self.embeddings[name][:count].mean(0), dim=0).cpu() for name in names}
+
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
@@ -245,11 +250,7 @@ class DirectionSearch:
         keys = slice(self.options.key_crops)
         ages, males = self.attributes.ages(source.crops[keys])
         person = Person(float(ages.mean()), float(males.mean()))
-        seen = {
-            g.name: F.normalize(source.embeddings[g.name][keys].mean(0), dim=0).cpu()
-            for g in self.guides
-            if g.name in source.embeddings
-        }
+        seen = source.means(self.guides, self.options.key_crops)
         found = []
         count = self.options.candidates
         for row in self.bank.draw(person, seen, self.generator, count, known=known, present=present):
@@ -343,7 +344,7 @@ class DirectionSearch:
         pass it (benchmarks/PRIOR.md).
         """
         edit = self._edits(source, noise)
-        seen = {net.name: F.normalize(source.embeddings[net.name].mean(0), dim=0).cpu() for net in self.verifiers}
+        seen = source.means(self.verifiers)
 
         def alike(candidate: Candidate) -> float:
             return sum(float(seen[name] @ candidate.targets[name]) for name in seen if name in candidate.targets)

@@ -79,7 +79,7 @@ def main(source: str, donors: str, out: str, pseudonyms: str | None = None) -> N
     best = of_like(score, bank) & (alike >= SAME).numpy()
     np.savez(out, faces=pictures[rows.numpy()[best]])
     if pseudonyms is not None:
-        known = bank.embeddings | {guide.name: targets.embeddings[guide.name][rows] for guide in editor.guides}
+        known = {guide.name: targets.embeddings[guide.name][rows] for guide in editor.guides} | bank.embeddings
         replace(bank, embeddings=known, drawn=torch.from_numpy(best)).save(Path(pseudonyms))
     means = ", ".join(f"{a:.3f} ({b:.3f})" for a, b in zip(table[best].mean(0), table.mean(0), strict=True))
     sys.stderr.write(f"{best.sum()} of {len(best)} in {Path(out)}; seen, off, expression of those (of all): {means}\n")

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 THRESHOLD = 0.75
 """Least estimated cosine of a match across runs. Stricter than inside a run: nobody has seen these people together,
-there are more of them, and blurred faces of different people come to .74; who returns has .85 or more, and from .70 to
-.80 the same people are found (`benchmarks/cache.py`)."""
+there are more of them, and blurred faces of different people come to .74; from .70 to .80 all who return are found, and
+nobody is taken for another (`benchmarks/cache.py`)."""
 
 
 class CacheMemory:

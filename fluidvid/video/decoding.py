@@ -43,8 +43,9 @@ class PictureDecoder:
         self._container = open_source(info.path)
         self._stream: VideoStream = main_video(self._container, info.path)
         # Where no times are stored they come from the packet that released the picture: valid without frame threads.
+        # With them damage is concealed otherwise in each pass, and what is written would not be what was inspected.
         self._guess = info.container in GUESSED_TIMES
-        self._stream.thread_type = "SLICE" if self._guess else "AUTO"
+        self._stream.thread_type = "SLICE"
         self._seek(seek_to)
         self._deinterlacer = _Deinterlacer(self._stream) if info.interlaced else None
         self._sent: set[int] = set()
@@ -72,6 +73,7 @@ class PictureDecoder:
             self._container.close()  # not seekable: read from the beginning
             self._container = open_source(self._info.path)
             self._stream = main_video(self._container, self._info.path)
+            self._stream.thread_type = "SLICE"
 
     def pictures(self) -> Iterator[Decoded]:
         """All pictures in presentation order with strictly increasing times.

@@ -57,6 +57,13 @@ def test_longest_held_counts_between_detections_only() -> None:
     assert longest_held(table) == 3
 
 
+def test_a_gap_in_a_track_that_nothing_covers_is_held_for_long_and_suspicious() -> None:
+    table = filled([face(1, f) for f in (*range(5), *range(12, 20))])
+    assert longest_held(table) == 7
+    assert suspicious_gaps(table, (), 30) == ("frames 5 to 11 in track 1",)
+    assert suspicious_gaps(table, {9}, 30) == ()
+
+
 @pytest.mark.parametrize(
     ("x", "cuts", "limit", "found"),
     [(10.0, set(), 30, 1), (10.0, {25}, 30, 0), (80.0, set(), 30, 0), (10.0, set(), 5, 0)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import wave
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from fluidvid.errors import ConfigError, FluidvidError, InputError, OutputError
-from fluidvid.video import VideoReader, VideoWriter
+from fluidvid.video import VideoReader, VideoWriter, decoding
+from fluidvid.video.opening import main_video
 from tests.fluidvid.video.media_files import Recipe, build, damage, rewrite, see
 
 
@@ -135,9 +137,37 @@ def test_endless_damage_ends_the_run_and_leaves_nothing(clip: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_damage_is_concealed_alike_in_every_pass(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was inspected is what is written: frame threads conceal by what other threads have done by then."""
+
+    def on_four_cores(*args: Any) -> Any:
+        stream = main_video(*args)
+        stream.codec_context.thread_count = 4
+        return stream
+
+    monkeypatch.setattr(decoding, "main_video", on_four_cores)
+    source = build(tmp_path / "in.mp4", clip, Recipe(pts=range(0, 72 * 1001, 1001), options={"g": "250"}))
+    data, chance = bytearray(source.read_bytes()), random.Random(1)
+    for _ in range(80):
+        data[chance.randrange(20_000, len(data) - 20_000)] ^= 1 << chance.randrange(8)
+    source.write_bytes(data)
+
+    def passed() -> list[bytes]:
+        with VideoReader(source, max_bad_packets=90) as reader:
+            return [frame.rgb().tobytes() for frame in reader]
+
+    first, *others = [passed() for _ in range(4)]
+    with VideoReader(build(tmp_path / "sound.mp4", clip, Recipe(pts=range(0, 72 * 1001, 1001)))) as reader:
+        assert first != [frame.rgb().tobytes() for frame in reader], "nothing was damaged"
+    assert all(other == first for other in others)
+
+
 _MEASURE = """
 import resource, sys
-from fluidvid.video import VideoReader, VideoWriter
+from fluidvid.video import VideoReader, VideoWriter, decoding
+from fluidvid.video.opening import main_video
 def resident():
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * resource.getpagesize()

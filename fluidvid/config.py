@@ -7,6 +7,7 @@ metadata are also command-line options. Wrong keys, types and ranges become one 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,19 +28,16 @@ MaskKind = Literal["solid", "pixelate", "blur"]
 PRESETS = ("default", "fast", "quality", "live")
 
 
+_TIME = re.compile(r"([0-9]{1,9}:){0,2}[0-9]{1,9}(\.[0-9]{1,9})?")
+
+
 def parse_time(text: str) -> Fraction:
     """Seconds as an exact fraction from `12.5`, `1:02.5` or `1:00:02`; raises ValueError otherwise."""
-    parts = text.strip().split(":")
-    if len(parts) > 3:
-        raise ValueError("a time is seconds, MM:SS or HH:MM:SS")
+    if not _TIME.fullmatch(text.strip()):
+        raise ValueError("a time is seconds, MM:SS or HH:MM:SS, not negative")
     seconds = Fraction(0)
-    for part in parts:
-        try:
-            seconds = seconds * 60 + Fraction(part)
-        except (ValueError, ZeroDivisionError) as error:
-            raise ValueError("a time is seconds, MM:SS or HH:MM:SS") from error
-    if seconds < 0:
-        raise ValueError("a time must not be negative")
+    for part in text.strip().split(":"):
+        seconds = seconds * 60 + Fraction(part)
     return seconds
 
 

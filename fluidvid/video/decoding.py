@@ -214,16 +214,26 @@ class _Deinterlacer:
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream
         self._graph: Graph | None = None
+        self._kind: tuple[int, int, str] | None = None  # a graph takes pictures of one size and format
 
     def push(self, picture: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+        kind = None if picture is None else (picture.width, picture.height, picture.format.name)
+        if self._graph is not None and kind != self._kind:
+            self._graph.push(None)
+            yield from self._ready(self._graph)
+            self._graph = None
+        if picture is None:
+            return
         if self._graph is None:
-            if picture is None:
-                return
-            self._graph = self._build(picture)
+            self._graph, self._kind = self._build(picture), kind
         self._graph.push(picture)
+        yield from self._ready(self._graph)
+
+    @staticmethod
+    def _ready(graph: Graph) -> Iterator[av.VideoFrame]:
         while True:
             try:
-                whole = self._graph.pull()
+                whole = graph.pull()
             except (av.BlockingIOError, av.EOFError):
                 return
             if isinstance(whole, av.VideoFrame):

@@ -162,14 +162,19 @@ def _first_picture(container: InputContainer, stream: VideoStream, path: Path, l
 def picture_orientation(picture: av.VideoFrame) -> Orientation:
     """From stored to upright, by the picture's display matrix."""
     matrices = _side_data(picture, SideDataType.DISPLAYMATRIX)
-    return Orientation.from_matrix(np.frombuffer(matrices[0], np.int32).tolist()) if matrices else Orientation()
+    if matrices:
+        return Orientation.from_matrix(np.frombuffer(matrices[0], np.int32).tolist())
+    return Orientation.from_angle(picture.rotation) if picture.rotation else Orientation()
 
 
 def _side_data(picture: av.VideoFrame, kind: SideDataType) -> list[bytes]:
     # Not `picture.side_data`: that one is kept by the picture it refers to, and only the garbage collector, which comes
     # seldom, would free either.
     make: Any = SideDataContainer  # its stub knows neither the argument nor that it is a sequence of SideData
-    container = make(picture)
+    try:
+        container = make(picture)
+    except ValueError:  # there is a kind among them that PyAV does not know (EXIF, views of a stereo picture)
+        return []
     return [bytes(container[i]) for i in range(len(container)) if container[i].type == kind]
 
 

@@ -41,6 +41,12 @@ class Orientation:
         turns = round(math.atan2(-b, a) / (math.pi / 2)) % 4
         return Orientation(turns, mirrored, values)
 
+    @staticmethod
+    def from_angle(degrees: int) -> Orientation:
+        """Of a picture to be turned counter-clockwise by `degrees`."""
+        cos, sin = (round(65536 * f(math.radians(degrees))) for f in (math.cos, math.sin))
+        return Orientation.from_matrix((cos, -sin, 0, sin, cos, 0, 0, 0, 1 << 30))
+
     @property
     def identity(self) -> bool:
         """True if stored and upright picture are the same."""

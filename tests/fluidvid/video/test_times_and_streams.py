@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gc
+import struct
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import av
 import pytest
+from av.packet import Packet
 
 from fluidvid.errors import InputError
 from fluidvid.video import VideoReader
 from fluidvid.video.info import picture_orientation
+from fluidvid.video.orientation import Orientation
 from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
 
 UNEVEN = (0, 1001, 2002, 9000, 9500, 12000, 30000, 30400, 47000)
@@ -153,3 +156,48 @@ def test_frames_are_numbered_and_know_their_length(clip: Path, tmp_path: Path) -
     assert [pts for _, pts, _ in frames] == list(UNEVEN)
     gaps = [b - a for a, b in pairwise(UNEVEN)]
     assert [duration for _, _, duration in frames[:-1]] == gaps
+
+
+def test_fields_of_changing_size_are_woven_and_scaled(clip: Path, tmp_path: Path) -> None:
+    """Broadcasts change their size between programmes."""
+    parts = []
+    for name, size in (("a.ts", (176, 144)), ("b.ts", (96, 80))):
+        options = {"x264-params": "tff=1:keyint=1:repeat-headers=1"}
+        parts.append(build(tmp_path / name, clip, Recipe(size=size, options=options, pts=range(0, 12 * 1200, 1200))))
+    source = tmp_path / "in.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with VideoReader(source) as reader:
+        assert reader.info.interlaced
+        shapes = [frame.rgb().shape for frame in reader]
+    assert len(shapes) >= 22
+    assert set(shapes) == {(144, 176, 3)}
+    assert any("picture size changes" in warning for warning in reader.warnings)
+
+
+def test_pictures_with_side_data_pyav_does_not_know(clip: Path, tmp_path: Path) -> None:
+    """EXIF in the pictures of a camera: nothing of it leaves."""
+    first = build(tmp_path / "first.mov", clip, Recipe(codec="mjpeg", pix_fmt="yuvj420p"))
+    words = b"Jane Roe 52.5N 13.4E\0"
+    tiff = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x010E, 2, len(words), 26, 0) + words
+    marker = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    with av.open(str(first)) as container, av.open(str(tmp_path / "in.mov"), "w") as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for packet in container.demux(video=0):
+            if packet.size:
+                data = bytes(packet)
+                made = Packet(data[:2] + marker + data[2:])
+                made.pts, made.dts, made.time_base, made.stream = packet.pts, packet.dts, packet.time_base, stream
+                made.is_keyframe = True
+                out.mux(made)
+    assert words in (tmp_path / "in.mov").read_bytes()
+    rewrite(tmp_path / "in.mov", tmp_path / "out.mp4")
+    assert see(tmp_path / "out.mp4").times == see(tmp_path / "in.mov").times
+    assert b"Jane Roe" not in (tmp_path / "out.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("turn", [0, 90, 180, 270])
+def test_a_turn_is_read_from_its_angle_as_from_its_matrix(clip: Path, tmp_path: Path, turn: int) -> None:
+    source = build(tmp_path / "in.mov", clip, Recipe(turn=turn, pts=range(3)))
+    with av.open(str(source)) as container:
+        picture = next(container.decode(video=0))
+    assert Orientation.from_angle(picture.rotation).quarter_turns == picture_orientation(picture).quarter_turns

@@ -12,6 +12,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
 from fluidvid.video.containers import Target
+from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
@@ -179,11 +180,23 @@ class StreamCopier:
                     return
                 packet = Packet(packet_of(copied.converts_to, words))
                 packet.time_base = base
+            elif copied.codec in ASS_CODECS and not self._keep:
+                packet = self._unnamed(packet, copied)
+                packet.time_base = base
             packet.pts = packet.dts = pts
             packet.duration = duration
         elif not self._within(packet, pts, base):
             return
         self._place(out, copied, packet, base)
+
+    def _unnamed(self, packet: Packet[Stream], copied: _Copied) -> Packet[Stream]:
+        data = bytes(packet)
+        nameless = without_speaker(data)
+        note = f"names of speakers in subtitle stream {copied.source.index}"
+        if nameless != data and note not in self.report.dropped_metadata:
+            self.report.dropped_metadata.append(note)
+        made: Packet[Stream] = Packet(nameless)
+        return made
 
     def _within(self, packet: Packet[Stream], pts: int, base: Fraction) -> bool:
         time = pts * base
@@ -258,7 +271,13 @@ class StreamCopier:
         target = self._target
         holds = target.only or out.supported_codecs
         if codec in holds or kind in ("data", "attachment"):
-            return _Copied(stream, out.add_stream_from_template(stream, opaque=True), kind, codec)
+            made: Stream = out.add_stream_from_template(stream, opaque=True)
+            if not self._keep and made.codec_context is not None:
+                header, taken = without_words(codec, bytes(made.codec_context.extradata or b""))
+                if taken:
+                    made.codec_context.extradata = header
+                    self.report.dropped_metadata.append(f"{taken} in the header of {kind} stream {stream.index}")
+            return _Copied(stream, made, kind, codec)
         wanted = target.subtitles
         if kind != "subtitle" or codec not in TEXT_CODECS or wanted is None:
             return None

@@ -1,0 +1,85 @@
+"""Words in codec headers: comments, script information, speakers' names stay behind."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from av.packet import Packet
+
+from fluidvid.video.headers import without_speaker, without_words
+from fluidvid.video.subtitles import ASS_HEADER
+from tests.fluidvid.video.media_files import Recipe, build, rewrite
+
+NAMED = (
+    b"[Script Info]\r\nTitle: Interview with Jane Roe\r\nOriginal Script: John Doe\r\nScriptType: v4.00+\r\n"
+    b"PlayResX: 640\r\n\r\n[Aegisub Project Garbage]\r\nVideo File: /home/john.doe/jane_roe.mp4\r\n\r\n"
+    + ASS_HEADER.partition(b"\n\n")[2]
+    + b"Comment: 0,0:00:00.00,0:00:01.00,Default,John Doe,0,0,0,,about Jane Roe\n\n[Graphics]\nfilename: jane.png\n#M#\n"
+)
+
+
+def xiph(comments: list[bytes], kind: bytes = b"\x03vorbis", end: bytes = b"\x01") -> list[bytes]:
+    count = len(comments).to_bytes(4, "little")
+    body = b"".join(len(c).to_bytes(4, "little") + c for c in comments)
+    return [b"\x01first" * 5, kind + b"\x04\0\0\0Xiph" + count + body + end, b"\x05codebooks" * 90]
+
+
+def lace(parts: list[bytes]) -> bytes:
+    sizes = b"".join(b"\xff" * (len(part) // 255) + bytes([len(part) % 255]) for part in parts[:2])
+    return b"\x02" + sizes + b"".join(parts)
+
+
+@pytest.mark.parametrize(("codec", "kind", "end"), [("vorbis", b"\x03vorbis", b"\x01"), ("theora", b"\x81theora", b"")])
+def test_comments_go_and_the_decoders_headers_stay(codec: str, kind: bytes, end: bytes) -> None:
+    parts = xiph([b"ARTIST=Jane Roe", b"METADATA_BLOCK_PICTURE=" + b"x" * 700], kind, end)
+    header, taken = without_words(codec, lace(parts))
+    assert taken
+    assert header == lace([parts[0], kind + bytes(8) + end, parts[2]])
+    assert without_words(codec, header) == (header, "")
+
+
+@pytest.mark.parametrize("header", [b"", b"\x02", b"\x02\xff\xff", b"\x02\x05\x09short", b"\x01\x02abc"])
+def test_headers_of_no_known_form_are_left_alone(header: bytes) -> None:
+    assert without_words("vorbis", header) == (header, "")
+    assert without_words("aac", header) == (header, "")
+
+
+def test_a_script_keeps_what_it_is_drawn_by() -> None:
+    header, taken = without_words("ass", NAMED)
+    assert taken
+    assert header.startswith(b"[Script Info]\nScriptType: v4.00+\nPlayResX: 640\n\n[V4+ Styles]\nFormat: Name")
+    assert b"Style: Default,Arial" in header and header.rstrip().endswith(b"Effect, Text")
+    assert not any(word in header.lower() for word in (b"jane", b"john", b"graphics", b"garbage"))
+    assert without_words("ass", ASS_HEADER) == (ASS_HEADER, "")
+
+
+def test_an_event_keeps_its_words() -> None:
+    assert without_speaker(b"7,0,Default,Jane Roe,0,0,0,,well, yes") == b"7,0,Default,,0,0,0,,well, yes"
+    assert without_speaker(b"no event") == b"no event"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_nothing_of_it_is_in_the_file(clip: Path, tmp_path: Path, keep: bool) -> None:
+    source = build(tmp_path / "video.mkv", clip, Recipe(pts=range(0, 6 * 1001, 1001)))
+    with av.open(str(source)) as video, av.open(str(tmp_path / "in.mkv"), "w") as out:
+        pictures = out.add_stream_from_template(video.streams.video[0])
+        text = out.add_stream("ass")
+        text.codec_context.subtitle_header = NAMED
+        text.time_base = Fraction(1, 1000)
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = pictures
+                out.mux(packet)
+        cue = Packet(b"0,0,Default,Jane Roe,0,0,0,,hello")
+        cue.stream, cue.time_base, cue.pts, cue.dts, cue.duration = text, Fraction(1, 1000), 10, 10, 100
+        out.mux(cue)
+    assert b"Jane Roe" in (tmp_path / "in.mkv").read_bytes()
+    report, _ = rewrite(tmp_path / "in.mkv", tmp_path / "out.mkv", keep_metadata=keep)
+    data = (tmp_path / "out.mkv").read_bytes()
+    assert b"hello" in data and b"Style: Default" in data
+    assert (b"Jane Roe" in data) == keep
+    listed = [line for line in report.dropped_metadata if "subtitle stream" in line]
+    assert len(listed) == (0 if keep else 2)

@@ -160,9 +160,7 @@ def _stages(
         workers, threads = look_workers(config.device, workers)
         detector = make_detector(config, models, threads=threads)
         track = config.track
-        tracker = Tracker(
-            high_score=config.detect.score, low_score=config.detect.low_score, max_missed=track.max_gap
-        )
+        tracker = Tracker(high_score=config.detect.score, low_score=config.detect.low_score, max_missed=track.max_gap)
 
         def looked() -> None:
             detector.close()

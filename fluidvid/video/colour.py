@@ -53,10 +53,16 @@ class Colour:
     @staticmethod
     def of(picture: av.VideoFrame) -> Colour:
         """Read the tags; an unspecified matrix is BT.709 from 720 lines on and BT.601 below, as players guess."""
-        guess = 1 if picture.height >= _HD_HEIGHT or picture.colorspace == 8 else 6
-        kr, kb, space = _MATRICES.get(picture.colorspace, _MATRICES[guess])
+        kr, kb, space = _MATRICES[matrix_of(picture.colorspace, picture.height)]
         full = picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
         return Colour(kr, kb, full, space)
+
+
+def matrix_of(tag: int, height: int) -> int:
+    """The matrix, by its number in H.273, that a picture of this tag and height in pixels is converted by."""
+    if tag in _MATRICES:
+        return tag
+    return 1 if height >= _HD_HEIGHT or tag == 8 else 6
 
 
 @dataclass(frozen=True)

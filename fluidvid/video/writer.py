@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from fluidvid.errors import FluidvidError, OutputError
+from fluidvid.video.colour import layout, matrix_of
 from fluidvid.video.containers import Target, target_for
 from fluidvid.video.copying import StreamCopier
 from fluidvid.video.encoders import EncoderPlan, Holds, configure, plan_encoder
@@ -32,6 +33,8 @@ from fluidvid.video.reader import VideoReader
 from fluidvid.video.target_file import TargetFile, check_target, write_error
 
 _MAX_TIMESCALE = 200_000_000
+_NO_DELAY = 1 << 40
+"""Ticks by which no encoder decodes ahead."""
 _LATE = Fraction(10)
 
 
@@ -249,6 +252,9 @@ class VideoWriter:
         if sar is not None:
             context.sample_aspect_ratio = sar
         context.color_range, context.colorspace = info.color_range, info.colorspace
+        if layout(info.pix_fmt).rgb and not layout(plan.pix_fmt).rgb:  # see PictureShaper
+            context.color_range = 2 if info.color_range == 2 else 1
+            context.colorspace = matrix_of(info.colorspace, size[1])
         context.color_trc, context.color_primaries = info.color_trc, info.color_primaries
         if info.orientation.matrix is not None and not self._shaper.turns:
             stream.set_display_matrix(info.orientation.matrix)
@@ -286,6 +292,8 @@ class VideoWriter:
                 packet.time_base = ticks
                 packet.pts = packet.dts = round(pts * base / ticks)
                 packet.duration = round(duration * base / ticks) if duration else 0
+            if packet.pts is not None and packet.dts is not None and packet.pts - packet.dts > _NO_DELAY:
+                packet.dts = packet.pts  # x265 makes it from memory it never set where there are one or two pictures
             time = packet.dts if packet.dts is not None else packet.pts
             if time is not None:
                 self._copier.advance(self._out, (time * packet.time_base) + self._shift * self._info.time_base)

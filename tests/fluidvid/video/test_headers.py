@@ -17,7 +17,8 @@ NAMED = (
     b"[Script Info]\r\nTitle: Interview with Jane Roe\r\nOriginal Script: John Doe\r\nScriptType: v4.00+\r\n"
     b"PlayResX: 640\r\n\r\n[Aegisub Project Garbage]\r\nVideo File: /home/john.doe/jane_roe.mp4\r\n\r\n"
     + ASS_HEADER.partition(b"\n\n")[2]
-    + b"Comment: 0,0:00:00.00,0:00:01.00,Default,John Doe,0,0,0,,about Jane Roe\n\n[Graphics]\nfilename: jane.png\n#M#\n"
+    + b"Comment: 0,0:00:00.00,0:00:01.00,Default,John Doe,0,0,0,,about Jane Roe\n\n"
+    b"[Graphics]\nfilename: jane.png\n#M#\n"
 )
 
 

@@ -137,9 +137,7 @@ def test_endless_damage_ends_the_run_and_leaves_nothing(clip: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_damage_is_concealed_alike_in_every_pass(
-    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_damage_is_concealed_alike_in_every_pass(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was inspected is what is written: frame threads conceal by what other threads have done by then."""
 
     def on_four_cores(*args: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -141,3 +142,29 @@ def test_hdr_mastering_data_that_are_lost_are_reported(clip: Path, tmp_path: Pat
     source = build(tmp_path / "in.mkv", clip, recipe)
     report, _ = rewrite(source, tmp_path / "out.mkv", codec="h264")
     assert any("HDR mastering data" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("codec", ["png", "qtrle"])
+def test_colours_stored_as_rgb_are_tagged_as_what_they_become(clip: Path, tmp_path: Path, codec: str) -> None:
+    """Else every player would read Y, Cb, Cr as green, blue and red."""
+    source = build(tmp_path / "in.mov", clip, Recipe(codec, "rgb24", pts=range(0, 3003, 1001)))
+    rewrite(source, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        picture = next(container.decode(video=0))
+    assert picture.format.name in ("yuv444p", "yuvj444p")
+    assert (picture.colorspace, picture.color_range) == (6, 2 if codec == "png" else 1)
+    with VideoReader(source) as reader, VideoReader(tmp_path / "out.mp4") as result:
+        before, after = (next(iter(file)).rgb().astype(int) for file in (reader, result))
+    assert np.abs(before - after).mean() < 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_hevc_of_a_few_pictures_keeps_its_times(clip: Path, tmp_path: Path, count: int) -> None:
+    source = build(
+        tmp_path / "in.mkv", clip, Recipe(time_base=Fraction(1, 1000), pts=range(800, 800 + 100 * count, 100))
+    )
+    rewrite(source, tmp_path / "out.mkv", codec="hevc")
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        packets = [(p.pts or 0, p.dts or 0) for p in container.demux(video=0) if p.size]
+    assert sorted(pts for pts, _ in packets) == list(range(800, 800 + 100 * count, 100))
+    assert all(abs(dts) < 10_000 for _, dts in packets)

@@ -11,7 +11,6 @@ from typing import Any
 from fluidvid.assembly import file_stages
 from fluidvid.config import Config
 from fluidvid.editing import Preparation
-from fluidvid.errors import InputError
 from fluidvid.pipeline import Outcome, reasons_not_prepared, run
 from fluidvid.progress import ProgressCallback, silent
 from fluidvid.report import RunReport
@@ -31,7 +30,8 @@ def anonymize(
     Args:
         source: a video file with anything PyAV decodes.
         target: the result; written beside itself under a temporary name and renamed when all went well.
-        config: default: the preset `default`. Pseudonyms change from run to run unless `config.seed` is set.
+        config: default: the preset `default`. Pseudonyms change from run to run unless `config.seed`,
+            `cache.key_file` or `cache.path` fixes them.
         overwrite: replace an existing target.
         progress: called after every frame; must be quick.
 
@@ -59,13 +59,13 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
     """Refuse early what cannot end well, before any work is done.
 
     Raises:
-        InputError: the source does not exist or is a folder.
+        InputError: see `check_source`.
         OutputError: see `check_target`.
     """
+    from fluidvid.video.opening import check_source
     from fluidvid.video.target_file import check_target
 
-    if not source.is_file():
-        raise InputError(f"no such file: {source}")
+    check_source(source)
     check_target(target, source, overwrite)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluidvid.audit.options import chosen_attacks
-from fluidvid.errors import ConfigError, InputError, OutputError
+from fluidvid.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,12 +43,16 @@ def run_audit(
         OutputError: the page exists without `overwrite`, or cannot be written.
     """
     from fluidvid import config
+    from fluidvid.video import VideoReader
+    from fluidvid.video.target_file import check_target
 
     for path in (source, result, *([] if second is None else [second])):
-        if not path.is_file():
-            raise InputError(f"no such file: {path}: check the name")
+        with VideoReader(path):  # says what is wrong with it before the others are looked through
+            pass
     if html is not None:
-        check_page(html, (source, result), overwrite)
+        if html.exists() and any(html.samefile(media) for media in (source, result)):
+            raise OutputError(f"{html} is one of the videos: choose another name for the report")
+        check_target(html, source, overwrite)
     if recognisers is not None and not recognisers.is_dir():
         raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
     if min_face <= 0:
@@ -76,20 +80,6 @@ def run_audit(
 
         write_page(html, page(report, pictures=pictures))
     return report
-
-
-def check_page(html: Path, media: tuple[Path, ...], overwrite: bool) -> None:
-    """Refuse early a page that cannot be written.
-
-    Raises:
-        OutputError: it exists, is one of the videos, or its folder does not exist.
-    """
-    if html.exists() and any(html.resolve() == path.resolve() for path in media):
-        raise OutputError(f"{html} is one of the videos: choose another name for the report")
-    if html.exists() and not overwrite:
-        raise OutputError(f"{html} exists: add --overwrite to replace it")
-    if not html.parent.is_dir():
-        raise OutputError(f"no folder {html.parent}: create it first")
 
 
 def write_page(html: Path, text: str) -> None:

@@ -258,7 +258,7 @@ class StreamCopier:
         else:
             reason = f"{self._target.muxer} cannot hold {codec}"
         if copied is None:
-            drop(f"{name}: {reason}; choose a file name ending in .mkv to keep it")
+            drop(f"{name}: {reason}; choose a file name ending in {'.ts' if kind == 'data' else '.mkv'} to keep it")
             return
         if stream.language:
             copied.out.metadata["language"] = stream.language
@@ -270,7 +270,11 @@ class StreamCopier:
     def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:
         target = self._target
         holds = target.only or out.supported_codecs
-        if codec in holds or kind in ("data", "attachment"):
+        if kind in ("data", "attachment"):
+            possible = target.muxer == ("mpegts" if kind == "data" else "matroska")
+        else:
+            possible = codec in holds
+        if possible:
             made: Stream = out.add_stream_from_template(stream, opaque=True)
             if not self._keep and made.codec_context is not None:
                 header, taken = without_words(codec, bytes(made.codec_context.extradata or b""))

@@ -17,11 +17,11 @@ from fluidvid.errors import InputError
 GUESSED_TIMES = frozenset({"avi", "h264", "hevc", "mpegvideo", "m4v", "obu", "vc1", "mjpeg", "h263"})
 
 
-def open_source(path: Path) -> InputContainer:
-    """Open a media file for reading.
+def check_source(path: Path) -> None:
+    """Refuse early, without opening it.
 
     Raises:
-        InputError: missing, a folder, empty, unreadable, or nothing FFmpeg can demux.
+        InputError: missing, a folder, empty, or no file.
     """
     try:
         status = path.stat()
@@ -35,6 +35,15 @@ def open_source(path: Path) -> InputContainer:
         raise InputError(f"{path} is not a regular file: save the stream to a file first")
     if status.st_size == 0:
         raise InputError(f"{path} is empty: copy or record it again")
+
+
+def open_source(path: Path) -> InputContainer:
+    """Open a media file for reading.
+
+    Raises:
+        InputError: as `check_source`; unreadable, text, or nothing FFmpeg can demux.
+    """
+    check_source(path)
     try:
         container = av.open(str(path), mode="r", metadata_errors="replace")
     except PermissionError as error:
@@ -44,6 +53,9 @@ def open_source(path: Path) -> InputContainer:
             f"{path} cannot be opened as video ({_reason(error)}): it is damaged, cut short or no media file; "
             "get a complete copy, or repair it with `ffmpeg -i`"
         ) from error
+    if container.format.name == "tty":  # FFmpeg draws letters into pictures
+        container.close()
+        raise InputError(f"{path} is text, not a video: name a video file")
     if container.format.name in GUESSED_TIMES:
         container.flags &= ~cast(int, av.container.Flags.gen_pts.value)
     return container

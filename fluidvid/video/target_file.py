@@ -16,8 +16,11 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
     """Refuse early.
 
     Raises:
-        OutputError: the target is the source or a folder, exists without `overwrite`, or its folder is missing.
+        OutputError: the target is the source or a folder, exists without `overwrite`, or its folder is missing or
+            cannot be written to.
     """
+    if target.parent.exists() and not target.parent.is_dir():
+        raise OutputError(f"{target.parent} is no folder: choose another place for the result")
     if target.is_dir():
         raise OutputError(f"{target} is a folder: give the result a file name")
     if target.exists() and source.exists() and target.samefile(source):
@@ -26,6 +29,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} exists: add --overwrite to replace it")
     if not target.parent.is_dir():
         raise OutputError(f"folder {target.parent} does not exist: create it first")
+    TargetFile(target, overwrite).remove()
 
 
 class TargetFile:

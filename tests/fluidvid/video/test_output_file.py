@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import subprocess
 import sys
@@ -97,11 +99,25 @@ def test_a_truncated_file_fails_with_one_clear_line(clip: Path, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [cut]
 
 
-@pytest.mark.parametrize("content", [b"", b"no media at all"])
-def test_what_is_no_video_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "in.mp4").write_bytes(content)
-    with pytest.raises(InputError, match=r"in\.mp4"):
-        VideoReader(tmp_path / "in.mp4")
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("in.mp4", b"", "is empty"), ("in.mp4", b"no media at all", "cannot be opened"), ("in.nfo", b"hello", "is text")],
+)
+def test_what_is_no_video_is_said_to_be_none(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} {words}"):
+        VideoReader(tmp_path / name)
+
+
+def test_a_folder_nobody_may_write_in_is_refused_before_any_work(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)  # root may write everywhere
+    with pytest.raises(OutputError, match="no permission to write"):
+        VideoWriter(tmp_path / "out.mp4", clip)
 
 
 def test_sound_alone_folders_and_missing_files_are_refused(tmp_path: Path) -> None:

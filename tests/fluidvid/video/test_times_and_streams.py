@@ -201,3 +201,11 @@ def test_a_turn_is_read_from_its_angle_as_from_its_matrix(clip: Path, tmp_path: 
     with av.open(str(source)) as container:
         picture = next(container.decode(video=0))
     assert Orientation.from_angle(picture.rotation).quarter_turns == picture_orientation(picture).quarter_turns
+
+
+def test_what_a_container_cannot_hold_is_listed_though_tags_are_kept(clip: Path, tmp_path: Path) -> None:
+    """Only once the whole video was looked through would the muxer say so."""
+    source = build(tmp_path / "in.mkv", clip, Recipe(attachment=True, pts=range(0, 3003, 1001)))
+    report, _ = rewrite(source, tmp_path / "out.mp4", keep_metadata=True)
+    assert any("attachment" in line and ".mkv" in line for line in report.dropped_streams)
+    assert len(see(tmp_path / "out.mp4").times) == 3

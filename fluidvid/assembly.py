@@ -23,6 +23,8 @@ MAX_WORKERS = 4
 
 QUANTISED = {"centerface": "centerface_int8"}
 """Detectors with an 8-bit form, which pays on a CPU only."""
+MODEL_OF = {"yunet": "yunet_n", "scrfd": "scrfd_2.5g_kps"}
+"""Detectors whose model has a name of its own in the manifest."""
 
 
 def make_editor(
@@ -281,9 +283,10 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
         threads: CPU threads of one run of a network; 0: as many as there are cores.
 
     Raises:
-        ModelError: no such detector, or its file is missing or of another kind.
+        ConfigError: no such detector.
+        ModelError: its file is missing or of another kind.
     """
-    from fluidvid.trackers import EnsembleDetector, RefinedDetector, build_detector
+    from fluidvid.trackers import DETECTORS, EnsembleDetector, RefinedDetector, build_detector
 
     detect = config.detect
     providers = execution_providers(config.device)
@@ -293,7 +296,11 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
     def build(name: str, model: str | None) -> Any:
         if detect.quantised and on_cpu and not model:
             name = QUANTISED.get(name, name)
-        path = Path(model) if model else models.resolve(name)
+        if name not in DETECTORS:
+            raise ConfigError(f"no detector {name!r}: choose one of {', '.join(DETECTORS)}")
+        if name == "insightface" and not model:
+            raise ConfigError("the detector insightface needs its file: add --set detect.model=FILE.onnx")
+        path = Path(model) if model else models.resolve(MODEL_OF.get(name, name))
         points = models.resolve("landmark68") if name == "tiny_face" else None
         try:
             return build_detector(

@@ -74,7 +74,7 @@ class DetectConfig(_Section):
 
     detector: str = _option(
         "centerface",
-        "first detector: centerface, tiny_face, scrfd, yunet or insightface",
+        "first detector: centerface, tiny_face, scrfd, yunet, or insightface with detect.model",
         flag="--detector",
         min_length=1,
     )

@@ -169,11 +169,19 @@ class ModelStore:
         unpinned = False
         for file in entry.files:
             path = root / file.path
-            if not path.is_file():
+            try:
+                there = path.is_file()
+                found = sha256_of(path) if there and file.sha256 is not None else ""
+            except OSError as error:
+                raise ModelError(
+                    f"{path} cannot be read ({error.strerror}): give this user the right to read it, or reinstall "
+                    "fluidvid"
+                ) from error
+            if not there:
                 return ModelStatus(entry, "absent", None, f"{path} does not exist")
             if file.sha256 is None:
                 unpinned = True
-            elif (found := sha256_of(path)) != file.sha256:
+            elif found != file.sha256:
                 return ModelStatus(entry, "altered", path, f"{path}: SHA-256 {found}, expected {file.sha256}")
         return ModelStatus(entry, "unpinned" if unpinned else "ok", self.location(entry))
 

@@ -44,33 +44,61 @@ def link_tracks(
     apart = np.zeros((len(groups), len(groups)), dtype=bool)
     for a, b in combinations(range(len(groups)), 2):
         apart[a, b] = apart[b, a] = len(present[a] & present[b]) > overlap
-    while len(groups) > 1:
-        cosines = np.stack(means) @ np.stack(means).T
-        pair = _best_pair(cosines, apart, threshold)
-        if pair is None:
-            break
+    if groups:
+        _merge(groups, np.stack(means), np.array(sizes), apart, threshold)
+    people = {track: track for track in frames}
+    for group in groups:
+        people |= dict.fromkeys(group, min(group, default=0))
+    return people
+
+
+def _merge(
+    groups: list[set[int]],
+    means: NDArray[np.float64],
+    sizes: NDArray[np.int64],
+    apart: NDArray[np.bool_],
+    threshold: float,
+) -> None:
+    """Join the groups that are one person, in place; of two the second is left empty."""
+    cosines = means @ means.T
+    # What may be joined, each pair once: kept beside the cosines, of which a step changes but one row and column.
+    open_pairs = np.where(np.triu((cosines >= threshold) & ~apart, 1), cosines, -np.inf)
+    while (pair := _best_pair(cosines, apart, open_pairs)) is not None:
         i, j = pair
         means[i] = _unit(means[i] * sizes[i] + means[j] * sizes[j])
         sizes[i] += sizes[j]
         groups[i] |= groups[j]
+        groups[j] = set()
         apart[i] |= apart[j]
         apart[:, i] = apart[i]
-        apart = np.delete(np.delete(apart, j, 0), j, 1)
-        del groups[j], means[j], sizes[j]
-    people = {track: track for track in frames}
-    for group in groups:
-        people |= dict.fromkeys(group, min(group))
-    return people
+        gone = np.isneginf(cosines[i])
+        cosines[i] = np.where(gone, -np.inf, means @ means[i])
+        cosines[:, i] = cosines[i]
+        cosines[j] = cosines[:, j] = -np.inf
+        allowed = np.where((cosines[i] >= threshold) & ~apart[i], cosines[i], -np.inf)
+        open_pairs[i, i + 1 :], open_pairs[:i, i] = allowed[i + 1 :], allowed[:i]
+        open_pairs[j] = open_pairs[:, j] = -np.inf
 
 
-def _best_pair(cosines: NDArray[np.float64], apart: NDArray[np.bool_], threshold: float) -> tuple[int, int] | None:
+def _best_pair(
+    cosines: NDArray[np.float64], apart: NDArray[np.bool_], open_pairs: NDArray[np.float64]
+) -> tuple[int, int] | None:
     """The most alike two groups that may be one person, and of which neither is as near to a certain third."""
-    allowed = np.triu((cosines >= threshold) & ~apart, 1)
-    for a, b in sorted(np.argwhere(allowed).tolist(), key=lambda pair: -cosines[pair[0], pair[1]]):
+    refused: list[tuple[int, int]] = []
+    found = None
+    while found is None:
+        a, b = divmod(int(open_pairs.argmax()), len(open_pairs))
+        if np.isneginf(open_pairs[a, b]):
+            break
         rivals = np.concatenate([cosines[a][apart[b]], cosines[b][apart[a]]])
-        if not (rivals > cosines[a, b] - MARGIN).any():
-            return a, b
-    return None
+        if (rivals > cosines[a, b] - MARGIN).any():
+            refused.append((a, b))
+            open_pairs[a, b] = -np.inf
+        else:
+            found = a, b
+    for a, b in refused:  # another time the third may be somebody else's
+        open_pairs[a, b] = cosines[a, b]
+    return found
 
 
 def _mean(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -130,7 +130,7 @@ def load_panel(
             continue
         path = _find(name, models, folder)
         if path is None:
-            missing.append(f"{name}: not shipped; pull it (fluidvid models pull {name}) or give --recognisers FOLDER")
+            missing.append(f"{name}: not shipped; put {name}.onnx into a folder and give --recognisers FOLDER")
             continue
         files[name] = path
         networks.append(fast_recogniser(load_recogniser(name, resolve, FFHQ_112), threads))

@@ -23,7 +23,7 @@ from fluidvid.cache.redis import RedisStore, is_url
 from fluidvid.cache.sqlite import SqliteStore
 from fluidvid.config import CacheConfig
 from fluidvid.engine.memory import RunMemory
-from fluidvid.errors import CacheError
+from fluidvid.errors import CacheError, ConfigError
 
 DAY = 86400.0
 
@@ -135,20 +135,24 @@ def open_people(settings: CacheConfig, basis: str) -> People:
     Raises:
         ConfigError: the key file the user named cannot be read, or no passphrase was given.
     """
-    if settings.path is None:
-        return People(RunMemory())
     troubles: list[str] = []
+    key = None if settings.key_file is None else Path(settings.key_file)
+    if key is not None and key.exists() and readable_by_others(key):
+        troubles.append(f"key file {settings.key_file} can be read by others: chmod 600 {settings.key_file}")
+    if settings.path is None:
+        if settings.passphrase:
+            raise ConfigError("--cache-passphrase locks a cache: add --cache FILE")
+        return People(RunMemory(), None, troubles)
     store: RecordStore | None = None
     try:
         store = open_store(settings, create=True)
         secret = open_secret(store, settings)
+        store.remove_expired()
     except CacheError as error:
         if store is not None:
             store.close()
-        return People(RunMemory(), None, [f"{error}; this run goes on without the cache"])
+        return People(RunMemory(), None, [*troubles, f"{error}; this run goes on without the cache"])
     if getattr(store, "loose", False):
         troubles.append(f"cache {settings.path} could be read by others: now only by its owner")
-    if settings.key_file is not None and readable_by_others(Path(settings.key_file)):
-        troubles.append(f"key file {settings.key_file} can be read by others: chmod 600 {settings.key_file}")
     lasting = CacheMemory(store, secret, basis)
     return People(RunMemory(lasting), lasting, troubles)

@@ -193,7 +193,8 @@ class SqliteStore:
         with self._errors():
             with self._transaction():
                 removed = self._remove_expired()
-            self._wipe()
+            if removed:
+                self._wipe()
         return removed
 
     def _remove_expired(self) -> int:

@@ -59,6 +59,7 @@ class Connection:
     Attributes:
         sound: its first audio stream, or None.
         rate: frames per second as announced, or 25.
+        aspect: of a pixel, width by height, as announced, or None.
         corrupt: pictures and packets that were damaged and left out.
         timeless: its pictures carry no times of their own: those FFmpeg gives are 25 a second, whatever comes.
 
@@ -96,6 +97,7 @@ class Connection:
         self._video.codec_context.flags |= Flags.low_delay
         self.sound: AudioStream | None = next(iter(container.streams.audio), None)
         self.rate = Fraction(self._video.average_rate or self._video.guessed_rate or 25)
+        self.aspect: Fraction | None = self._video.sample_aspect_ratio or None
         self.corrupt = 0
         self.timeless = container.format.name == "mpjpeg"
 

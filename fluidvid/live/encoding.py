@@ -49,6 +49,37 @@ class Coded:
     arrived: float
 
 
+@dataclass(frozen=True)
+class Look:
+    """How the pictures' numbers are shown, by the numbers of H.273; 2: not said.
+
+    Attributes:
+        aspect: of a pixel, width by height; None: not said.
+        color_range: 1 limited, 2 full, 0 not said.
+        matrix: from RGB.
+        transfer: of light.
+        primaries: of colours.
+    """
+
+    aspect: Fraction | None = None
+    color_range: int = 0
+    matrix: int = 2
+    transfer: int = 2
+    primaries: int = 2
+
+    @staticmethod
+    def of(picture: av.VideoFrame, aspect: Fraction | None) -> Look:
+        """That of a yuv420p picture; RGB became BT.601's Y, Cb, Cr, which is what FFmpeg converts to."""
+        was_rgb = picture.colorspace == 0
+        return Look(
+            aspect,
+            1 if was_rgb else int(picture.color_range),
+            6 if was_rgb else int(picture.colorspace),
+            int(picture.color_trc),
+            int(picture.color_primaries),
+        )
+
+
 class LiveEncoder:
     """One encoder, tuned for no delay, with its headers in every key frame.
 
@@ -59,6 +90,7 @@ class LiveEncoder:
         codec: `h264` or `hevc` (or x264, x265); None: `h264`.
         crf: constant quality; None: a default for live streams.
         preset: the encoder's; None: a fast one.
+        look: how the pictures are to be shown.
 
     Raises:
         ConfigError: another codec, or a preset or quality that the encoder refuses.
@@ -73,12 +105,13 @@ class LiveEncoder:
         codec: str | None = None,
         crf: float | None = None,
         preset: str | None = None,
+        look: Look | None = None,
     ) -> None:
         name = {"x264": "h264", "x265": "hevc", "h265": "hevc"}.get(codec or "h264", codec or "h264")
         if name not in ("h264", "hevc"):
             raise ConfigError(f"live streams are published as h264 or hevc, not {codec}: choose one with --codec")
         self._encoder = ENCODERS[name].name
-        self._size, self._rate = size, rate
+        self._size, self._rate, self._look = size, rate, look or Look()
         options = {"crf": f"{crf if crf is not None else _CRF:g}", "preset": preset or _PRESETS[self._encoder]}
         own = "x264-params" if name == "h264" else "x265-params"
         # x264 would cut pictures into a slice per core: relays that repeat the headers (GStreamer's) tear such key
@@ -106,6 +139,11 @@ class LiveEncoder:
     def _configure(self, context: av.VideoCodecContext) -> None:
         context.width, context.height, context.pix_fmt = *self._size, _PIX_FMT
         context.time_base, context.framerate = TIME_BASE, self._rate
+        look = self._look
+        if look.aspect is not None:
+            context.sample_aspect_ratio = look.aspect
+        context.color_range, context.colorspace = look.color_range, look.matrix
+        context.color_trc, context.color_primaries = look.transfer, look.primaries
         context.gop_size = 100_000  # key frames come by the clock
         context.options = dict(self._options)
         context.flags |= Flags.global_header

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from fluidvid.live.addresses import Address
@@ -89,6 +90,9 @@ class Publisher:
             if self._ending:
                 return
             self._description = description
+            if self.address.kind == "hls":  # workers go on with the playlist of the one before, not of another run
+                with suppress(OSError):
+                    Path(self.address.url).unlink()
             self._thread.start()
 
     @property

@@ -19,7 +19,7 @@ from fluidvid.inspection import inspect
 from fluidvid.live.addresses import Address
 from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.directions import BackgroundDirections, leave_room
-from fluidvid.live.encoding import Coded, LiveEncoder
+from fluidvid.live.encoding import Coded, LiveEncoder, Look
 from fluidvid.live.ladder import Ladder, LevelledEditor, Rung, rungs
 from fluidvid.live.metrics import MetricsServer
 from fluidvid.live.monitor import Monitor
@@ -182,7 +182,7 @@ class LiveSession:
         if self._metrics is not None:
             self._metrics.close()
 
-    def _begin(self, size: tuple[int, int], rate: Fraction, sound: AudioStream | None) -> None:
+    def _begin(self, size: tuple[int, int], rate: Fraction, sound: AudioStream | None, look: Look) -> None:
         """The first picture is here, its size settled: make what depends on it and start the outputs."""
         config, live, media = self._config, self._live, self._config.media
         rate = rate if 1 <= rate <= MAX_RATE else USUAL_RATE
@@ -193,6 +193,7 @@ class LiveSession:
             codec=media.codec,
             crf=media.crf,
             preset=media.preset,
+            look=look,
         )
         # By the clock, not in pictures: when some are dropped, the others must not wait the longer for it.
         wait = min(float(config.track.look_ahead / rate), WAIT_SHARE * live.latency)

@@ -64,7 +64,8 @@ def open_sink(address: Address, description: bytes, *, transport: str, segment: 
         options |= {
             "hls_time": f"{segment:g}",
             "hls_list_size": str(_KEEP),
-            "hls_flags": "delete_segments+temp_file+independent_segments",
+            # A worker that replaces another goes on where that one was: players refuse numbers that go back.
+            "hls_flags": "delete_segments+temp_file+independent_segments+append_list+discont_start",
         }
         return ContainerSink(address.url, "hls", description, options)
     if address.kind == "rtsp":

@@ -18,9 +18,10 @@ from fluidvid.live.addresses import Address
 from fluidvid.live.backoff import Backoff
 from fluidvid.live.clock import LONGEST_GAP, TIME_BASE, Timeline
 from fluidvid.live.connection import Connection, Lost
-from fluidvid.live.encoding import AUDIO, Coded
+from fluidvid.live.encoding import AUDIO, Coded, Look
 from fluidvid.live.shaping import Shaper
 from fluidvid.video.frame import Frame
+from fluidvid.video.info import picture_orientation
 from fluidvid.video.orientation import Orientation
 
 MAX_WAITING = 256 * 2**20
@@ -76,7 +77,7 @@ class LiveSource:
         retries: int,
         behind: float,
         say: Callable[[str], None],
-        began: Callable[[tuple[int, int], Fraction, AudioStream | None], None],
+        began: Callable[[tuple[int, int], Fraction, AudioStream | None, Look], None],
         heard: Callable[[Coded], None],
     ) -> None:
         self._address, self._transport, self._timeout = address, transport, timeout
@@ -256,7 +257,10 @@ class LiveSource:
         shaped = self._shaper.shape(picture)
         if not self._told:
             assert self.size is not None
-            self._tell_begin(self.size, connection.rate, connection.sound)
+            aspect = connection.aspect
+            if aspect is not None and picture_orientation(picture).swaps_sides:
+                aspect = 1 / aspect
+            self._tell_begin(self.size, connection.rate, connection.sound, Look.of(shaped, aspect))
             self._told = True
         if self._shaper.changes != changes:
             self._say(f"{self._address.shown}: now {picture.width}x{picture.height}, fitted into {self.size}")

@@ -40,7 +40,8 @@ def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Path:
     """
     run = out / RUN
     known = run / "run.json"
-    if known.exists():
+    began = known.exists() and {path.name for path in run.iterdir()} != {known.name}  # else nothing was made yet
+    if known.exists() and (began or resume):
         if not resume:
             raise ConfigError(f"{out} holds a run already: --resume goes on with it, or choose another --out")
         before = read_facts(out)

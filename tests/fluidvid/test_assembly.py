@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fluidvid.trackers
 from fluidvid import assembly
 from fluidvid.config import Config
+from fluidvid.errors import ConfigError
 from fluidvid.models import ModelStore
+from fluidvid.trackers.types import Detection
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,38 @@ def test_eight_bits_are_for_the_embedded_detector_on_a_cpu(
     monkeypatch.setattr(fluidvid.trackers, "RefinedDetector", lambda *_, **__: None)
     assembly.make_detector(Config().updated({"detect.second": None, **changes}), ModelStore())
     assert [path.name for path in asked] == [file]
+
+
+@pytest.mark.parametrize("name", fluidvid.trackers.DETECTORS)
+def test_every_detector_has_a_model_or_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    models = ModelStore()
+    asked: list[str] = []
+
+    def resolve(model: str) -> Path:
+        asked.append(models.entry(model).name)
+        return Path(model)
+
+    monkeypatch.setattr(models, "resolve", resolve)
+    monkeypatch.setattr(fluidvid.trackers, "build_detector", lambda *_, **__: None)
+    monkeypatch.setattr(fluidvid.trackers, "RefinedDetector", lambda *_, **__: None)
+    config = Config().updated({"detect.second": None, "detect.detector": name, "detect.quantised": False})
+    if name == "insightface":
+        with pytest.raises(ConfigError, match=r"detect\.model"):
+            assembly.make_detector(config, models)
+    else:
+        assembly.make_detector(config, models)
+        assert "detector" in models.entry(asked[0]).roles
+
+
+def test_an_unknown_detector_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="no detector 'centreface': choose one of centerface"):
+        assembly.make_detector(Config().updated({"detect.detector": "centreface"}), ModelStore())
+
+
+def test_a_track_ends_after_the_longest_gap_that_is_filled() -> None:
+    """One that lived longer would have an uncovered middle."""
+    config = Config().updated({"mode": "solid", "track.max_gap": 4})
+    tracker = assembly.frame_stages(config).tracker
+    box, points = np.array([10, 10, 60, 70], np.float32), np.full((5, 2), 30, np.float32)
+    living = [len(tracker.update(k, [Detection(box, 0.9, points)] if k == 0 else [])) for k in range(8)]
+    assert living == [1] * 5 + [0] * 3

@@ -123,3 +123,45 @@ def test_every_view_counts_not_every_track() -> None:
     embeddings = {1: _views(rng, a, 30), 2: _at(0.6, a, b)[None], 3: _at(0.75, a, -b)[None]}
     frames = {t: _seen(100 * t, 100 * t + 50) for t in embeddings}
     assert link_tracks(embeddings, frames) == {1: 1, 2: 1, 3: 1}
+
+
+def _slowly(embeddings: dict[int, NDArray[np.float32]], frames: dict[int, NDArray[np.int64]]) -> dict[int, int]:
+    """What `link_tracks` says, all cosines anew and all pairs in order at every step."""
+    groups = [{track} for track in sorted(embeddings)]
+    sums = [np.asarray(embeddings[min(g)], np.float64).mean(0) for g in groups]
+    means = [s / np.linalg.norm(s) for s in sums]
+    sizes = [len(embeddings[min(g)]) for g in groups]
+    apart = [[a is not b and len(set(frames[min(a)]) & set(frames[min(b)])) > 30 for b in groups] for a in groups]
+    while True:
+        pairs = [(means[a] @ means[b], a, b) for a in range(len(groups)) for b in range(a + 1, len(groups))]
+        for cosine, a, b in sorted((p for p in pairs if p[0] >= 0.55 and not apart[p[1]][p[2]]), reverse=True):
+            thirds = [means[a] @ means[c] for c in range(len(groups)) if apart[b][c]]
+            thirds += [means[b] @ means[c] for c in range(len(groups)) if apart[a][c]]
+            if all(third <= cosine - 0.05 for third in thirds):
+                break
+        else:
+            break
+        joined = means[a] * sizes[a] + means[b] * sizes[b]
+        means[a], sizes[a] = joined / np.linalg.norm(joined), sizes[a] + sizes[b]
+        groups[a] |= groups[b]
+        for c in range(len(groups)):
+            apart[a][c] = apart[c][a] = apart[a][c] or apart[b][c]
+        del groups[b], means[b], sizes[b], apart[b]
+        for row in apart:
+            del row[b]
+    return {track: min(group) for group in groups for track in group}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_kept_between_steps_changes_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    people = rng.normal(size=(6, 24))
+    embeddings, frames = {}, {}
+    for track in range(40):
+        seen = people[rng.integers(6)] + rng.normal(scale=0.9, size=(int(rng.integers(1, 5)), 24))
+        embeddings[track] = np.asarray(seen / np.linalg.norm(seen, axis=1, keepdims=True), np.float32)
+        begin = int(rng.integers(0, 600))
+        frames[track] = np.arange(begin, begin + 60)
+    found = link_tracks(embeddings, frames)
+    assert found == _slowly(embeddings, frames)
+    assert 6 <= len(set(found.values())) < 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,30 @@ def test_off_by_default_and_then_nothing_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_locks_a_cache_needs_one() -> None:
+    with pytest.raises(ConfigError, match="add --cache FILE"):
+        open_people(CacheConfig(passphrase=True), BASIS)
+
+
+def test_a_key_file_that_others_can_read_is_told_without_a_cache(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(os.urandom(32))
+    for mode, told in ((0o644, 1), (0o600, 0)):
+        key.chmod(mode)
+        assert len(open_people(CacheConfig(key_file=str(key)), BASIS).warnings()) == told
+
+
+def test_what_has_outlived_its_time_is_erased_by_a_run_that_adds_nothing(path: Path) -> None:
+    first = opened(path)
+    meet(first, 1)
+    first.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE entries SET used = used - 400 * 86400")
+    opened(path).close()
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT count(*) FROM entries").fetchone() == (0,)
+
+
 def test_own_key_beside_the_cache(path: Path) -> None:
     first = opened(path)
     assert not meet(first, 1)
@@ -71,7 +96,7 @@ def test_key_file_of_the_user(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.key"
     other.write_bytes(os.urandom(40))
     wrong = opened(path, key_file=str(other))
-    assert wrong.lasting is None and "not the key file" in wrong.warnings()[0]
+    assert wrong.lasting is None and "not the key file" in wrong.warnings()[-1]
     key.chmod(0o644)
     assert any("chmod 600" in line for line in opened(path, key_file=str(key)).warnings())
     with pytest.raises(ConfigError, match="urandom"):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -23,14 +24,16 @@ from fluidvid.coverage import Coverage, FaceOutcome
 from fluidvid.errors import ConfigError
 from fluidvid.keyframes import KeyCrop
 from fluidvid.live import directions as background
-from fluidvid.live.addresses import source_address
+from fluidvid.live.addresses import sink_address, source_address
+from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.command import stream
 from fluidvid.live.connection import Connection, Lost, opening
 from fluidvid.live.directions import BackgroundDirections
-from fluidvid.live.encoding import LiveEncoder
+from fluidvid.live.encoding import LiveEncoder, Look
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
+from fluidvid.live.sinks import open_sink
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until
@@ -192,6 +195,46 @@ def test_the_recogniser_is_asked_again_when_there_is_something_new_to_see(contra
         crop = np.broadcast_to(grey + stripes, (64, 64, 3)).astype(np.uint8)
         editor.edit([1], crop[None], np.ones(1, np.float32))
     assert asked == expected and editor.reused == 4
+
+
+@pytest.mark.parametrize(("codec", "stored"), [("h264", "h264"), ("hevc", "hevc")])
+def test_shape_and_colours_of_pixels_are_published(codec: str, stored: str) -> None:
+    look = Look(Fraction(64, 45), 1, 1, 1, 1)
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0, codec=codec, look=look)
+    with av.open(io.BytesIO(encoder.description(None)), "r", format="nut") as told:
+        stream = told.streams.video[0]
+        assert stream.codec_context.name == stored
+        assert stream.sample_aspect_ratio == Fraction(64, 45)
+        picture = next(told.decode(video=0))
+    assert Look.of(picture, Fraction(64, 45)) == look
+
+
+def test_what_was_rgb_is_no_longer_tagged_as_rgb() -> None:
+    picture = av.VideoFrame(16, 16, "yuv420p")
+    picture.colorspace, picture.color_range = 0, 2
+    assert Look.of(picture, None) == Look(None, 1, 6, 2, 2)
+
+
+def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path) -> None:
+    """RFC 8216: a player that is ahead would wait for ever for numbers that begin anew."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/hls/", overwrite=False)
+    description = encoder.description(None)
+    for begin in (0, 4):
+        encoder.key_frame_due()
+        sink = open_sink(address, description, transport="tcp", segment=1.0)
+        for k in range(begin * 25, (begin + 4) * 25 + 1):
+            picture = av.VideoFrame(64, 48, "yuv420p")
+            picture.pts = k * round(1 / (25 * TIME_BASE))
+            for packet in encoder.encode(picture, arrived=0.0):
+                sink.write(packet)
+        del sink  # killed: nothing is closed
+    lines = (tmp_path / "hls" / "index.m3u8").read_text().splitlines()
+    parts = [line for line in lines if line.endswith(".ts")]
+    numbers = [int("".join(c for c in part if c.isdigit())) for part in parts]
+    assert numbers == list(range(numbers[0], numbers[0] + len(parts))) and numbers[-1] >= 7
+    assert "#EXT-X-DISCONTINUITY" in lines
+    assert f"#EXT-X-MEDIA-SEQUENCE:{numbers[0]}" in lines
 
 
 def nobodys_source() -> LiveSource:

@@ -251,6 +251,8 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(
     code, _, err = fluidvid(*common, "--steps", 1, "--resume")
     assert code == 2
     assert "holds no run to resume" in err
+    # What came to nothing is in nobody's way.
+    assert fluidvid("train", "diffusion", "absent", *common[3:], "--steps", 1)[0] == 3
     assert fluidvid(*common, "--steps", 1)[0] == 0
     code, _, err = fluidvid(*common, "--steps", 2)
     assert code == 2

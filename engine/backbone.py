@@ -135,8 +135,10 @@ def resolve_folder(source: str | Path) -> Path:
         try:
             return Path(snapshot_download(str(source), local_files_only=True))
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-            remedy = f"download it once with 'hf download {source}'"
-            raise ModelError(f"the backbone {source} is not on this machine: {remedy}") from error
+            raise ModelError(
+                f"no backbone {source}: there is neither such a folder nor a downloaded hub model of that name; check "
+                f"the path, or download it once with 'hf download {source}'"
+            ) from error
     raise ModelError(
         f"no backbone folder at {source}: give a folder in diffusers' layout or a hub id such as owner/name"
     )

@@ -78,7 +78,12 @@ def backbone_source(name: str, models: ModelStore) -> str | Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
-    return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else models.resolve(name)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    known = [entry.name for entry in models.with_role("backbone")]
+    if name not in known:
+        raise ModelError(f"no backbone {name!r}: there is no such folder here, and the manifest has {', '.join(known)}")
+    return models.resolve(name)
 
 
 def run_seed(config: Config, source: Path | None = None) -> int:

@@ -180,7 +180,7 @@ def _signature(*, live: bool = False) -> inspect.Signature:
             Annotated[
                 list[str],
                 typer.Argument(
-                    metavar="OUT...",
+                    metavar="OUT",
                     help="rtsp, rtmp, udp or tcp URL, HLS folder (ending in /), file, file in parts (part-%05d.mp4), "
                     "or preview: a page of this machine for a browser",
                 ),

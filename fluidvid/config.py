@@ -130,7 +130,7 @@ class EditConfig(_Section):
     strength: float = _option(1.0, "strength of the edit", flag="--strength", ge=0.1, le=3.0)
     backbone: str = _option(
         "prior",
-        "'prior' (embedded), a diffusers folder, or the name of a pulled model",
+        "'prior' (embedded), a diffusers folder, a downloaded hub id, or the name of a pulled model",
         flag="--backbone",
         min_length=1,
     )
@@ -374,7 +374,12 @@ def option_at(key: str) -> Option:
     found = options().get(key)
     if found is not None:
         return found
-    near = difflib.get_close_matches(key, options(), n=1, cutoff=0.5)
+    section = next((name for name in options() if name.startswith(f"{key}.")), None)
+    if section is not None:
+        raise ConfigError(f"{key} is a section of keys: name one in it, as {section}")
+    # A section's name is spelt wrong among sections, a key's among keys: most letters of a key are its section's.
+    known = options() if "." in key else Config.model_fields
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see configs/default.toml for all of them"
     raise ConfigError(f"unknown configuration key {key}: {hint}")
 

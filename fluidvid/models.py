@@ -240,8 +240,11 @@ class ModelStore:
             if origin is None:
                 raise ModelError(f"model {name} has no download address: get it from {entry.source}, then --from FILE")
             if expected is None:
+                bases = [Path(f.path).name for f in entry.files if f.sha256 is None]
+                unknown = [b for b in bases if b not in given]
+                flags = " ".join(f"--sha256 {b}=HEX" for b in unknown)
                 raise ModelError(
-                    f"the manifest pins no SHA-256 for {base}: give the one you trust with --sha256 {base}=HEX"
+                    f"the manifest pins no SHA-256 for {', '.join(unknown)}: give those you trust with {flags}"
                 )
             _fetch(origin, target, expected, progress)
         self._verified.pop(name, None)

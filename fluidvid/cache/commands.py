@@ -82,7 +82,7 @@ def cache_list(cache: _Cache, ttl: _Ttl = None, as_json: _Json = False) -> None:
 
 @cache_app.command("show")
 def cache_show(
-    track: Annotated[str, typer.Argument(metavar="TRACK", help="entry, from `cache list` or a run's report")],
+    track: Annotated[str, typer.Argument(metavar="ENTRY", help="entry, from `cache list` or a run's report")],
     cache: _Cache,
     key_file: _Key = None,
     passphrase: _Passphrase = False,
@@ -118,18 +118,18 @@ def cache_show(
 
 @cache_app.command("forget")
 def cache_forget(
-    tracks: Annotated[list[str], typer.Argument(metavar="TRACK...", help="entries, from `cache list` or a report")],
+    tracks: Annotated[list[str], typer.Argument(metavar="ENTRY", help="entries, from `cache list` or a report")],
     cache: _Cache,
 ) -> None:
     """Remove entries; the file keeps no trace of them. The person gets another face next time. Needs no key."""
     from fluidvid.cache.opening import open_store
 
     with closing(open_store(_settings(cache), create=False)) as store:
-        removed = store.remove(tracks)
-    if removed < len(set(tracks)):
-        raise CacheError(
-            f"{len(set(tracks)) - removed} of {len(set(tracks))} entries were not in {cache}; the rest is gone"
-        )
+        missing = sorted(set(tracks) - {record.id for record in store.records()})
+        store.remove(tracks)
+    if missing:
+        others = "" if len(missing) == len(set(tracks)) else "; the others were removed"
+        raise CacheError(f"not in {cache}: {', '.join(missing)}{others}; see fluidvid cache list --cache {cache}")
 
 
 @cache_app.command("purge")
@@ -161,7 +161,7 @@ def _delete(key: Path | None) -> None:
         if key is not None:
             key.unlink(missing_ok=True)
     except OSError as error:
-        raise CacheError(f"{key} cannot be deleted: {error.strerror}") from error
+        raise CacheError(f"{key} cannot be deleted ({error.strerror}): check its rights") from error
 
 
 @cache_app.command("rekey")

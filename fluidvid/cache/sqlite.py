@@ -253,7 +253,7 @@ def delete_files(path: Path) -> int:
         for member in found:
             member.unlink()
     except OSError as error:
-        raise CacheError(f"cache {path} cannot be deleted: {error.strerror}") from error
+        raise CacheError(f"cache {path} cannot be deleted ({error.strerror}): check its name and rights") from error
     return len(found)
 
 

@@ -35,7 +35,7 @@ prior_app.add_typer(train_app, name="train")
 
 _Data = Annotated[
     list[str],
-    typer.Argument(metavar="DATA...", help="folder, zip or npz of faces; DATA=SHARE: how often it is drawn from"),
+    typer.Argument(metavar="DATA", help="folder, zip or npz of faces; DATA=SHARE: how often it is drawn from"),
 ]
 _Aligned = Annotated[
     bool | None,

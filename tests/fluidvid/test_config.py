@@ -113,6 +113,15 @@ def test_updated_refuses_unknown_keys() -> None:
         Config().updated({"mask.cell": 3})
 
 
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("edti", "did you mean edit"), ("edit", "is a section of keys: name one in it, as edit."), ("sed", "mean seed")],
+)
+def test_a_hint_is_of_the_kind_that_was_meant(key: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config.option_at(key)
+
+
 def test_values_of_the_documented_files_are_within_range(root: Path) -> None:
     for path in (root / "configs").glob("*.toml"):
         config.from_mapping(tomllib.loads(path.read_text()), origin=path.name)

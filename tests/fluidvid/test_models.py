@@ -130,6 +130,8 @@ def test_a_backbone_is_a_folder_a_hub_id_or_a_name(tmp_path: Path) -> None:
     store = ModelStore()
     assert backbone_source(str(tmp_path), store) == tmp_path
     assert backbone_source("google/ddpm-ema-celebahq-256", store) == "google/ddpm-ema-celebahq-256"
+    with pytest.raises(ModelError, match="no backbone 'nope': there is no such folder here"):
+        backbone_source("nope", store)
     assert backbone_source("prior", store) == store.resolve("prior")
     with pytest.raises(ModelError, match="celebahq"):
         backbone_source("celebahq", store)

@@ -67,16 +67,6 @@ def log_map(point: Tensor, target: Tensor) -> Tensor:
     return angle * radius * unit
 
 
-def parallel_transport(point: Tensor, velocity: Tensor, vector: Tensor) -> Tensor:
-    """Carry the tangent `vector` along the geodesic that leaves `point` with `velocity` to its end; norms are kept."""
-    radius, speed = _norm(point), _norm(velocity)
-    angle = speed / radius.clamp_min(_TINY)
-    unit = velocity / speed.clamp_min(_TINY)
-    along = _dot(unit, vector)
-    moved = torch.cos(angle) * unit - torch.sin(angle) * point / radius.clamp_min(_TINY)
-    return torch.where(speed > _TINY, vector - along * unit + along * moved, vector)
-
-
 def displace(h: Tensor, direction: Tensor, strength: Tensor | float = 1.0, geometry: Geometry = "linear") -> Tensor:
     """Move h along an identity direction.
 

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from fluidvid.engine.hspace import SplitUNet
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.runs import follow
-from fluidvid.engine.training.sharpen import decoding_half
 
 LONGEST = 1.4
 """Angle in radians by which directions should turn h at most."""
+
+
+def decoding_half(unet: UNet2DModel) -> list[nn.Module]:
+    """What runs after h."""
+    return [unet.up_blocks, unet.conv_norm_out, unet.conv_out]
 
 
 class ReadOut(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,8 +13,11 @@ from fluidvid.audit.statistics import Figure, in_digits, is_share
 from fluidvid.audit.verdict import State
 
 if TYPE_CHECKING:
+    from fluidvid.audit.privacy import Recognition
     from fluidvid.audit.report import AuditReport
 
+NAMES_WIDTH, COLUMN_WIDTH = 36, 22
+"""Of the figures' names and of a recogniser's column, in characters: as many go side by side as can be read."""
 WORST = 3
 """Tracks whose worst frame is printed, per recogniser; the page and the JSON have all."""
 
@@ -27,14 +30,23 @@ def print_summary(report: AuditReport, console: Console) -> None:
     words = escape(report.verdict.words)
     console.print(f"[bold {colour}]{report.verdict.state.value}[/] {words}", soft_wrap=True)
     console.print(_checks(report))
-    for table in (_privacy(report), _rest(report)):
-        console.print(table)
+    across = max(1, (console.width - NAMES_WIDTH) // COLUMN_WIDTH)
+    for shown in _batched(report.recognitions, across):
+        console.print(_privacy(report, shown))
+    console.print(_rest(report))
     console.print(HONEST_WORDS, style="dim")
+
+
+def _batched(recognitions: Sequence[Recognition], most: int) -> Iterator[Sequence[Recognition]]:
+    """At most so many at a time."""
+    return (recognitions[k : k + most] for k in range(0, len(recognitions), most))
 
 
 def _plain_table(*heads: str) -> Table:
     table = Table(*heads, box=None, pad_edge=False, header_style="dim")
     table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.overflow = "fold"
     return table
 
 
@@ -51,23 +63,23 @@ def _checks(report: AuditReport) -> Table:
     return table
 
 
-def _privacy(report: AuditReport) -> Table:
+def _privacy(report: AuditReport, recognitions: Sequence[Recognition]) -> Table:
     """A row per figure and a column per recogniser."""
-    table = _plain_table("privacy", *(f"{r.grader.name} ({r.grader.part.value})" for r in report.recognitions))
-    for name in dict.fromkeys(n for r in report.recognitions for n in r.figures):
-        table.add_row(_words(name), *(in_words(name, r.figures.get(name)) for r in report.recognitions))
+    table = _plain_table("privacy", *(f"{r.grader.name} ({r.grader.part.value})" for r in recognitions))
+    for name in dict.fromkeys(n for r in recognitions for n in r.figures):
+        table.add_row(_words(name), *(in_words(name, r.figures.get(name)) for r in recognitions))
     worst = []
-    for r in report.recognitions:
+    for r in recognitions:
         tracks = sorted(r.worst.items(), key=lambda item: -item[1][1])[:WORST]
         worst.append("; ".join(f"track {t}: {cosine:.2f} in frame {frame}" for t, (frame, cosine) in tracks) or "-")
     table.add_row("worst frame of a track", *worst)
     for name in dict.fromkeys(n for figures in report.linkage.values() for n in figures):
-        cells = (report.linkage[r.grader.name].get(name) for r in report.recognitions)
+        cells = (report.linkage[r.grader.name].get(name) for r in recognitions)
         table.add_row(_words(name), *(in_words(name, figure) for figure in cells))
     for name in dict.fromkeys(a.name for a in report.attacks):
         found = {a.recogniser: a for a in report.attacks if a.name == name}
         cells_ = []
-        for r in report.recognitions:
+        for r in recognitions:
             outcome = found.get(r.grader.name, found.get("all"))
             share = None if outcome is None else outcome.share
             was = None if outcome is None else outcome.before

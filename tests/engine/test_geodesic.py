@@ -17,7 +17,6 @@ from fluidvid.engine.geodesic import (
     exp_map,
     interpolate,
     log_map,
-    parallel_transport,
     tangent,
 )
 
@@ -72,14 +71,6 @@ def test_degenerate_inputs_are_defined() -> None:
     torch.testing.assert_close(_norms(antipodal), math.pi * _norms(h))
     torch.testing.assert_close(exp_map(h, antipodal), -h, atol=1e-9, rtol=0)
     assert torch.isfinite(displace(zero, _random(1), 1.0, "geodesic")).all()
-
-
-def test_parallel_transport_keeps_norms_and_stays_tangent() -> None:
-    h, v, w = _random(0), tangent(_random(0), _random(1)), tangent(_random(0), _random(2))
-    moved = parallel_transport(h, v, w)
-    torch.testing.assert_close(_norms(moved), _norms(w))
-    assert (moved * exp_map(h, v)).flatten(1).sum(1).abs().max() < 1e-9
-    torch.testing.assert_close(parallel_transport(h, torch.zeros_like(v), w), w)
 
 
 @pytest.mark.parametrize("geometry", ["linear", "geodesic"])

@@ -25,7 +25,6 @@ from fluidvid.engine.training.directed import ReadOut
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import read_pictures
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row
-from fluidvid.engine.training.sharpen import SharpenTraining, train_sharp
 from fluidvid.engine.training.swapping import PairCache, SwapTraining, train_swaps
 from fluidvid.engine.training.targets import Targets
 from fluidvid.errors import InputError
@@ -102,20 +101,6 @@ def test_diffusion_trains_and_resumes(
     old, after = tiny_unet().state_dict(), _saved(tmp_path)
     assert any(not torch.equal(old[k], after[k]) for k in old)
     assert all(torch.isfinite(v).all() for v in after.values())
-
-
-def test_sharpening_moves_the_decoding_half_only(
-    pictures: NDArray[np.uint8], autoencoder: FaceAutoencoder, tmp_path: Path
-) -> None:
-    cache = LatentCache(autoencoder, pictures, np.ones(12), fresh=1)
-    space = ComponentSpace((500, 300), torch.randn(2, 3, 16 * 4 * 4), (16, 4, 4))
-    done = 0
-    for _ in range(2):
-        options = SharpenTraining(hours=ONE_STEP, batch=4)
-        train_sharp(tiny_unet(), cache, space, _latents(), tmp_path, options)
-        last, done = done, torch.load(tmp_path / "state.pt", weights_only=False)["step"]
-        assert done > last
-    assert _moved(tmp_path) == {"up_blocks", "conv_norm_out", "conv_out"}
 
 
 def _targets(pictures: NDArray[np.uint8], attributes: AttributeNetworks) -> Targets:

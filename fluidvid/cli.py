@@ -156,6 +156,10 @@ def _parameter(key: str) -> str:
     return key.replace(".", "__")
 
 
+_FOR_FILES = frozenset({"strict", "media.start", "media.end", "media.keep_metadata"})
+"""Keys that a live stream refuses, and says why."""
+
+
 def _signature(*, live: bool = False) -> inspect.Signature:
     """The command's parameters: paths and switches of the run, then one option per flag of the configuration table."""
 
@@ -218,18 +222,18 @@ def _signature(*, live: bool = False) -> inspect.Signature:
     return inspect.Signature(
         fixed
         + [
-            parameter(_parameter(key), _flag_type(option), None)
+            parameter(_parameter(key), _flag_type(option, hidden=live and key in _FOR_FILES), None)
             for key, option in config.options().items()
             if option.flag
         ]
     )
 
 
-def _flag_type(option: config.Option) -> Any:
+def _flag_type(option: config.Option, *, hidden: bool = False) -> Any:
     assert option.flag is not None
     words = f"{option.field.description} ({option.key})"
     if option.is_switch:
-        return Annotated[bool | None, typer.Option(f"{option.flag}/--no-{option.flag[2:]}", help=words)]
+        return Annotated[bool | None, typer.Option(f"{option.flag}/--no-{option.flag[2:]}", help=words, hidden=hidden)]
     annotation = option.field.annotation
     choices = ", " in option.allowed and not option.allowed.startswith("seconds")
     shown = option.allowed.replace(", ", "|") if choices else _kind(option.allowed)
@@ -238,7 +242,7 @@ def _flag_type(option: config.Option) -> Any:
     if type(None) not in get_args(annotation):
         words += f", default {option.field.default}"
     # Text, whatever the type: the tree judges values of files and flags alike, with the same words.
-    return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words)]
+    return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words, hidden=hidden)]
 
 
 def _kind(allowed: str) -> str:

@@ -53,7 +53,7 @@ class SwapTraining(TrainingOptions):
         highest: largest timestep of it.
         skin: weight of bare skin, where a feature's is 1.
         outside: weight of everything, whatever is seen there.
-        judged: pairs of a step that recognisers and the critic see, if there are recognisers: one eight.
+        judged: pairs of a step that recognisers and the critic see, if there are recognisers; an even number.
         asked: recognisers that are asked at a step.
         displace: weight of being who the picture to be drawn shows.
         suppress: weight of not being who the person was.
@@ -64,6 +64,7 @@ class SwapTraining(TrainingOptions):
         adversarial: the same of the critic's.
         critic_rate: learning rate of the critic.
         critic_warmup: steps in which the critic only learns; as many again in which its push grows.
+        critic_updates: of the critic in each of those steps, for it must tell before it may push.
         calibrated: steps more in which the critic's push is measured.
         ema: decay of the average that is kept.
     """
@@ -90,8 +91,9 @@ class SwapTraining(TrainingOptions):
     identity: float = 3.0
     adversarial: float = 0.9
     critic_rate: float = 5e-4
-    critic_warmup: int = 250
-    calibrated: int = 150
+    critic_warmup: int = 60
+    critic_updates: int = 10
+    calibrated: int = 40
     ema: float = 0.999
 
 
@@ -189,13 +191,14 @@ class PairCache:
         return max(1, self.options.cache // 2)
 
     def draw(self, count: int) -> Pairs:
-        """`count` pairs in float32, of four people each and then of the same four again, as another."""
+        """`count` pairs in float32, of half as many people as are judged and then of the same again, as another."""
         while self.made < max(self.options.begin, count):
             self.grow(64)
         self.grow(self.options.fresh)
         assert self.kept is not None
         some = torch.from_numpy(self.rng.choice(min(self.made // 2, self._room), count // 2, replace=False))
-        return self.kept[torch.cat([half + four for four in some.split(4) for half in (0, self._room)])].float()
+        parts = some.split(max(1, self.options.judged // 2))
+        return self.kept[torch.cat([half + part for part in parts for half in (0, self._room)])].float()
 
 
 class _Beholders:
@@ -221,7 +224,7 @@ class _Beholders:
         self.backbone, self.recognisers, self.options = backbone, list(recognisers), options
         self.attributes = attributes
         self.critic = FaceCritic()
-        self.training = CriticTraining(self.critic, options.critic_rate)
+        self.training = CriticTraining(self.critic, options.critic_rate, batch=16)
         self.step, self.weights = 0, [0.0, 0.0]
 
     def __call__(
@@ -261,7 +264,7 @@ class _Beholders:
             torch.stack([getattr(options, name) * term for name, term in terms.items()]).sum(), leaf, retain_graph=True
         )
         warm = self.step < options.critic_warmup
-        loss = self.training.step(wanted, drawn.detach(), generator, 2 if warm else 1)
+        loss = self.training.step(wanted, drawn.detach(), generator, options.critic_updates if warm else 1)
         (natural,) = torch.autograd.grad(-self.critic(drawn).mean(), leaf)
         for i, (push, share) in enumerate(((identity, options.identity), (natural, options.adversarial))):
             if self.step < options.critic_warmup + options.calibrated * i:

@@ -191,6 +191,10 @@ def test_pairs_are_two_donors_of_each_face_and_the_oldest_give_way(pictures: NDA
     cache.grow(8)  # in place of one half of the people, the older ones
     changed = (cache.kept.wanted != before).flatten(1).any(1)
     assert changed.tolist() == ([True] * 4 + [False] * 4) * 2
+    cache.options = replace(options, judged=4)
+    pairs = cache.draw(8)
+    for first, second in ((0, 2), (4, 6)):  # as many people as are judged, and the same again
+        assert torch.equal(pairs.latents[first : first + 2], pairs.latents[second : second + 2])
 
 
 @pytest.mark.parametrize("swap", [0.0, 40.0])

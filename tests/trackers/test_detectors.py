@@ -364,6 +364,13 @@ def test_a_box_inside_the_other_is_the_same_face() -> None:
     assert len(EnsembleDetector(Fixed(features), Fixed(head)).detect(np.zeros((9, 9, 3), np.uint8))) == 1
 
 
+def test_a_small_box_does_not_stand_for_the_face_around_it() -> None:
+    """What covers an eye would leave the face raw."""
+    eye, face = detection(120, 130, 20, 15, score=0.35), detection(100, 100, 100, 140, score=0.95)
+    found = EnsembleDetector(Fixed(eye), Fixed(face)).detect(np.zeros((9, 9, 3), np.uint8))
+    assert [d.score for d in found] == pytest.approx([0.95, 0.35])
+
+
 def test_boxes_that_overlap_by_a_third_are_the_same_face() -> None:
     a, b = detection(100, 100, score=0.6), detection(128, 100, score=0.5)
     (face,) = EnsembleDetector(Fixed(a), Fixed(b)).detect(np.zeros((9, 9, 3), np.uint8))

@@ -10,6 +10,8 @@ from fluidvid.trackers.types import Detection, Image
 
 SAME = 0.3
 INSIDE = 0.6
+TINY = 1 / 8
+"""Of a face's area: a box so small in it is something else (a face on a shirt, an eye), and covers nothing of it."""
 
 
 class EnsembleDetector(FaceDetector):
@@ -67,5 +69,7 @@ def _same_face(found: list[Detection], extra: Detection) -> int | None:
     boxes = np.stack([d.box for d in found])
     overlap = iou_matrix(extra.box[None], boxes)[0]
     inside = np.array([share_inside(extra.box, box) for box in boxes])
-    alike = (overlap > SAME) | (inside > INSIDE)
+    sizes = np.append(boxes, extra.box[None], axis=0)
+    areas = (sizes[:, 2:] - sizes[:, :2]).prod(axis=1)
+    alike = (overlap > SAME) | ((inside > INSIDE) & (areas[:-1] >= TINY * areas[-1]))
     return int(np.argmax(overlap + alike)) if alike.any() else None

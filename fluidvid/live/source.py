@@ -285,11 +285,16 @@ class LiveSource:
                 return
             self._queue.append(frame)
             self._waiting += 0 if frame is None else _size(frame)
+            broken = False
             while self._waiting > MAX_WAITING or (frame is not None and self._is_behind(frame.arrived)):
                 oldest = self._queue.popleft()
-                if oldest is not None:
+                if oldest is None:
+                    broken = True
+                else:
                     self._waiting -= _size(oldest)
                     self.dropped += 1
+            if broken:  # what comes next still belongs to another stretch than what was taken before
+                self._queue.appendleft(None)
             self._change.notify_all()
 
     def _is_behind(self, now: float) -> bool:

@@ -250,6 +250,25 @@ def nobodys_source() -> LiveSource:
     )
 
 
+def test_a_break_among_pictures_that_are_dropped_stays_one() -> None:
+    """Tracks of before it would go on in pictures of another scene."""
+    source = nobodys_source()
+
+    def picture(arrived: float) -> LiveFrame:
+        return LiveFrame(av.VideoFrame(16, 16, "yuv420p"), VideoReformatter(), pts=round(arrived), arrived=arrived)
+
+    source._put(picture(0.0))
+    stretches = source.stretches()
+    first = next(stretches)
+    assert next(first).arrived == 0.0
+    for item in (picture(0.1), None, picture(0.2), picture(5.0)):  # more than `behind` after the others
+        source._put(item)
+    source._done = True
+    assert source.dropped == 2
+    assert [frame.arrived for frame in first] == []
+    assert [[frame.arrived for frame in stretch] for stretch in stretches] == [[5.0]]
+
+
 def test_a_lost_connection_is_not_kept() -> None:
     source = nobodys_source()
     lost = source._connect()

@@ -19,6 +19,8 @@ BARS = 16.0
 FLAT = 2.0
 """Standard deviation of a thumbnail's grey levels below which there is nothing to see."""
 WHITE = 250.0
+FLASHED = 0.4
+"""Correlation of a flash with the picture before it, lit until as much of it is white."""
 FLASH = 3
 """Pictures that a flash lasts at most."""
 
@@ -30,7 +32,8 @@ class SceneCutDetector:
     of thumbnails, so that neither a passer-by (histogram) nor a pan (thumbnail) alone makes a cut. It must also stand
     out by a factor from the recent distances, so that a shaken camera does not make one in every frame. Up to three
     empty pictures (white or black: a flash, a dropped picture) are passed over, as the shot may go on behind them;
-    a cut to white or black for longer is told three pictures late. Fades and dissolves are not cuts.
+    a cut to white or black for longer is told three pictures late, one to something on a white ground at once. Fades
+    and dissolves are not cuts.
 
     Args:
         threshold: distance in (0, 1] from which it is a cut.
@@ -48,7 +51,7 @@ class SceneCutDetector:
         """True if `(H, W, 3)` uint8 RGB begins a new shot; the first picture does not."""
         now = _thumbnail(image)
         before = self._before
-        if before is not None and now.empty and not before.empty and self._passed < FLASH:
+        if before is not None and not before.empty and now.may_be_a_flash_of(before) and self._passed < FLASH:
             self._passed += 1
             return False
         self._before, self._passed = now, 0
@@ -66,8 +69,21 @@ class _Thumbnail:
     grey: NDArray[np.float32]
 
     @property
+    def flat(self) -> bool:
+        return bool(self.grey.std() < FLAT)
+
+    @property
     def empty(self) -> bool:
-        return bool(self.grey.std() < FLAT or (self.grey >= WHITE).mean() > 0.5)
+        return self.flat or bool((self.grey >= WHITE).mean() > 0.5)
+
+    def may_be_a_flash_of(self, other: _Thumbnail) -> bool:
+        """Nothing is seen in it, or it is the other in more light: something on a white ground is another shot."""
+        if self.flat or not self.empty:
+            return self.flat
+        # As much of the other made white by as much light as it takes.
+        darkest_white = float(np.quantile(other.grey, 1 - float((self.grey >= WHITE).mean())))
+        lit = np.minimum(other.grey * (WHITE / max(darkest_white, 1.0)), 255.0)
+        return lit.std() == 0 or float(np.corrcoef(self.grey.ravel(), lit.ravel())[0, 1]) >= FLASHED
 
 
 def _thumbnail(image: Image) -> _Thumbnail:

@@ -104,6 +104,14 @@ def test_a_cut_behind_a_white_or_black_picture_is_found() -> None:
         assert _cuts(pictures) == [7]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 3, 4, 5])
+def test_a_cut_to_somebody_on_a_white_ground_is_told_at_once(seed: int) -> None:
+    """As interviews are filmed: a flash is the same shot in more light, which scene 2 might be by chance."""
+    studio = _flat(252)
+    studio[60:, 110:210] = _scene(seed + 20)[60:, 110:210]
+    assert _cuts([_scene(seed)] * 5 + [studio] * 5 + [_scene(seed)] * 5) == [5, 10]
+
+
 def test_a_long_cut_to_black_is_told_late() -> None:
     assert _cuts([_scene(8)] * 5 + [_flat(0)] * 10 + [_scene(8)] * 5) == [8, 15]
 

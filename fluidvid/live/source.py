@@ -197,9 +197,9 @@ class LiveSource:
                 hopeless = self._address.kind == "file" or (lost.permanent and not worked)
                 wait = None if hopeless else self._backoff.failed()
                 if wait is None:
-                    self._error = InputError(
-                        f"{self._address.shown}: {lost}: given up; check that it is on and that the address is right"
-                    )
+                    local = self._address.kind in ("file", "device")
+                    remedy = "" if local else "; check that it is on and that the address is right"
+                    self._error = InputError(f"{self._address.shown}: {lost}: given up{remedy}")
                     return
                 self._say(f"{self._address.shown}: {lost}; trying again in {wait:g} s")
                 self._stopping.wait(wait)

@@ -32,9 +32,9 @@ def without_words(codec: str, header: bytes) -> tuple[bytes, str]:
             parts[1] = begin + _NO_COMMENTS + (b"\x01" if codec == "vorbis" else b"")
             return _lace(parts), "comments"
     elif codec in ASS_CODECS:
-        kept = _ass(header.decode("utf-8", "replace"))
-        if kept != header.decode("utf-8", "replace").replace("\r\n", "\n").rstrip("\0"):
-            return kept.encode(), "script information"
+        lines = header.decode("utf-8", "replace").rstrip("\0").splitlines()
+        if (kept := _script(lines)) != lines:
+            return "".join(f"{line}\n" for line in kept).encode(), "script information"
     return header, ""
 
 
@@ -47,9 +47,10 @@ def without_speaker(event: bytes) -> bytes:
     return b",".join(fields)
 
 
-def _ass(text: str) -> str:
-    section, lines = "", []
-    for line in text.rstrip("\0").splitlines():
+def _script(lines: list[str]) -> list[str]:
+    """The lines of an ASS header that say how it is drawn."""
+    section, kept = "", []
+    for line in lines:
         stripped = line.strip()
         if stripped.startswith("["):
             section = stripped.lower()
@@ -57,8 +58,8 @@ def _ass(text: str) -> str:
         known = section == "[script info]" and (key in _ASS_INFO or not stripped)
         known |= section in _ASS_LINES and (key in _ASS_LINES[section] or not stripped)
         if known or (stripped.startswith("[") and (section == "[script info]" or section in _ASS_LINES)):
-            lines.append(line)
-    return "\n".join(lines) + "\n"
+            kept.append(line)
+    return kept
 
 
 def _comments(body: bytes) -> bool:

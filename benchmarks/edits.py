@@ -133,7 +133,7 @@ def try_variant(
             geometry=build.get("geometry", "geodesic"),  # type: ignore[arg-type]
             editor=build.get("editor", "difference"),  # type: ignore[arg-type]
             timesteps=[int(t) for t in build["timesteps"].split("/")] if "timesteps" in build else None,
-            strength=float(build.get("strength", 1.0)),
+            strength=float(build["strength"]) if "strength" in build else None,
             **({"guides": build["guides"].split("/")} if "guides" in build else {}),
         )
         for number, subject in enumerate(people):

@@ -143,14 +143,15 @@ def basis_of(
 
     beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
     content = {
-        "format": 3,  # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited, too
+        # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited; 3: strength was length.
+        "format": 4,
         "weights": model.digest,
         "card": model.card,
         "template": np.round(model.template, 6).tolist(),
         "crop_size": model.crop_size,
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
-        "applied": [options.path, options.strength, options.optimise.gaze],
+        "applied": [options.path, options.optimise.strength, options.optimise.gaze],
         "judged": [options.accept, options.landmark_limit],
         "recognisers": {name: digest(resolve(name)) for name in recognisers},
     }
@@ -163,7 +164,7 @@ def build_editor(
     resolve: Resolve,
     editor: Literal["difference", "inversion"] = "difference",
     geometry: Geometry = "linear",
-    strength: float = 1.0,
+    strength: float | None = None,
     timesteps: Sequence[int] | None = None,
     iterations: int | None = None,
     searches: int | None = None,
@@ -184,7 +185,7 @@ def build_editor(
         resolve: finds the face networks by name.
         editor: "difference" or "inversion".
         geometry: "linear" or "geodesic".
-        strength: scales every direction.
+        strength: see `OptimiseOptions`; None takes the options' own.
         timesteps: edit levels; None takes the backbone's own.
         iterations: optimisation steps of a search; None takes the options' own.
         searches: see `EditorOptions`; None takes the options' own.
@@ -212,7 +213,9 @@ def build_editor(
     )
     bank_file = model.folder / "pseudonyms.safetensors"
     bank = PseudonymBank.load(bank_file) if bank_file.exists() else None
-    chosen = replace(options or EditorOptions(), path=editor, strength=strength, between=between)
+    chosen = replace(options or EditorOptions(), path=editor, between=between)
+    if strength is not None:
+        chosen = replace(chosen, optimise=replace(chosen.optimise, strength=strength))
     if iterations is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, steps=iterations))
     if searches is not None:

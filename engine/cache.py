@@ -68,8 +68,8 @@ class PersonState:
         known: what it was made from.
         previous: `(L, C, h, w)` that was applied before `direction` replaced it, or None.
         progress: edits since then.
-        length: multiple of the direction that is applied; above 1 after a frame in which it was too weak.
-        calm: the last frame was well below the limit: the length may shrink again.
+        boost: multiple of the strength that is applied; above 1 after a frame in which the edit was too weak.
+        calm: the last frame was well below the limit: the boost may subside.
         recent: the last edited frame.
     """
 
@@ -77,7 +77,7 @@ class PersonState:
     known: Known
     previous: Tensor | None = None
     progress: int = 0
-    length: float = 1.0
+    boost: float = 1.0
     calm: bool = True
     recent: Sample | None = None
 

@@ -54,14 +54,25 @@ CropEdits = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class CropEditor(Protocol):
     """Difference and inversion editing share this shape.
 
-    `z` `(N, c, s, s)` latents, `values` `(N, L, C, h, w)`, `noise` `(N, c, s, s)`, `strength` `(N,)`; returns the
-    latents before and after the edit, of the same path, whose decoded difference is the residual.
+    `z` `(N, c, s, s)` latents, `values` `(N, L, C, h, w)`, `noise` `(N, c, s, s)`, `strength` `(N,)` in [0, 1]; returns
+    the latents before and after the edit, of the same path, whose decoded difference is the residual.
     """
 
     def __call__(self, z: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def at(self, z: Tensor, noise: Tensor) -> CropEdits:
         """The same for several directions tried on the same latents; what they share is computed once."""
+
+
+def extrapolated(before: Tensor, after: Tensor, strength: Tensor) -> Tensor:
+    """Latents beyond an edit, on the line from before it, as classifier-free guidance goes beyond a prediction.
+
+    Args:
+        before: `(N, c, s, s)`.
+        after: the same, edited.
+        strength: `(N,)`; up to 1 the edit stays as it is: so much of the arc it has gone itself.
+    """
+    return before + strength.clamp_min(1).reshape(-1, 1, 1, 1).to(before.dtype) * (after - before)
 
 
 def without_skips(bottleneck: Bottleneck) -> Bottleneck:

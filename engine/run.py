@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from fluidvid.engine.between import Between, Sample, choose, windows
 from fluidvid.engine.cache import PersonState
 from fluidvid.engine.face_networks import Recogniser
-from fluidvid.engine.search import FURTHER, WEAK, AppliedEdit, EditorOptions
+from fluidvid.engine.search import WEAK, AppliedEdit, EditorOptions
 from fluidvid.engine.shares import Shares
 
-SHRINK = 0.01
-"""Per frame by which a direction that a weak frame had lengthened returns to its length."""
+SUBSIDE = 0.01
+"""Per frame by which the boost that a weak frame had needed returns to 1."""
 
 
 class RunEditor:
@@ -74,7 +74,7 @@ class RunEditor:
         Args:
             states: N, one per crop.
             x: `(N, 3, S, S)` in [-1, 1].
-            strength: `(N,)` in [0, 1].
+            strength: `(N,)` in [0, 1], share of the options'.
 
         Returns:
             Changes `(N, 3, S, S)`, masks `(N, 1, S, S)`, and the guide's cosines `(N,)` between source and result.
@@ -138,32 +138,30 @@ class RunEditor:
     def _direct(
         self, states: list[PersonState], x: Tensor, strength: Tensor, source: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Edit crops, those further along their direction in which the guide still sees the person: see `__call__`."""
+        """Edit crops, those more strongly in which the guide still sees the person: see `__call__`."""
         turn = [sum(other is state for other in states[:k]) for k, state in enumerate(states)]
         values = torch.stack([s.values(self.options.transition, ahead) for s, ahead in zip(states, turn, strict=True)])
-        lengths = [
-            max(1.0, s.length - SHRINK * (ahead + 1)) if s.calm else s.length
+        boosts = [
+            max(1.0, s.boost - SUBSIDE * (ahead + 1)) if s.calm else s.boost
             for s, ahead in zip(states, turn, strict=True)
         ]
         noise = torch.stack([state.direction.noise for state in states])
-        scale = torch.tensor(lengths, device=x.device).reshape(-1, 1, 1, 1, 1)
-        edited, mask = self._shares(self.apply, x, scale * values, noise, strength)
+        full = self.options.optimise.strength * strength
+        edited, mask = self._shares(self.apply, x, values, noise, full * torch.tensor(boosts, device=x.device))
         cosine = (self._see(edited) * source).sum(1)
-        for length in self.options.lengths:
+        for boost in self.options.boosts:
             weak: list[int] = []
             for k, state in enumerate(states):
-                still = strength[k] >= 1 and lengths[k] < length
+                still = strength[k] >= 1 and boosts[k] < boost
                 # Later frames of the same person go with the weak one: the face must not go to and fro.
                 if still and (float(cosine[k]) > self.limit or any(states[j] is state for j in weak)):
                     weak.append(k)
             if weak:
-                edited[weak], _ = self._shares(self.apply, x[weak], length * values[weak], noise[weak], strength[weak])
-                before, cosine[weak] = cosine[weak], (self._see(edited[weak]) * source[weak]).sum(1)
+                edited[weak], _ = self._shares(self.apply, x[weak], values[weak], noise[weak], boost * full[weak])
+                cosine[weak] = (self._see(edited[weak]) * source[weak]).sum(1)
                 for k in weak:
-                    lengths[k] = length
-                if float((before - cosine[weak]).max()) < FURTHER:  # the arc has an end: longer would be the same
-                    break
+                    boosts[k] = boost
         for k, state in enumerate(states):
-            state.length, state.calm = lengths[k], float(cosine[k]) < WEAK * self.limit
+            state.boost, state.calm = boosts[k], float(cosine[k]) < WEAK * self.limit
             state.progress += 1
         return edited - x, mask, cosine

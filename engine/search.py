@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,15 +18,13 @@ from fluidvid.engine.cache import FIRST, Known, Provenance
 from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze, relight
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import eye_distance
-from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, optimise_direction
-from fluidvid.engine.plan import CropEditor, Direction
+from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
+from fluidvid.engine.plan import CropEditor, Direction, extrapolated
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
 
-FURTHER = 0.003
-"""Cosine by which a longer direction has to lead further from the source for a still longer one to be tried."""
 STILL = 0.015
 """Mean change of the latents, in their standard deviations, below which nothing is edited (about one grey level): the
 first stage alone changes a face by 3 grey levels, and must not pass for an edit where pictures are written."""
@@ -60,10 +59,8 @@ class EditorOptions:
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
         attempts: rounds of optimisation before a person is given up (masked); where some guide still sees the person
             there are two more than `searches`, where only some crop stays weak one.
-        lengths: a direction is tried at these multiples of its length, in order, until no crop is weak any more; the
-            same is done with a weak frame. An arc ends at 90 degrees: what leads no further ends this.
+        boosts: a weak frame is edited again with these multiples of the strength, in order, until it is weak no more.
         transition: edits over which a changed direction moves along its arc.
-        strength: scales every direction.
         between: a frame between two edited ones takes its share of their changes where its picture lies on the line
             between theirs to within this (0..255, the most of eyes, mouth and the whole face); 0 edits every frame.
     """
@@ -77,9 +74,8 @@ class EditorOptions:
     candidates: int = 8
     searches: int = 1
     attempts: int = 4
-    lengths: tuple[float, ...] = (1.0, 1.2, 1.45, 1.75)
+    boosts: tuple[float, ...] = (1.15, 1.3)
     transition: int = 12
-    strength: float = 1.0
     between: float = 0.0
 
 
@@ -110,30 +106,42 @@ class AppliedEdit:
             x: `(N, 3, S, S)` in [-1, 1].
             values: `(N, L, C, h, w)` directions.
             noise: `(c, s, s)` or `(N, c, s, s)`.
-            strength: in [0, 1], one or `(N,)`.
+            strength: from 0, one or `(N,)`: see `OptimiseOptions`.
         """
         z = self.backbone.encode(x)
-        s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
-        before, after = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s)
         landmarks = self.attributes.landmarks(x)
         mask = face_region(landmarks, x.shape[-1])
-        return self._put(x, z, before, after, landmarks, mask), mask
 
-    def at(self, x: Tensor, landmarks: Tensor, noise: Tensor) -> TriedEdit:
-        """The same at full strength, for several directions tried on crops with known landmarks `(N, 68, 2)`."""
+        def path(strength: Tensor) -> tuple[Tensor, Tensor]:
+            return self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), strength)
+
+        s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
+        return self._put(x, z, path, s, landmarks, mask), mask
+
+    def at(self, x: Tensor, landmarks: Tensor, noise: Tensor, strength: float) -> TriedEdit:
+        """The same for several directions tried on crops with known landmarks `(N, 68, 2)`."""
         z = self.backbone.encode(x)
         edits = self.path.at(z, noise.to(x.device, z.dtype).expand_as(z))
         mask = face_region(landmarks, x.shape[-1])
 
         def tried(values: Tensor) -> Tensor:
-            before, after = edits(values.to(x.device, z.dtype).expand(len(x), *values.shape), z.new_ones(len(x)))
-            return self._put(x, z, before, after, landmarks, mask)
+            path = partial(edits, values.to(x.device, z.dtype).expand(len(x), *values.shape))
+            return self._put(x, z, path, z.new_full((len(x),), strength), landmarks, mask)
 
         return tried
 
-    def _put(self, x: Tensor, z: Tensor, before: Tensor, after: Tensor, landmarks: Tensor, mask: Tensor) -> Tensor:
+    def _put(
+        self,
+        x: Tensor,
+        z: Tensor,
+        path: Callable[[Tensor], tuple[Tensor, Tensor]],
+        strength: Tensor,
+        landmarks: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        before, after = path(strength.clamp_max(1))
         # What inversion does not bring back is left out: only the edit's own change is added.
-        change = after - before
+        change = extrapolated(before, after, strength) - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
         decoded = relight(x, self.backbone.decode(z + change), mask)
         if self.gaze:
@@ -228,7 +236,7 @@ class DirectionSearch:
     def direction(self, known: Known) -> Direction:
         """The direction as it is applied."""
         values = self.space.directions(known.coordinates.to(self.apply.backbone.device)).detach()
-        return Direction(values * self.options.strength, known.noise)
+        return Direction(values, known.noise)
 
     def renewed(self, known: Known) -> list[Candidate]:
         """A known person's own pseudonym, from where its direction was."""
@@ -289,7 +297,8 @@ class DirectionSearch:
                 stopping=self._stopping,
             )
             total += options.steps
-            judged = self._lengthened(found, source, noise, edit)
+            known = Known(found.coordinates, noise, found.candidate.row, Provenance(self.basis))
+            judged = self._judge(known, source, edit, thorough=True)
             good += judged.faultless
             best = judged.or_better(best)
             others = found.others or others
@@ -315,21 +324,6 @@ class DirectionSearch:
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
         figures["steps"] = float(total)
         return replace(known, provenance=provenance), figures, reason
-
-    def _lengthened(self, found: Optimised, source: Source, noise: Tensor, edit: TriedEdit) -> _Judged:
-        """What was found at the length that does best."""
-        best: _Judged | None = None
-        before = np.inf
-        for length in self.options.lengths:
-            known = Known(found.coordinates * length, noise, found.candidate.row, Provenance(self.basis))
-            judged = self._judge(known, source, edit, thorough=True)
-            best = judged.or_better(best)
-            cosine = judged.figures[f"guide.{self.guides[0].name}"]
-            if best.faultless or not cosine < before - FURTHER:
-                break
-            before = cosine
-        assert best is not None
-        return best
 
     def _stopping(self) -> bool:
         self.pace()
@@ -366,7 +360,7 @@ class DirectionSearch:
 
     @torch.no_grad()
     def _edits(self, source: Source, noise: Tensor) -> TriedEdit:
-        return self.apply.at(source.crops, source.landmarks, noise)
+        return self.apply.at(source.crops, source.landmarks, noise, self.options.optimise.strength)
 
     def _judge(self, known: Known, source: Source, edit: TriedEdit, *, thorough: bool) -> _Judged:
         return _Judged(known, *self.verify(self.direction(known), source, thorough=thorough, edit=edit))
@@ -407,9 +401,8 @@ class DirectionSearch:
 
         The verifiers' means are over the crops that the watching guide would let pass, if these are half of them and at
         least two: the others (a head turned away, a hand before the face) are led further or masked, see `RunEditor`.
-        The guides' are over all, so that those of several lengths compare. `thorough` asks the other guides, too: the
-        share of them that still sees the person in those crops ("seeing"). `edit` makes the edits with the direction's
-        noise, if several directions are judged.
+        The guides' are over all. `thorough` asks the other guides, too: the share of them that still sees the person in
+        those crops ("seeing"). `edit` makes the edits with the direction's noise, if several directions are judged.
         """
         edited = (edit or self._edits(source, direction.noise))(direction.values)
         figures = {}

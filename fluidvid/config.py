@@ -127,7 +127,13 @@ class EditConfig(_Section):
     geometry: Literal["linear", "geodesic"] = _option(
         "geodesic", "how the direction is applied in h-space", flag="--geometry"
     )
-    strength: float = _option(1.0, "strength of the edit", flag="--strength", ge=0.1, le=3.0)
+    strength: float = _option(
+        1.15,
+        "strength of the edit: below 1 part of the way to the other face, above 1 beyond it, away from the person's",
+        flag="--strength",
+        ge=0.1,
+        le=2.0,
+    )
     backbone: str = _option(
         "prior",
         "'prior' (embedded), a diffusers folder, a downloaded hub id, or the name of a pulled model",
@@ -316,7 +322,7 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words, e.g. `0.1 to 3.0` or `linear, geodesic`."""
+        """The allowed values in words, e.g. `0.1 to 2.0` or `linear, geodesic`."""
         return _allowed(self.field.annotation, self.field.metadata)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fluidvid.engine.between import Between, cells, choose, deviation, windows
 from fluidvid.engine.cache import Known, PersonState, Provenance
+from fluidvid.engine.optimise import OptimiseOptions
 from fluidvid.engine.plan import Direction
 from fluidvid.engine.run import RunEditor
 from fluidvid.engine.search import EditorOptions
@@ -69,12 +70,12 @@ class Brighter:
     backbone = SimpleNamespace(unet=SimpleNamespace(autocast=nullcontext))
 
     def __init__(self) -> None:
-        self.calls: list[tuple[list[float], list[float]]] = []
+        self.calls: list[tuple[list[float], list[float]]] = []  # crops, and how strongly each was edited
 
     def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
-        amount = values.flatten(1)[:, 0]
+        amount = strength * values.flatten(1)[:, 0]
         self.calls.append(([round(v, 3) for v in x[:, 0, 0, 0].tolist()], [round(v, 3) for v in amount.tolist()]))
-        return x + 0.2 * (strength * amount)[:, None, None, None], torch.ones_like(x[:, :1])
+        return x + 0.2 * amount[:, None, None, None], torch.ones_like(x[:, :1])
 
 
 class Dim:
@@ -92,7 +93,7 @@ class Dim:
 
 def _run(guide: Dim, between: float = 4.0) -> tuple[RunEditor, Brighter, PersonState]:
     apply = Brighter()
-    options = EditorOptions(between=between, frame_limit=0.8)
+    options = EditorOptions(optimise=OptimiseOptions(strength=1.0), between=between, frame_limit=0.8)
     run = RunEditor(apply, guide, options, TEMPLATE, SIZE, Shares(torch.device("cpu"), 1))  # type: ignore[arg-type]
     noise = torch.zeros(1)
     known = Known(torch.zeros(1), noise, None, Provenance())
@@ -163,12 +164,12 @@ def test_fading_frames_are_edited_themselves() -> None:
     assert len(apply.calls[0][0]) == 5
 
 
-def test_frames_behind_a_weak_one_go_as_far() -> None:
-    # The second frame is so dark that only a longer direction lifts it over the guide's limit.
+def test_frames_behind_a_weak_one_are_edited_as_strongly() -> None:
+    # The second frame is so dark that only a stronger edit lifts it over the guide's limit.
     run, apply, state = _run(Dim(below=0.22), between=0.0)
     run([state] * 3, _crops(0.5, 0.0, 0.5), torch.ones(3))
     assert apply.calls[0] == ([0.5, 0.0, 0.5], [1.0, 1.0, 1.0])
-    assert apply.calls[1] == ([0.0, 0.5], [1.2, 1.2])
-    assert state.length == 1.2
+    assert apply.calls[1] == ([0.0, 0.5], [1.15, 1.15])
+    assert state.boost == 1.15
     run([state] * 2, _crops(0.5, 0.5), torch.ones(2))  # and comes back slowly
-    assert apply.calls[2][1] == [1.19, 1.18]
+    assert apply.calls[2][1] == [1.14, 1.13]

@@ -22,7 +22,15 @@ from fluidvid.engine.cache import Known, Provenance
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
-from fluidvid.engine.optimise import Candidate, Optimised, OptimiseOptions, SearchStopped, _looks, optimise_direction
+from fluidvid.engine.optimise import (
+    Candidate,
+    Optimised,
+    OptimiseOptions,
+    SearchStopped,
+    _looks,
+    _Objective,
+    optimise_direction,
+)
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.subspace import ComponentSpace
@@ -268,6 +276,36 @@ def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:
     assert np.abs(editor.edit([0], crops[:1], np.zeros(1, np.float32))[0].residual).max() < 0.5
 
 
+def test_strength_is_the_same_where_a_direction_is_found_verified_and_applied(parts: dict[str, Any]) -> None:
+    strength = 2.0
+    options = replace(EASY.optimise, strength=strength)
+    editor = _editor(parts, replace(EASY, optimise=options))
+    search = editor.search
+    x = editor._crops(faces(2))
+    noise = torch.zeros(4, 8, 8)
+    coordinates = torch.randn(search.space.zero().shape, generator=torch.Generator().manual_seed(3))
+    values = search.space.directions(coordinates)
+    objective = _Objective(
+        editor.backbone,
+        search.path,
+        search.space,
+        search.guides,
+        editor.attributes,
+        x,
+        search.source(x).embeddings,
+        noise,
+        options,
+        None,
+    )
+    with torch.no_grad():
+        applied, _ = editor.apply(x, values.expand(2, *values.shape), noise, strength)
+        verified = search._edits(search.source(x), noise)(values)
+        plain, _ = editor.apply(x, values.expand(2, *values.shape), noise, 1.0)
+    torch.testing.assert_close(verified, applied, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(objective.pictures(coordinates), applied, atol=1e-4, rtol=1e-3)
+    assert float((applied - plain).abs().max()) > 0.01
+
+
 def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]) -> None:
     editor = _editor(parts, replace(EASY, accept=-1.0))
     crops = faces(3)
@@ -289,7 +327,7 @@ def test_crops_that_will_be_masked_do_not_count(parts: dict[str, Any], monkeypat
         one = torch.ones(len(guide), 1)
         source = replace(search.source(editor._crops(faces(len(guide)))), embeddings={"guide": one, "verifier": one})
         figures, _ = search.verify(direction, source)
-        assert figures["guide.guide"] == pytest.approx(np.mean(guide))  # over all: lengths are compared by it
+        assert figures["guide.guide"] == pytest.approx(np.mean(guide))
         return figures["verifier.verifier"], figures["verifier.verifier.worst"]
 
     # The watching guide masks a frame from .8 of its threshold of .5 on.
@@ -330,16 +368,15 @@ def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) 
     assert editor.recognised([0, 1, 2], crops, crops).all()
 
 
-def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[str, Any]) -> None:
+def test_weak_frame_is_edited_more_strongly_and_the_boost_subsides(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops = faces(2)
     one = np.ones(1, np.float32)
     assert editor.prepare(0, crops).ok
     state = editor.store.get(0)
     assert state is not None
-    state.direction.values.mul_(0.1)  # there is further to go
     plain = editor.edit([0], crops[:1], one)[0].residual
-    assert state.length == 1
+    assert state.boost == 1
     x, guide = editor._crops(crops[:1]), editor.guides[0]
 
     def cosine(residual: np.ndarray) -> float:
@@ -349,14 +386,14 @@ def test_weak_frame_goes_further_along_the_direction_and_comes_back(parts: dict[
 
     editor._run.limit = cosine(plain) - 1e-4
     (further,) = editor.edit([0], crops[:1], one)
-    assert state.length > 1
+    assert state.boost > 1
     assert further.ok
     assert cosine(further.residual) < cosine(plain)
     editor._run.limit = 3.0 * guide.threshold
-    longest = state.length
+    most = state.boost
     for _ in range(2):  # the first one shows that the danger is over
         editor.edit([0], crops[:1], one)
-    assert 1 <= state.length < longest
+    assert 1 <= state.boost < most
 
 
 def test_non_finite_edit_is_not_ok(parts: dict[str, Any]) -> None:
@@ -430,24 +467,6 @@ def test_a_search_lets_others_in_between_its_steps(parts: dict[str, Any]) -> Non
             editor.forget(person)
 
 
-def test_no_length_beyond_the_end_of_the_arc_is_tried(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    hard = replace(EASY, frame_limit=-1.0, optimise=replace(EASY.optimise, steps=0))  # every crop is weak
-    for longer, expected in ((0.0, 2), (0.1, 4)):
-        editor = _editor(parts, hard)
-        tried: list[float] = []
-
-        def verify(
-            direction: Any, *_: Any, tried: list[float] = tried, longer: float = longer, thorough: bool, **__: Any
-        ) -> Any:
-            assert thorough
-            tried.append(float(direction.values.norm()))
-            return {"weak": 1.0, "guide.guide": 0.5 - longer * len(tried)}, ""
-
-        monkeypatch.setattr(editor.search, "verify", verify)
-        editor.prepare(1, faces(2))
-        assert len(tried) == expected
-
-
 @pytest.mark.parametrize(
     ("looks", "chosen", "searched"),
     [
@@ -461,7 +480,7 @@ def test_no_length_beyond_the_end_of_the_arc_is_tried(parts: dict[str, Any], mon
 def test_of_several_searches_the_best_looking_is_taken(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, looks: list[str], chosen: int, searched: int
 ) -> None:
-    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, searches=2, attempts=3, lengths=(1.0,)))
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, searches=2, attempts=3))
     rows: list[int | None] = []
     search = optimise_direction
 
@@ -494,7 +513,7 @@ def test_of_several_searches_the_best_looking_is_taken(
 def test_a_crop_that_stays_weak_is_searched_for_once_more_and_whom_a_guide_still_sees_twice(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, weak: float, seeing: float, reason: str, searched: int
 ) -> None:
-    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, attempts=3, lengths=(1.0,)))
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, attempts=3))
     figures = {"weak": weak, "seeing": seeing, "guide.guide": 0.1, "verifier.verifier": 0.1}
     monkeypatch.setattr(editor.search, "verify", lambda *_, **__: (dict(figures), reason))
     result = editor.prepare(1, faces(3))
@@ -520,7 +539,7 @@ def test_directions_tried_on_the_same_crops_are_applied_as_to_any(parts: dict[st
     source = search.source(editor._crops(faces(3)))
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(4, 8, 8, generator=generator)
-    tried = search.apply.at(source.crops, source.landmarks, noise)
+    tried = search.apply.at(source.crops, source.landmarks, noise, 1.0)
     for _ in range(2):
         values = search.space.directions(torch.randn(search.space.zero().shape, generator=generator)).detach()
         applied, _ = search.apply(source.crops, values.expand(3, *values.shape), noise, 1.0)
@@ -702,17 +721,16 @@ def test_a_search_that_nobody_waits_for_ends_and_known_people_are_still_edited(p
     assert editor.edit([0], crops[:1], np.ones(1, np.float32))[0].ok
 
 
-def test_a_longer_direction_is_not_tried_once_it_leads_no_further(parts: dict[str, Any]) -> None:
+def test_a_frame_that_no_boost_helps_is_a_weak_edit(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops = faces(1)
     assert editor.prepare(0, crops).ok
     state = editor.store.get(0)
     assert state is not None
-    state.direction.values.zero_()  # however long, it is the same
     editor._run.limit = -2.0
     made: list[int] = []
     apply = editor._run.apply
     editor._run.apply = lambda *arguments: made.append(1) or apply(*arguments)  # type: ignore[assignment, func-returns-value]
     editor._run.apply.backbone = apply.backbone  # type: ignore[misc]
     assert editor.edit([0], crops, np.ones(1, np.float32))[0].reason == "weak edit"
-    assert len(made) == 2
+    assert len(made) == 1 + len(EASY.boosts)

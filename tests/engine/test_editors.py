@@ -11,7 +11,7 @@ import torch
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.inversion import InversionEditor
-from fluidvid.engine.plan import CropEditor, EditPlan
+from fluidvid.engine.plan import CropEditor, EditPlan, extrapolated
 from tests.engine.tiny import tiny_backbone
 
 PLANS = [
@@ -73,6 +73,15 @@ def test_directions_tried_on_the_same_latents_are_the_same_edits(
         for tried in (values, -values):
             for one, other in zip(edits(tried, strength), editor(z, tried, noise, strength), strict=True):
                 torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_beyond_an_edit_is_on_the_line_from_before_it() -> None:
+    before, after = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    strength = torch.tensor([0.3, 1.0, 1.15, 2.0])
+    found = extrapolated(before, after, strength)
+    torch.testing.assert_close(found[:2], after[:2])  # up to 1 the edit has gone its share of the arc itself
+    torch.testing.assert_close(found[2], after[2] + 0.15 * (after[2] - before[2]))
+    torch.testing.assert_close(found[3], 2 * after[3] - before[3])
 
 
 def test_difference_editing_passes_gradients_to_the_direction(backbone: Backbone) -> None:

@@ -80,8 +80,8 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
     [
         ("[edit]\nstrenth = 1.0", ["edit.strenth", "edit.strength"]),
         ("[edt]\nstrength = 1.0", ["edt"]),
-        ("[edit]\nstrength = 7.5", ["edit.strength", "7.5", "0.1 to 3.0"]),
-        ('[edit]\nstrength = "much"', ["edit.strength", "much", "0.1 to 3.0"]),
+        ("[edit]\nstrength = 7.5", ["edit.strength", "7.5", "0.1 to 2.0"]),
+        ('[edit]\nstrength = "much"', ["edit.strength", "much", "0.1 to 2.0"]),
         ("[mask]\ncells = 9", ["mask.cells", "9", "1 to 8"]),
         ("[mask]\ncells = 2.5", ["mask.cells", "2.5", "1 to 8"]),
         ('mode = "raw"', ["mode", "raw", "fluid, blur, pixelate, solid"]),

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from fluidvid.errors import ConfigError
@@ -98,6 +98,15 @@ class DetectConfig(_Section):
         ge=1,
         le=10,
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> DetectConfig:
+        if self.low_score > self.score:
+            raise ValueError(
+                f"detect.low_score = {self.low_score} is not allowed: at most detect.score ({self.score}), "
+                "or faces that are sure enough would go unseen"
+            )
+        return self
 
 
 class TrackConfig(_Section):
@@ -415,6 +424,8 @@ def _first_line(error: ValidationError) -> str:
             option_at(key)
         except ConfigError as unknown:
             return str(unknown)
+    if first["type"] == "value_error" and key in Config.model_fields:
+        return str(first["ctx"]["error"])
     option = options().get(key)
     if option is None:
         return f"{key or 'configuration'} = {first['input']!r}: a section of keys is needed, as in configs/default.toml"
@@ -450,7 +461,7 @@ def load(name_or_path: str | Path = "default") -> Config:
         if not path.is_file():
             raise ConfigError(f"no preset or file {name!r}: presets are {', '.join(PRESETS)}, a file must exist")
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read {path}: {error}; a UTF-8 TOML file is needed") from None
     try:

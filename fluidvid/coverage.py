@@ -56,8 +56,6 @@ class FaceOutcome:
 class _TrackLine:
     frames: int = 0
     edited: int = 0
-    held: int = 0
-    masked: int = 0
     held_run: int = 0
     longest_held: int = 0
     last_frame: int = -2
@@ -144,20 +142,18 @@ class Coverage:
         line = self._tracks[outcome.track_id]
         self.faces += 1
         line.frames += 1
+        line.edited += outcome.treatment == "edited"
         if outcome.observed:
             line.held_run = 0
             if outcome.treatment == "edited":
                 self.edited += 1
-                line.edited += 1
             else:
                 self.masked += 1
-                line.masked += 1
                 self.masked_reasons[outcome.reason or "unknown"] += 1
         else:
             line.held_run = line.held_run + 1 if frame == line.last_frame + 1 else 1
             line.longest_held = max(line.longest_held, line.held_run)
             self.held += 1
-            line.held += 1
             if outcome.treatment == "edited":
                 self.held_edited += 1
             else:

@@ -7,7 +7,7 @@ from contextlib import closing, nullcontext
 
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
-from fluidvid.errors import detection_errors
+from fluidvid.errors import ConfigError, detection_errors
 from fluidvid.stages import Stages
 from fluidvid.trackers.types import Detection
 from fluidvid.window import DirectionsAtOnce, Image, Window, check_picture
@@ -36,6 +36,7 @@ def anonymize_frames(
         As many pictures as came in, in order, `(H, W, 3)` uint8 RGB; those without a face are passed through.
 
     Raises:
+        ConfigError: the configuration asks for what only a whole file can give: `strict`, `media.start`, `media.end`.
         DetectionError: faces could not be looked for; nothing more is yielded, waiting pictures are lost.
         ModelError: a model is missing or altered.
         ValueError: a picture is of another shape or type.
@@ -44,6 +45,8 @@ def anonymize_frames(
     from fluidvid.config import load
 
     chosen = config or load("live")
+    if chosen.strict or chosen.start is not None or chosen.end is not None:
+        raise ConfigError("strict, media.start and media.end are for whole files: leave them out, or use anonymize")
     stages = frame_stages(chosen)
     with closing(stages.memory) if stages.memory is not None else nullcontext():
         yield from process(stages, chosen, frames, coverage if coverage is not None else Coverage())

@@ -104,6 +104,8 @@ class DirectionsAtOnce:
 
 def check_picture(image: Image) -> None:
     """Raise ValueError unless `image` is `(H, W, 3)` uint8 RGB."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"a picture is a numpy array, (H, W, 3) uint8 RGB, got {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"a picture is (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
 

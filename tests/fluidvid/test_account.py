@@ -54,6 +54,7 @@ def test_account_of_frames() -> None:
     assert summary["frames_with_faces"] == 3 and summary["frames_fully_edited"] == 0
     assert summary["longest_held_frames"] == 2 and summary["tracks_fully_masked"] == 1
     assert summary["held_edited"] == 1 and summary["held_masked"] == 2
+    assert summary["edited_by_track_mean"] == pytest.approx((2 / 3 + 0) / 2)  # a held face that is edited counts
 
 
 @pytest.mark.parametrize("outcomes", [[], [FaceOutcome(1, True, "raw")], [FaceOutcome(1, True, "edited")] * 2])

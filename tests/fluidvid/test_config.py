@@ -90,6 +90,7 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
         ('[media]\nstart = "soon"', ["media.start", "soon", "seconds"]),
         ("mode = ", ["TOML"]),
         ("[edit]\nstrength = nan", ["edit.strength", "nan"]),
+        ("[detect]\nlow_score = 0.95", ["detect.low_score", "0.95", "at most detect.score (0.5)"]),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(content: str, named: list[str], tmp_path: Path) -> None:
@@ -101,6 +102,12 @@ def test_what_is_wrong_is_named_in_one_line(content: str, named: list[str], tmp_
     assert "\n" not in message
     for word in named:
         assert word in message, message
+
+
+def test_a_file_as_windows_editors_save_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[edit]\nstrength = 1.0", encoding="utf-8-sig")
+    assert config.load(path).edit.strength == 1.0
 
 
 def test_missing_file_and_preset() -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
-from fluidvid.errors import DetectionError
-from fluidvid.frames import process
+from fluidvid.errors import ConfigError, DetectionError
+from fluidvid.frames import anonymize_frames, process
 from tests.fluidvid.fakes import Boom, Rig, picture, raw_share
 
 CONFIG = Config().updated({"edit.fade_frames": 3, "edit.key_frames": 2, "track.look_ahead": 4, "track.max_gap": 5})
@@ -71,7 +71,14 @@ def test_pictures_are_not_modified() -> None:
     assert all(np.array_equal(image, picture(i)) for i, image in enumerate(given))
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+@pytest.mark.parametrize("key", ["strict", "media.start", "media.end"])
+def test_what_only_a_whole_file_can_give_is_refused(key: str) -> None:
+    changed = Config().updated({key: True if key == "strict" else "1"})
+    with pytest.raises(ConfigError, match="for whole files"):
+        next(anonymize_frames([picture(0)], config=changed))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), [[[0, 0, 0]]]])
 def test_other_arrays_are_refused(bad: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="uint8 RGB"):
         list(process(Rig().stages(), CONFIG, [bad], Coverage()))

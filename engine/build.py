@@ -151,7 +151,7 @@ def basis_of(
         "crop_size": model.crop_size,
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
-        "applied": [options.path, options.optimise.strength, options.optimise.gaze],
+        "applied": [options.path, options.strength, options.optimise.gaze],
         "judged": [options.accept, options.landmark_limit],
         "recognisers": {name: digest(resolve(name)) for name in recognisers},
     }
@@ -185,7 +185,7 @@ def build_editor(
         resolve: finds the face networks by name.
         editor: "difference" or "inversion".
         geometry: "linear" or "geodesic".
-        strength: see `OptimiseOptions`; None takes the options' own.
+        strength: see `EditorOptions`; None takes the options' own.
         timesteps: edit levels; None takes the backbone's own.
         iterations: optimisation steps of a search; None takes the options' own.
         searches: see `EditorOptions`; None takes the options' own.
@@ -215,7 +215,7 @@ def build_editor(
     bank = PseudonymBank.load(bank_file) if bank_file.exists() else None
     chosen = replace(options or EditorOptions(), path=editor, between=between)
     if strength is not None:
-        chosen = replace(chosen, optimise=replace(chosen.optimise, strength=strength))
+        chosen = replace(chosen, strength=strength)
     if iterations is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, steps=iterations))
     if searches is not None:

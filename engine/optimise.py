@@ -36,7 +36,7 @@ from fluidvid.engine.losses import (
     total_variation,
     weighted_sum,
 )
-from fluidvid.engine.plan import CropEditor, extrapolated
+from fluidvid.engine.plan import CropEditor
 from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,6 @@ class OptimiseOptions:
             with another crop at every step, they swing around what is looked for (Polyak and Juditsky, 1992).
         margin: each guide's cosine to the source should fall below this share of its own 1 % FAR threshold.
         gaze: leave what lies between the lids and the lips to the source.
-        strength: of the edit, here and where it is applied: up to 1 so much of the direction's arc, from there on as
-            many times the change of the latents that the whole arc makes. A longer arc leads no further away from the
-            person, more of its change does (benchmarks/PRIOR.md).
         weights: of the loss terms.
     """
 
@@ -74,7 +71,6 @@ class OptimiseOptions:
     averaged: float = 0.5
     margin: float = 0.0
     gaze: bool = True
-    strength: float = 1.15
     weights: LossWeights = field(default_factory=LossWeights)
 
 
@@ -170,8 +166,7 @@ class _Objective:
         this = slice(crop, crop + 1)
         z, mask = self.z[this], self.mask[this]
         directions = self.space.directions(coordinates).to(z.dtype)
-        strength = z.new_full((1,), self.options.strength)
-        after = extrapolated(*self.edits[crop](directions[None], strength.clamp_max(1)), strength)
+        _, after = self.edits[crop](directions[None], z.new_ones(1))
         decoded = relight(self.crops[this], self.backbone.decode(after), mask)
         if self.options.gaze:
             decoded = leave_gaze(self.crops[this], decoded, self.shown[this])

@@ -146,7 +146,7 @@ class RunEditor:
             for s, ahead in zip(states, turn, strict=True)
         ]
         noise = torch.stack([state.direction.noise for state in states])
-        full = self.options.optimise.strength * strength
+        full = self.options.strength * strength
         edited, mask = self._shares(self.apply, x, values, noise, full * torch.tensor(boosts, device=x.device))
         cosine = (self._see(edited) * source).sum(1)
         for boost in self.options.boosts:

@@ -59,6 +59,9 @@ class EditorOptions:
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
         attempts: rounds of optimisation before a person is given up (masked); where some guide still sees the person
             there are two more than `searches`, where only some crop stays weak one.
+        strength: of what is applied and verified: up to 1 so much of the direction's arc, from there on as many times
+            the change of the latents that the whole arc makes. The search is at 1, so that who takes no part in it is
+            left behind, too; a longer arc leads no further away from the person (benchmarks/PRIOR.md).
         boosts: a weak frame is edited again with these multiples of the strength, in order, until it is weak no more.
         transition: edits over which a changed direction moves along its arc.
         between: a frame between two edited ones takes its share of their changes where its picture lies on the line
@@ -74,6 +77,7 @@ class EditorOptions:
     candidates: int = 8
     searches: int = 1
     attempts: int = 4
+    strength: float = 1.15
     boosts: tuple[float, ...] = (1.15, 1.3)
     transition: int = 12
     between: float = 0.0
@@ -106,7 +110,7 @@ class AppliedEdit:
             x: `(N, 3, S, S)` in [-1, 1].
             values: `(N, L, C, h, w)` directions.
             noise: `(c, s, s)` or `(N, c, s, s)`.
-            strength: from 0, one or `(N,)`: see `OptimiseOptions`.
+            strength: from 0, one or `(N,)`: see `EditorOptions`.
         """
         z = self.backbone.encode(x)
         landmarks = self.attributes.landmarks(x)
@@ -360,7 +364,7 @@ class DirectionSearch:
 
     @torch.no_grad()
     def _edits(self, source: Source, noise: Tensor) -> TriedEdit:
-        return self.apply.at(source.crops, source.landmarks, noise, self.options.optimise.strength)
+        return self.apply.at(source.crops, source.landmarks, noise, self.options.strength)
 
     def _judge(self, known: Known, source: Source, edit: TriedEdit, *, thorough: bool) -> _Judged:
         return _Judged(known, *self.verify(self.direction(known), source, thorough=thorough, edit=edit))

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fluidvid.engine.between import Between, cells, choose, deviation, windows
 from fluidvid.engine.cache import Known, PersonState, Provenance
-from fluidvid.engine.optimise import OptimiseOptions
 from fluidvid.engine.plan import Direction
 from fluidvid.engine.run import RunEditor
 from fluidvid.engine.search import EditorOptions
@@ -93,7 +92,7 @@ class Dim:
 
 def _run(guide: Dim, between: float = 4.0) -> tuple[RunEditor, Brighter, PersonState]:
     apply = Brighter()
-    options = EditorOptions(optimise=OptimiseOptions(strength=1.0), between=between, frame_limit=0.8)
+    options = EditorOptions(strength=1.0, between=between, frame_limit=0.8)
     run = RunEditor(apply, guide, options, TEMPLATE, SIZE, Shares(torch.device("cpu"), 1))  # type: ignore[arg-type]
     noise = torch.zeros(1)
     known = Known(torch.zeros(1), noise, None, Provenance())

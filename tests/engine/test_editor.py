@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fluidvid.engine import losses, optimise
 from fluidvid.engine import search as search_module
 from fluidvid.engine.between import Sample
-from fluidvid.engine.cache import Known, Provenance
+from fluidvid.engine.cache import Known, PersonState, Provenance
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.memory import RunMemory
@@ -276,34 +276,27 @@ def test_strength_zero_is_no_change(parts: dict[str, Any]) -> None:
     assert np.abs(editor.edit([0], crops[:1], np.zeros(1, np.float32))[0].residual).max() < 0.5
 
 
-def test_strength_is_the_same_where_a_direction_is_found_verified_and_applied(parts: dict[str, Any]) -> None:
+def test_what_is_verified_is_as_strong_as_what_is_applied_and_the_search_is_at_one(parts: dict[str, Any]) -> None:
     strength = 2.0
-    options = replace(EASY.optimise, strength=strength)
-    editor = _editor(parts, replace(EASY, optimise=options))
+    editor = _editor(parts, replace(EASY, strength=strength))
     search = editor.search
     x = editor._crops(faces(2))
+    source = search.source(x)
     noise = torch.zeros(4, 8, 8)
     coordinates = torch.randn(search.space.zero().shape, generator=torch.Generator().manual_seed(3))
-    values = search.space.directions(coordinates)
-    objective = _Objective(
-        editor.backbone,
-        search.path,
-        search.space,
-        search.guides,
-        editor.attributes,
-        x,
-        search.source(x).embeddings,
-        noise,
-        options,
-        None,
-    )
+    known = Known(coordinates, noise, None, Provenance(editor.basis))
+    values = search.direction(known).values
+    networks = editor.backbone, search.path, search.space, search.guides, editor.attributes
+    objective = _Objective(*networks, x, source.embeddings, noise, EASY.optimise, None)
+    editor.store.put(0, PersonState(search.direction(known), known))
+    applied = np.stack([e.residual for e in editor.edit([0, 0], faces(2), np.ones(2, np.float32))]) / 127.5
     with torch.no_grad():
-        applied, _ = editor.apply(x, values.expand(2, *values.shape), noise, strength)
-        verified = search._edits(search.source(x), noise)(values)
+        verified = search._edits(source, noise)(values)
         plain, _ = editor.apply(x, values.expand(2, *values.shape), noise, 1.0)
-    torch.testing.assert_close(verified, applied, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(objective.pictures(coordinates), applied, atol=1e-4, rtol=1e-3)
-    assert float((applied - plain).abs().max()) > 0.01
+    shown = x + torch.from_numpy(applied).permute(0, 3, 1, 2)
+    torch.testing.assert_close(shown, verified, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(objective.pictures(coordinates), plain, atol=1e-4, rtol=1e-3)
+    assert float((verified - plain).abs().max()) > 0.01
 
 
 def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]) -> None:

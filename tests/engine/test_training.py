@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +26,10 @@ from fluidvid.engine.training.diffusion import DiffusionTraining, train_diffusio
 from fluidvid.engine.training.directed import ReadOut
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import read_pictures
-from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row
+from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row, load_state, save_state, whole
 from fluidvid.engine.training.swapping import PairCache, SwapTraining, train_swaps
 from fluidvid.engine.training.targets import Targets
-from fluidvid.errors import InputError
+from fluidvid.errors import InputError, OutputError
 from tests.engine.tiny import TINY_AUTOENCODER, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
 
 ONE_STEP = 1e-9  # hours
@@ -51,6 +53,34 @@ def test_a_run_stops_at_its_steps_and_makes_one_more_where_it_has_them_already(t
                 run.checkpoint({"step": run.step} | run.means(), {})
             assert run.step <= expected
         assert run.step == expected
+
+
+@contextmanager
+def _small_files(limit: int) -> Iterator[None]:
+    """The system refuses to make files larger, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_last_state_and_nothing_else(tmp_path: Path) -> None:
+    save_state(tmp_path, {"step": 1})
+    with _small_files(100_000), pytest.raises(OutputError, match=r"state\.pt .* make room .* --resume"):
+        save_state(tmp_path, {"step": 2, "weights": torch.ones(100_000)})
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    assert load_state(tmp_path) == {"step": 1}
+    with _small_files(1000), pytest.raises(OutputError, match="make room"), whole(tmp_path / "x.npy") as part:
+        part.write_bytes(bytes(2000))
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    run = TrainingRun(tmp_path, TrainingOptions())
+    with _small_files(0), pytest.raises(OutputError, match=r"log\.csv cannot be written \(File too large"):
+        run.checkpoint({"step": 1}, {})
 
 
 @pytest.fixture

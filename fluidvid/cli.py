@@ -287,7 +287,15 @@ def audit(
             "--attacks", metavar="NAMES|all", help="sharpen,average,superresolve,negate,rerun: try to undo it; slow"
         ),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="TIME", help="skip the source's beginning, as anonymize --start did"),
+    ] = None,
     end: Annotated[str | None, typer.Option("--end", metavar="TIME", help="compare the beginning only")] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", metavar="NAME|DIR", help="what edited RESULT, if not the embedded prior"),
+    ] = None,
     min_face: Annotated[
         float, typer.Option("--min-face", metavar="NUMBER", help="pixels from which recognisers look at a face")
     ] = 24.0,
@@ -308,7 +316,9 @@ def audit(
         recognisers=recognisers,
         second=second,
         attacks=attacks,
+        start=start,
         end=end,
+        backbone=backbone,
         min_face=min_face,
         overwrite=overwrite,
         pictures=pictures,

@@ -29,7 +29,9 @@ def run_audit(
     recognisers: Path | None,
     second: Path | None,
     attacks: str | None,
+    start: str | None = None,
     end: str | None,
+    backbone: str | None = None,
     min_face: float,
     overwrite: bool,
     pictures: bool,
@@ -46,8 +48,13 @@ def run_audit(
     from fluidvid.video import VideoReader
     from fluidvid.video.target_file import check_target
 
-    for path in (source, result, *([] if second is None else [second])):
-        with VideoReader(path):  # says what is wrong with it before the others are looked through
+    given = {"media.start": start, "media.end": end}
+    changes = {key: config.parse_value(key, text) for key, text in given.items() if text is not None}
+    part = config.load("default").updated(changes)
+    with VideoReader(source, start=part.start, end=part.end):  # says what is wrong before others are looked through
+        pass
+    for path in (result, *([] if second is None else [second])):
+        with VideoReader(path):
             pass
     if html is not None:
         if html.exists() and any(html.samefile(media) for media in (source, result)):
@@ -57,9 +64,6 @@ def run_audit(
         raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
     if min_face <= 0:
         raise ConfigError(f"--min-face {min_face:g}: a positive number of pixels is needed")
-    limit = (
-        None if end is None else config.load("default").updated({"media.end": config.parse_value("media.end", end)}).end
-    )
     wanted = chosen_attacks(attacks)
 
     from fluidvid.audit.run import audit
@@ -71,7 +75,9 @@ def run_audit(
             recognisers=recognisers,
             second=second,
             attacks=wanted,
-            end=limit,
+            backbone=backbone,
+            start=part.start,
+            end=part.end,
             min_face=min_face,
             tick=tick,
         )

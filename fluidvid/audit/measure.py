@@ -14,7 +14,7 @@ from fluidvid.audit.graders import Panel
 from fluidvid.audit.look import Crops, Floats, Look, concatenated, crops_of, embed, look, scattered, spread
 from fluidvid.audit.pictures import encoding, face_change, luma, outside, untouched, warp_errors
 from fluidvid.audit.study import Study, Tick, crop_matrix
-from fluidvid.audit.timeline import Timeline, align, read_times, walk
+from fluidvid.audit.timeline import Timeline, align, read_times, stretch, walk
 from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.detectors.near import NearDetector
 from fluidvid.trackers.types import Detection, TrackedFace
@@ -66,6 +66,7 @@ class Measured:
         encoding: the same of what only the encoder changed.
         extra: faces that only the result shows.
         kept: row -> source and result crop, `(S, S, 3)` uint8.
+        stretch: see `fluidvid.audit.timeline.stretch`.
     """
 
     timeline: Timeline
@@ -85,6 +86,7 @@ class Measured:
     encoding: dict[int, float] = field(default_factory=dict)
     extra: list[ExtraFace] = field(default_factory=list)
     kept: dict[int, tuple[Crops, Crops]] = field(default_factory=dict)
+    stretch: float = 1.0
 
 
 def chosen_rows(study: Study, count: int = KEPT_PER_PERSON) -> dict[int, list[int]]:
@@ -119,7 +121,7 @@ def measure_result(study: Study, result: Path, panel: Panel, near: NearDetector,
         InputError: a file cannot be read.
     """
     n = len(study.faces)
-    timeline = align(study.times, read_times(result, study.end))
+    timeline = align(study.times, read_times(result, study.length))
     measured = Measured(
         timeline,
         compared=np.zeros(n, bool),
@@ -130,6 +132,7 @@ def measure_result(study: Study, result: Path, panel: Panel, near: NearDetector,
         detail=np.full(n, np.nan, np.float32),
         warp_source=np.full(n, np.nan, np.float32),
         warp_result=np.full(n, np.nan, np.float32),
+        stretch=stretch(study.path, result),
     )
     keep = {k for rows in chosen_rows(study).values() for row in rows for k in neighbours(study, row)}
     looks: list[Look] = []
@@ -138,7 +141,8 @@ def measure_result(study: Study, result: Path, panel: Panel, near: NearDetector,
     null: list[dict[str, Floats]] = []
     previous: tuple[int, tuple[Floats, Floats]] | None = None
     previous_rows: dict[int, int] = {}
-    for done, (frame, ours, theirs) in enumerate(walk(study.path, result, timeline, study.end), 1):
+    walked = walk(study.path, result, timeline, start=study.start, end=study.end)
+    for done, (frame, ours, theirs) in enumerate(walked, 1):
         rows = study.rows_of(frame)
         pair = (luma(ours), luma(theirs))
         boxes = [study.faces[r].box for r in rows]

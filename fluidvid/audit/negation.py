@@ -95,6 +95,7 @@ def rerun(
     galleries: dict[str, Any],
     *,
     tick: Tick,
+    backbone: str | None = None,
     anonymise: Anonymise | None = None,
 ) -> list[AttackOutcome]:
     """Run fluidvid on its own output and see whether the second edit leads back.
@@ -107,12 +108,15 @@ def rerun(
         recognitions: of the result, for thresholds and the shares before.
         galleries: recogniser -> `(M, D)` synthetic embeddings.
         tick: called with stage, done and total.
+        backbone: `edit.backbone` of the second run; default: the embedded prior.
         anonymise: for tests; default `fluidvid.anonymize`.
     """
     words = "fluidvid run once more on the result"
     config = Config(seed=SEED)
-    if study.end is not None:
-        config = config.updated({"media.end": f"{float(study.end):.6f}"})
+    if study.length is not None:
+        config = config.updated({"media.end": f"{float(study.length):.6f}"})
+    if backbone is not None:
+        config = config.updated({"edit.backbone": backbone})
     with tempfile.TemporaryDirectory(prefix="fluidvid-audit-") as folder:
         again = Path(folder) / "again.mkv"  # holds what any other container holds
         try:

@@ -23,6 +23,21 @@ from fluidvid.audit.statistics import (
 )
 from fluidvid.audit.study import Study
 
+FIGURES = (
+    "reidentified_at_1_percent",
+    "reidentified_at_0.1_percent",
+    "reidentified_at_1_percent_where_found_again",
+    "reidentified_at_1_percent_where_not_found",
+    "rank_1",
+    "rank_10",
+    "rank_1_by_chance",
+    "true_accepts_at_1_percent",
+    "equal_error_rate",
+    "cosine_to_template",
+    "cosine_to_same_frame",
+    "median_cosine_to_same_frame",
+)
+"""Names of all figures of a recogniser, whether or not they could be measured."""
 NULL_MARGIN = 0.1
 """So much more like the person than the same crop without a face must a place be where no face is found."""
 ENOUGH = {0.01: 300, 0.001: 3000}
@@ -164,7 +179,7 @@ def recognise(study: Study, measured: Measured, grader: Grader, gallery: Floats 
     nothing = np.full(n, np.nan, np.float32)
     if study.look is None or measured.look is None or not chosen.any():
         missing = not_measured("no face is large enough for recognisers", of)
-        figures = dict.fromkeys(("reidentified_at_1_percent", "rank_1"), missing)
+        figures = dict.fromkeys(FIGURES, missing)
         return Recognition(grader, loose, strict, nothing, nothing, nothing, nothing, impostors, figures, {})
     views = [measured.look.embeddings[name], measured.own[name], measured.smooth[name]]
     own = np.stack([people.get(int(p), np.full(views[0].shape[1], np.nan, np.float32)) for p in study.person])

@@ -42,6 +42,7 @@ class Auditor:
         detector: the audit's own eyes on the source, the configured default of fluidvid.
         near: the same eyes in windows around known faces, for results.
         galleries: recogniser -> `(M, D)` unit embeddings of synthetic people.
+        backbone: `edit.backbone` of the run that made the results, or None for the embedded prior.
     """
 
     models: ModelStore
@@ -49,27 +50,31 @@ class Auditor:
     detector: Any
     near: NearDetector
     galleries: dict[str, Floats]
+    backbone: str | None = None
 
     @classmethod
-    def load(cls, recognisers: Path | None = None, *, backbone: Path | None = None, threads: int = 0) -> Auditor:
+    def load(cls, recognisers: Path | None = None, *, backbone: str | Path | None = None, threads: int = 0) -> Auditor:
         """Load everything.
 
         Args:
             recognisers: folder with recognisers that are not shipped, as `<name>.onnx`.
-            backbone: folder of the backbone that made the result, for the names of its guides.
+            backbone: what `edit.backbone` named when the results were made; its guides cannot acquit, and the attack
+                `rerun` uses it. Default: the embedded prior.
             threads: CPU threads of one run of a network; 0: as many as there are cores.
 
         Raises:
-            ModelError: a model is missing or altered.
+            ModelError: a model is missing or altered, or there is no such backbone.
             ConfigError: the folder does not exist.
         """
-        from fluidvid.assembly import make_detector
+        from fluidvid.assembly import backbone_source, make_detector
+        from fluidvid.engine.backbone import resolve_folder
         from fluidvid.engine.pseudonyms import PseudonymBank
 
         if recognisers is not None and not recognisers.is_dir():
             raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
         models = ModelStore()
-        panel = load_panel(models, recognisers, backbone, threads=threads)
+        folder = None if backbone is None else resolve_folder(backbone_source(str(backbone), models))
+        panel = load_panel(models, recognisers, folder, threads=threads)
         bank = PseudonymBank.load(models.resolve("prior") / "pseudonyms.safetensors")
         galleries = {name: table.numpy() for name, table in bank.embeddings.items()}
         galleries |= beside(recognisers, [g.name for g in panel.graders if g.name not in galleries])
@@ -77,11 +82,19 @@ class Auditor:
         config = Config().updated({"detect.quantised": False})
         detector = make_detector(config, models, threads=threads)
         near = NearDetector(detector, long_side=config.detect.long_side)
-        return cls(models, panel, detector, near, galleries)
+        return cls(models, panel, detector, near, galleries, None if backbone is None else str(backbone))
 
-    def study(self, source: Path, *, end: Fraction | None = None, min_face: float = 24.0, tick: Tick = _quiet) -> Study:
-        """Look at a source; the study serves for all of its results."""
-        return study_source(source, self.panel, self.detector, end=end, min_face=min_face, tick=tick)
+    def study(
+        self,
+        source: Path,
+        *,
+        start: Fraction | None = None,
+        end: Fraction | None = None,
+        min_face: float = 24.0,
+        tick: Tick = _quiet,
+    ) -> Study:
+        """Look at a source, or the part from `start` to `end` seconds; the study serves for all of its results."""
+        return study_source(source, self.panel, self.detector, start=start, end=end, min_face=min_face, tick=tick)
 
     def audit(
         self,
@@ -124,7 +137,7 @@ class Auditor:
             steadiness(study, measured, found),
             {r.grader.name: tuple(jumps(study, measured, r)) for r in found},
             tuple(outcomes),
-            tuple(self._unmeasured(attacks, second)),
+            tuple(self._unmeasured(attacks, outcomes, second)),
         )
 
     def _attack(
@@ -152,15 +165,21 @@ class Auditor:
         for done, name in enumerate(n for n in ATTACKS if n in attacks):
             tick("attack", done, len(attacks))
             if name == "rerun":
-                outcomes += rerun(study, result, self.panel, self.near, found, self.galleries, tick=tick)
+                outcomes += rerun(
+                    study, result, self.panel, self.near, found, self.galleries, tick=tick, backbone=self.backbone
+                )
             else:
                 words, make = makers[name]
                 outcomes += try_attack(name, words, make(), study, measured, self.panel, found, self.galleries)
         return outcomes
 
-    def _unmeasured(self, attacks: Collection[str], second: Path | None) -> list[str]:
+    def _unmeasured(
+        self, attacks: Collection[str], outcomes: Collection[AttackOutcome], second: Path | None
+    ) -> list[str]:
         left = [name for name in ATTACKS if name not in attacks]
         texts = [f"recogniser {text}" for text in self.panel.missing]
+        failed = (f"attack {o.name}: could not be tried ({o.why})" for o in outcomes if o.share is None)
+        texts += dict.fromkeys(failed)
         if left:
             texts.append(f"attacks {', '.join(left)}: not asked for (--attacks {','.join(left)})")
         if second is None:
@@ -196,6 +215,8 @@ def audit(
     recognisers: str | Path | None = None,
     second: str | Path | None = None,
     attacks: Collection[str] = (),
+    backbone: str | Path | None = None,
+    start: Fraction | None = None,
     end: Fraction | None = None,
     min_face: float = 24.0,
     limits: Limits | None = None,
@@ -209,17 +230,20 @@ def audit(
         recognisers: folder with recognisers that are not shipped.
         second: another run's result, for linkage between runs.
         attacks: some of `fluidvid.audit.options.ATTACKS`; they take time.
-        end: compare the beginning only, in seconds.
+        backbone: what `edit.backbone` named when the result was made, if not the embedded prior: a folder, a
+            downloaded hub id or the name of a pulled model.
+        start: skip the source's beginning, in seconds, as `anonymize --start` did.
+        end: skip what lies behind it, in seconds from the source's beginning.
         min_face: smallest face, shorter side in pixels, that recognisers look at.
         limits: what the verdict tolerates.
         tick: called with stage, done and total.
 
     Raises:
         InputError: a file cannot be read.
-        ModelError: a model is missing or altered.
+        ModelError: a model is missing or altered, or there is no such backbone.
         ConfigError: no such attack or folder.
     """
-    auditor = Auditor.load(None if recognisers is None else Path(recognisers))
-    study = auditor.study(Path(source), end=end, min_face=min_face, tick=tick)
+    auditor = Auditor.load(None if recognisers is None else Path(recognisers), backbone=backbone)
+    study = auditor.study(Path(source), start=start, end=end, min_face=min_face, tick=tick)
     other = None if second is None else Path(second)
     return auditor.audit(study, Path(result), second=other, attacks=attacks, limits=limits, tick=tick)

@@ -43,9 +43,10 @@ class Study:
         look: see `Look`, of the source's crops.
         measured: `(N,)` True where the networks looked: faces of at least `min_face` pixels.
         people: track -> person.
-        times: presentation time of every frame of the source, in seconds from the first one.
+        times: presentation time of every frame that was read, in seconds from the first one.
         size: (width, height) in pixels.
         min_face: shorter side of the box in pixels from which networks look.
+        start: what lies before it was not read, in seconds from the beginning, or None.
     """
 
     path: Path
@@ -58,6 +59,12 @@ class Study:
     measured: NDArray[np.bool_]
     look: Look | None = None
     people: dict[int, int] = field(default_factory=dict)
+    start: Fraction | None = None
+
+    @property
+    def length(self) -> Fraction | None:
+        """Seconds of a result that are compared, or None for all of it."""
+        return None if self.end is None else self.end - (self.start or 0)
 
     @property
     def frames(self) -> int:
@@ -112,7 +119,14 @@ class Study:
 
 
 def study_source(
-    path: Path, panel: Panel, detector: Any, *, end: Fraction | None = None, min_face: float = 24.0, tick: Tick
+    path: Path,
+    panel: Panel,
+    detector: Any,
+    *,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    min_face: float = 24.0,
+    tick: Tick,
 ) -> Study:
     """Find, follow and group the faces of a source, then look at each with every network.
 
@@ -120,7 +134,8 @@ def study_source(
         path: the source.
         panel: the networks.
         detector: finds faces in `(H, W, 3)` uint8 RGB.
-        end: look at the beginning only, in seconds.
+        start: skip what lies before it, in seconds from the beginning.
+        end: skip what lies behind it, in seconds from the beginning.
         min_face: smallest face, shorter side in pixels, that networks look at.
         tick: called with stage, done and total.
 
@@ -131,7 +146,7 @@ def study_source(
     online: list[TrackedFace] = []
     cuts: set[int] = set()
     times, size = [], (0, 0)
-    with VideoReader(path, end=end) as reader:
+    with VideoReader(path, start=start, end=end) as reader:
         for frame in reader:
             picture = frame.rgb()
             cut = cutter.update(picture)
@@ -146,7 +161,7 @@ def study_source(
     large = np.array([_side(f) >= min_face for f in faces], bool)
     usable = np.abs(matrices).sum((1, 2)) > 0
     since_first = tuple(time - times[0] for time in times)
-    study = Study(path, end, min_face, faces, since_first, size, matrices, large & usable)
+    study = Study(path, end, min_face, faces, since_first, size, matrices, large & usable, start=start)
     _look_at_all(study, panel, tick)
     _group(study)
     return study
@@ -162,7 +177,7 @@ def crop_matrix(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _look_at_all(study: Study, panel: Panel, tick: Tick) -> None:
     looks, done = [], 0
-    with VideoReader(study.path, end=study.end) as reader:
+    with VideoReader(study.path, start=study.start, end=study.end) as reader:
         for frame in reader:
             rows = [r for r in study.rows_of(frame.index) if study.measured[r]]
             if rows:

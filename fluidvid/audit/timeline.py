@@ -18,6 +18,8 @@ from fluidvid.video import VideoReader
 Picture = NDArray[np.uint8]
 SAME_TIME = Fraction(2, 1000)
 """Containers round to a millisecond: times that differ by less are the same."""
+CUT = 0.2
+"""A result that is shorter by more seconds may lack the beginning or the end: nobody can say which part it is."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Timeline:
         by: `time`, or `order` where both have as many frames and their clocks differ.
         largest_shift: largest difference of presentation times of a pair in seconds, both counted from the first frame.
         only_result: indices of result frames without a counterpart: nobody can say what they show.
+        missing_at_end: seconds of the source behind the last pair.
     """
 
     pairs: dict[int, int]
@@ -39,6 +42,12 @@ class Timeline:
     by: str
     largest_shift: float
     only_result: tuple[int, ...]
+    missing_at_end: float = 0.0
+
+    @property
+    def cut(self) -> bool:
+        """True if the result is so much shorter that it may begin later than the source as well as end earlier."""
+        return self.missing_at_end > CUT
 
     @property
     def same(self) -> bool:
@@ -53,7 +62,30 @@ class Timeline:
         text += f" matched by {self.by}; times differ by up to {1000 * self.largest_shift:.0f} ms"
         if self.only_result:
             text += f"; {len(self.only_result)} result frames have no counterpart"
+        if self.cut:
+            text += f"; the result is {self.missing_at_end:.1f} s shorter and may be another part of the source: "
+            text += "cut the source's beginning and end alike and compare again"
         return text
+
+
+def stretch(source: Path, result: Path) -> float:
+    """How much more one side of the result is scaled than the other to fit the source, both upright: 1 if none is.
+
+    Shapes agree in pixels or as players show them: some tools drop a sample aspect ratio, others resolve it.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    ratios = [a / b for a, b in zip(_shapes(source), _shapes(result), strict=True)]
+    return min(max(ratio, 1 / ratio) for ratio in ratios)
+
+
+def _shapes(path: Path) -> tuple[float, float]:
+    """Width over height of the upright picture: in pixels, and as players show it."""
+    with VideoReader(path) as reader:
+        info = reader.info
+    sar = float(info.sar or 1)
+    return info.width / info.height, info.width / info.height * (1 / sar if info.orientation.swaps_sides else sar)
 
 
 def read_times(path: Path, end: Fraction | None = None) -> tuple[Fraction, ...]:
@@ -88,17 +120,18 @@ def align(source: Sequence[Fraction], result: Sequence[Fraction]) -> Timeline:
         pairs, by = {i: i for i in range(len(source))}, "order"
     shift = max((abs(source[i] - result[j]) for i, j in pairs.items()), default=Fraction(0))
     alone = tuple(sorted(set(range(len(result))) - set(pairs.values())))
-    return Timeline(pairs, len(source), len(result), by, float(shift), alone)
+    missing = float(source[-1] - source[max(pairs)]) if pairs else 0.0
+    return Timeline(pairs, len(source), len(result), by, float(shift), alone, missing)
 
 
 def walk(
-    source: Path, result: Path, timeline: Timeline, end: Fraction | None = None
+    source: Path, result: Path, timeline: Timeline, *, start: Fraction | None = None, end: Fraction | None = None
 ) -> Iterator[tuple[int, Picture, Picture]]:
     """Yield (source index, source picture, result picture) of every pair; both `(H, W, 3)` uint8 RGB, upright.
 
-    A result of another size is scaled to the source's.
+    A result of another size is scaled to the source's. `start` and `end` are the source's.
     """
-    with VideoReader(source, end=end) as a, VideoReader(result) as b:
+    with VideoReader(source, start=start, end=end) as a, VideoReader(result) as b:
         ahead = iter(b)
         at = -1
         for frame in a:

@@ -21,6 +21,10 @@ SMALLEST = 12.0
 """Faces with a shorter side in pixels have too little detail to say whether they were changed."""
 FEW = 4
 """Tracks with fewer judged faces have no share of their own."""
+SAME_SHAPE = 1.03
+"""Sides that are scaled by more than this apart belong to another picture; rounding to even pixels stays below."""
+SAME_PICTURE = 15.0
+"""Median PSNR in dB outside the faces below which a result does not show what its source shows at that time."""
 
 
 class State(StrEnum):
@@ -39,8 +43,8 @@ class Limits:
         reidentified: largest share of faces that a recogniser re-identifies at 1 % false accepts. Faces that were fully
             replaced still match now and then, by the meaning of 1 % and because three views are tried.
         track: the same within any one track.
-        reversed_: largest share that an attack may bring back beyond what is recognised without it, at the threshold of
-            1 % false accepts for that very attack.
+        reversed_: largest share of faces that may be recognised after an attack, at the threshold of 1 % false accepts
+            for that very attack. Where more are recognised without it already, that share is the limit.
     """
 
     reidentified: float = 0.05
@@ -96,13 +100,14 @@ def decide(
     """
     limit = limits or Limits()
     faces = present(study)
-    checks = [_timeline(measured), _untouched(study, measured, recognitions)]
+    checks = [_timeline(measured), _same_picture(measured), _untouched(study, measured, recognitions)]
     if not faces.any():
-        return _sum_up([*checks, Check("faces", True, "no face was found in the source: there is nothing to judge")])
+        words = "no face was found in the source, so nothing was judged: look at the result yourself"
+        return _sum_up([*checks, Check("faces", None, words)])
     for recognition in sorted(recognitions, key=lambda r: not r.grader.may_acquit):
         checks += _recognised(study, measured, recognition, limit)
     checks.append(_acquitters(recognitions))
-    checks += [_reversal(outcome, limit) for outcome in attacks if outcome.share is not None]
+    checks += [_reversal(outcome, limit) for outcome in attacks]
     return _sum_up(checks)
 
 
@@ -115,30 +120,43 @@ def _sum_up(checks: list[Check]) -> Verdict:
     if open_ones:
         return Verdict(State.UNDECIDED, f"Not established: {open_ones[0].words}.", tuple(checks))
     words = "No check failed: within what was measured, the faces are no longer recognised."
-    if any(c.name == "faces" for c in checks):
-        words = "No face was found in the source: nothing was judged."
     return Verdict(State.PASSED, words, tuple(checks))
 
 
 def _timeline(measured: Measured) -> Check:
-    alone = len(measured.timeline.only_result)
-    words = measured.timeline.words()
-    return Check("timeline", None if alone or not measured.timeline.pairs else True, words)
+    timeline = measured.timeline
+    doubtful = bool(timeline.only_result) or timeline.cut or not timeline.pairs
+    return Check("timeline", None if doubtful else True, timeline.words())
+
+
+def _same_picture(measured: Measured) -> Check:
+    """Open where faces were not looked for in the places they have in the result."""
+    name, remedy = "same picture", "compare the same part of the picture and of the time, turned the same way"
+    values = [value for value in measured.outside.values() if np.isfinite(value)]
+    likeness = float(np.median(values)) if values else None
+    if measured.stretch > SAME_SHAPE:
+        return Check(name, None, f"the result has another shape than the source ({measured.stretch:.2f} : 1): {remedy}")
+    if likeness is None:
+        return Check(name, True, "the result has the source's shape; faces fill every frame, nothing else is compared")
+    if likeness < SAME_PICTURE:
+        words = f"outside the faces the result does not show what the source shows (PSNR {likeness:.1f} dB): {remedy}"
+        return Check(name, None, words)
+    return Check(name, True, f"outside the faces the result shows what the source shows (PSNR {likeness:.1f} dB)")
 
 
 def _untouched(study: Study, measured: Measured, recognitions: Sequence[Recognition]) -> Check:
     same = untouched_faces(study, measured)
     certain = same & present(study)
-    held = same & study.sure & ~study.observed
     known = np.zeros(len(same), bool)
     for r in recognitions:
         known |= r.sure_hit
+    held = same & study.sure & ~study.observed & known
     extra = [e for e in measured.extra if e.same and e.score >= SURE]
-    frames = sorted({int(f) for f in study.frame[certain | (held & known)]} | {e.frame for e in extra})
-    count = int(certain.sum() + (held & known).sum()) + len(extra)
+    frames = sorted({int(f) for f in study.frame[certain | held]} | {e.frame for e in extra})
+    count = int((certain | held).sum()) + len(extra)
     if not count:
         return Check("untouched faces", True, "every face that was found in the source was changed in the result")
-    total = int(present(study).sum()) + len(extra)
+    total = int((present(study) | held).sum()) + len(extra)
     words = f"{count} of {total} faces are still the source's own pixels (frames {frames_in_words(frames)})"
     return Check("untouched faces", False, words)
 
@@ -190,8 +208,12 @@ def _acquitters(recognitions: Sequence[Recognition]) -> Check:
 
 
 def _reversal(outcome: AttackOutcome, limit: Limits) -> Check:
-    share, before = outcome.share or 0.0, outcome.before or 0.0
+    if outcome.share is None:
+        words = f"the attack {outcome.name} ({outcome.words}) could not be tried: {outcome.why}"
+        return Check(f"attack {outcome.name}", None, words)
+    share, before = outcome.share, outcome.before or 0.0
     passed = share <= max(limit.reversed_, before)
-    words = f"{outcome.words} brings {'nothing further' if passed else 'people'} back: {share:.1%} of {outcome.count} "
+    much = ("little" if share > before else "nothing further") if passed else "people"
+    words = f"{outcome.words} brings {much} back: {share:.1%} of {outcome.count} "
     words += f"faces recognised by {outcome.recogniser}, {before:.1%} without"
     return Check(f"attack {outcome.name} by {outcome.recogniser}", passed, words)

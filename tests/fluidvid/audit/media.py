@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fluidvid.masks import face_mask
 from fluidvid.video import VideoReader
+from fluidvid.video.orientation import Orientation
 
 Picture = NDArray[np.uint8]
 FRAMES = 8
@@ -24,13 +25,25 @@ def pictures_of(path: Path, count: int = FRAMES) -> list[Picture]:
         return [frame.rgb() for frame, _ in zip(reader, range(count), strict=False)]
 
 
-def write(path: Path, pictures: Sequence[Picture], *, crf: int = 18, times: Sequence[int] | None = None) -> Path:
-    """H.264, 4:4:4; `times` in frame intervals."""
+def write(
+    path: Path,
+    pictures: Sequence[Picture],
+    *,
+    crf: int = 18,
+    times: Sequence[int] | None = None,
+    sar: Fraction | None = None,
+    quarter_turns: int = 0,
+) -> Path:
+    """H.264, 4:4:4; `times` in frame intervals; players turn the pictures counter-clockwise by `quarter_turns`."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=RATE)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt, stream.time_base = "yuv444p", 1 / RATE
         stream.options = {"crf": str(crf), "preset": "ultrafast"}
+        if sar is not None:
+            stream.sample_aspect_ratio = sar
+        if quarter_turns:
+            stream.set_display_matrix(Orientation.from_angle(90 * quarter_turns).matrix)
         for time, picture in zip(times or range(len(pictures)), pictures, strict=True):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts, frame.time_base = time, 1 / RATE

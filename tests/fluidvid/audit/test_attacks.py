@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from fluidvid.audit import Auditor, AuditReport, State
 from fluidvid.audit.attacks import AttackOutcome
 from fluidvid.audit.negation import rerun
+from fluidvid.audit.page import page
 from fluidvid.audit.pictures import luma, psnr
 from fluidvid.audit.privacy import recognise
 from fluidvid.audit.superresolution import PLAIN, regenerated
@@ -77,8 +81,65 @@ def test_a_second_run_that_changes_nothing_brings_nothing_back(auditor: Auditor,
 
 
 def test_a_second_run_that_fails_is_not_measured_and_says_why(auditor: Auditor, case: Case, solid: Path) -> None:
-    _, outcomes, _ = rerun_with(auditor, case, solid, StrictError("refused"))
+    report, outcomes, _ = rerun_with(auditor, case, solid, StrictError("refused"))
     assert [(o.share, o.why) for o in outcomes] == [(None, "refused")]
+    verdict = decide(case.study, report.measured, report.recognitions, outcomes)
+    assert verdict.state is State.UNDECIDED
+    assert "attack rerun" in verdict.words and "could not be tried: refused" in verdict.words
+
+
+def test_an_attack_that_failed_is_listed_as_not_measured(
+    auditor: Auditor, case: Case, solid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StrictError("refused")
+
+    monkeypatch.setattr("fluidvid.audit.negation._anonymise", refuse)
+    report = auditor.audit(case.study, solid, attacks=("rerun",))
+    assert not report.passed
+    console = Console(file=io.StringIO(), width=220)
+    report.print_summary(console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for shown in (text, page(report), report.to_json()):
+        assert "attack rerun: could not be tried (refused)" in shown
+    assert "rerun: not asked for" not in text
+
+
+def test_a_second_run_uses_the_backbone_of_the_first(auditor: Auditor, case: Case, solid: Path) -> None:
+    """As named to the auditor, whose guides are that backbone's."""
+    seen: list[Config] = []
+
+    def anonymise(source: Path, target: Path, config: Config) -> None:
+        seen.append(config)
+        raise StrictError("seen")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fluidvid.audit.negation._anonymise", anonymise)
+        for one in (auditor, replace(auditor, backbone="own")):
+            one.audit(case.study, solid, attacks=("rerun",))
+    assert [config.edit.backbone for config in seen] == ["prior", "own"]
+
+
+@pytest.mark.parametrize(
+    ("share", "before", "passed", "words"),
+    [
+        (0.094, 0.0, True, "brings little back: 9.4%"),
+        (0.094, 0.094, True, "brings nothing further back"),
+        (0.2, 0.3, True, "brings nothing further back"),
+        (0.2, 0.0, False, "brings people back"),
+    ],
+)
+def test_what_an_attack_brought_back_in_words(
+    auditor: Auditor, case: Case, solid: Path, share: float, before: float, passed: bool, words: str
+) -> None:
+    report = auditor.audit(case.study, solid)
+    outcome = AttackOutcome("any", "dlib_resnet", "an attack", share, before, 32)
+    (check,) = (
+        c
+        for c in decide(case.study, report.measured, report.recognitions, [outcome]).checks
+        if c.name.startswith("attack")
+    )
+    assert check.passed is passed and words in check.words
 
 
 def test_a_second_run_covers_what_is_compared(auditor: Auditor, case: Case) -> None:

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from fluidvid.audit import Auditor, AuditReport, State
 from fluidvid.audit.graders import Panel
 from fluidvid.audit.look import crops_of
+from fluidvid.audit.privacy import FIGURES
+from fluidvid.audit.verdict import decide
 from fluidvid.engine.build import load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.geometry import FFHQ_112, invert
 from tests.fluidvid.audit.conftest import Case
-from tests.fluidvid.audit.media import Picture, blurred, masked, pictures_of, write
+from tests.fluidvid.audit.media import RATE, Picture, blurred, masked, pictures_of, write
 
 
 def failed(report: AuditReport) -> set[str]:
@@ -137,6 +140,62 @@ def test_frames_that_nobody_can_compare(auditor: Auditor, case: Case) -> None:
     report = auditor.audit(case.study, longer)
     assert report.verdict.state is State.UNDECIDED
     assert "1 result frames have no counterpart" in report.verdict.words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("turned", "another shape"), ("wider", "another shape"), ("upside down", "does not show what the source shows")],
+)
+def test_a_raw_result_that_is_framed_or_turned_differently(auditor: Auditor, case: Case, name: str, words: str) -> None:
+    """Nobody is found or recognised in the source's places: that says nothing."""
+
+    def placed(_: int, picture: Picture) -> Picture:
+        if name == "wider":
+            return np.pad(picture, ((0, 0), (120, 120), (0, 0)))
+        return np.rot90(picture, 1 if name == "turned" else 2)
+
+    report = auditor.audit(case.study, case.result(name, placed))
+    (check,) = (c for c in report.verdict.checks if c.name == "same picture")
+    assert check.passed is None and words in check.words and "turned the same way" in check.words
+    assert not report.passed
+
+
+def test_a_smaller_result_is_the_same_picture(auditor: Auditor, case: Case) -> None:
+    small = case.result("small", lambda i, p: cv2.resize(masked(p, case.boxes(i)), (132, 108)).astype(np.uint8))
+    assert auditor.audit(case.study, small).verdict.state is State.PASSED
+
+
+def test_a_result_that_begins_later(auditor: Auditor, clip: Path, tmp_path: Path) -> None:
+    """Its first picture is compared with the source's first; only a source that is cut alike says what it shows."""
+    pictures, late = pictures_of(clip, 14), 10
+    source, result = write(tmp_path / "source.mp4", pictures, crf=10), write(tmp_path / "late.mp4", pictures[late:])
+    whole = auditor.audit(auditor.study(source), result)
+    (check,) = (c for c in whole.verdict.checks if c.name == "timeline")
+    assert check.passed is None and "0.3 s shorter" in check.words and "cut the source" in check.words
+    study = auditor.study(source, start=late / RATE)
+    report = auditor.audit(study, result)
+    assert report.measured.timeline.same and report.coverage()["untouched"] == 4
+    good = [masked(p, [study.faces[r].box for r in study.rows_of(i)]) for i, p in enumerate(pictures[late:])]
+    assert auditor.audit(study, write(tmp_path / "good.mp4", good)).passed
+
+
+def test_a_source_without_faces_is_no_success(auditor: Auditor, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(90, 160, (9, 11, 3)).astype(np.uint8)
+    picture = np.asarray(cv2.resize(noise, (176, 144), interpolation=cv2.INTER_CUBIC), np.uint8)
+    empty = write(tmp_path / "empty.mp4", [picture] * 3)
+    report = auditor.audit(auditor.study(empty), empty)
+    assert report.coverage()["faces"] == 0
+    assert report.verdict.state is State.UNDECIDED and "no face was found in the source" in report.verdict.words
+    for recognition in report.recognitions:
+        assert tuple(recognition.figures) == FIGURES
+        assert all(f.value is None and f.why for f in recognition.figures.values())
+
+
+def test_a_held_place_with_the_sources_pixels_is_counted_among_all(auditor: Auditor, case: Case) -> None:
+    report = auditor.audit(case.study, case.source)
+    faces = [replace(f, observed=f.frame != 3) for f in case.study.faces]
+    verdict = decide(replace(case.study, faces=faces), report.measured, report.recognitions)
+    assert verdict.words.startswith("Do not publish: 8 of 8 faces are still the source's own pixels")
 
 
 def test_two_audits_agree_to_the_last_digit(auditor: Auditor, case: Case) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fluidvid.audit import Auditor
 from fluidvid.audit.graders import Grader, Part, guides_of, load_panel, part_of
 from fluidvid.audit.privacy import thresholds
 from fluidvid.errors import ModelError
@@ -35,6 +36,15 @@ def test_a_backbone_names_its_own_guides(tmp_path: Path) -> None:
     (tmp_path / "fluidvid.json").write_text("{")
     with pytest.raises(ModelError, match="unreadable"):
         guides_of(models, tmp_path)
+
+
+def test_an_auditor_takes_the_guides_of_the_backbone_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "fluidvid.json").write_text(json.dumps({"guides": ["dlib_resnet"]}))
+    own = Auditor.load(backbone=tmp_path)
+    assert {g.name: g.part for g in own.panel.graders}["dlib_resnet"] is Part.GUIDE and own.backbone == str(tmp_path)
+    assert {g.part for g in Auditor.load(backbone="prior").panel.graders} == {Part.GUIDE, Part.VERIFIER}
+    with pytest.raises(ModelError, match="no backbone 'absent'"):
+        Auditor.load(backbone="absent")
 
 
 def test_missing_recognisers_are_named() -> None:

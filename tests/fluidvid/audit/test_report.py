@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import stat
 import subprocess
 import sys
+from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fluidvid.audit import Auditor, AuditReport
 from fluidvid.audit.attacks import averaging, sharpening, try_attack
+from fluidvid.audit.command import run_audit
 from fluidvid.audit.page import page
 from fluidvid.audit.verdict import Check, State, frames_in_words
+from fluidvid.errors import InputError
 from tests.fluidvid.audit.conftest import Case
 from tests.fluidvid.audit.media import blurred, masked
 
@@ -154,6 +160,38 @@ def test_command_passes_a_good_result(case: Case) -> None:
     good = case.result("good", lambda i, p: masked(p, case.boxes(i)))
     done = fluidvid(case.source, good, "--end", "0.1", "--quiet")
     assert done.returncode == 0 and done.stdout == done.stderr == "", done.stderr
+
+
+def test_command_passes_on_what_it_is_told(case: Case, report: AuditReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def audit(*_: Path, **options: Any) -> AuditReport:
+        seen.update(options)
+        return report
+
+    def run(**options: str) -> None:
+        run_audit(
+            case.source,
+            case.source,
+            html=None,
+            recognisers=None,
+            second=None,
+            attacks=None,
+            min_face=24.0,
+            overwrite=False,
+            pictures=False,
+            console=Console(file=io.StringIO()),
+            quiet=True,
+            **{"end": None, **options},
+        )
+
+    monkeypatch.setattr("fluidvid.audit.run.audit", audit)
+    run(start="0:00.1", end="0.2", backbone="own")
+    assert (seen["start"], seen["end"], seen["backbone"]) == (Fraction(1, 10), Fraction(1, 5), "own")
+    run()
+    assert seen["start"] is seen["end"] is seen["backbone"] is None
+    with pytest.raises(InputError, match="earlier start"):
+        run(start="90")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluidvid.audit.timeline import align, read_times, walk
+from fluidvid.audit.timeline import align, read_times, stretch, walk
+from fluidvid.audit.verdict import SAME_SHAPE
 from tests.fluidvid.audit.media import pictures_of, write
 
 STEP = Fraction(1001, 30000)
@@ -44,6 +47,25 @@ def test_another_clock_pairs_in_order_and_says_so() -> None:
     timeline = align(times(0, 1, 5, 9), times(0, 1, 2, 3))
     assert timeline.by == "order" and timeline.pairs == {i: i for i in range(4)} and not timeline.same
     assert "differ by up to 200 ms" in timeline.words()
+
+
+def test_what_is_missing_at_the_end_may_be_missing_at_the_beginning() -> None:
+    shorter = align(times(*range(60)), times(*range(30)))
+    assert shorter.cut and "1.0 s shorter and may be another part of the source" in shorter.words()
+    assert not align(times(*range(60)), times(*range(57))).cut
+
+
+def test_shapes_agree_upright_in_pixels_or_as_shown(clip: Path, tmp_path: Path) -> None:
+    picture = pictures_of(clip, 1)[0]
+    source = write(tmp_path / "a.mp4", [picture])
+    assert stretch(source, write(tmp_path / "half.mp4", [picture[::2, ::2]])) == 1
+    assert stretch(source, write(tmp_path / "even.mp4", [picture[:-2]])) < SAME_SHAPE
+    turned, upright = np.rot90(picture), tmp_path / "upright.mp4"
+    assert stretch(source, write(tmp_path / "turned.mp4", [turned])) == pytest.approx((176 / 144) ** 2)
+    assert stretch(source, write(upright, [turned], quarter_turns=3)) == 1, "the display matrix turns it back"
+    wide = write(tmp_path / "wide.mp4", [picture[:, ::2]], sar=Fraction(2))
+    assert stretch(source, wide) == stretch(wide, source) == 1
+    assert stretch(wide, write(tmp_path / "lost.mp4", [picture[:, ::2]])) == 1
 
 
 @given(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import cv2
@@ -36,7 +38,9 @@ def read_pictures(source: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     for name, content in _contents(source):
         picture = content
         if isinstance(content, bytes):
-            read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
+            read = None
+            with contextlib.suppress(cv2.error):  # a header of more pixels than OpenCV takes
+                read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if content else None
             if read is None:
                 raise InputError(f"{name} in {source} is no picture: remove it or copy it again")
             picture = np.asarray(read, np.uint8)
@@ -46,19 +50,39 @@ def read_pictures(source: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         raise InputError(f"{source} holds no pictures ({', '.join(SUFFIXES)}): give a folder, zip or npz of faces")
 
 
+@contextlib.contextmanager
+def _read_errors(what: str) -> Iterator[None]:
+    """What reading a file or an archive's entry raises is an InputError; RuntimeError is zipfile's for passwords."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} cannot be read ({reason}): remove it or copy it again") from error
+
+
+def _names_picture(name: str) -> bool:
+    """Whether a path below a source ends like a picture and is none of the companions macOS adds to every file."""
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._") and "__MACOSX" not in path.parts
+
+
 def _contents(source: Path) -> Iterator[tuple[str, Any]]:
     """Names with the bytes of picture files, or with arrays."""
     if source.is_dir():
-        for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
-            yield path.relative_to(source).as_posix(), path.read_bytes()
+        for path in sorted(p for p in source.rglob("*") if not p.is_dir()):
+            name = path.relative_to(source).as_posix()
+            if _names_picture(name):
+                with _read_errors(f"{name} in {source}"):
+                    content = path.read_bytes()
+                yield name, content
         return
     if not zipfile.is_zipfile(source):
         raise InputError(f"{source} is neither a folder nor a zip or npz of pictures: check the name")
     if source.suffix == ".npz":
         try:
-            with np.load(source, allow_pickle=False) as arrays:
+            with _read_errors(str(source)), np.load(source, allow_pickle=False) as arrays:
                 for key in arrays.files:
-                    stack = arrays[key]
+                    stack = np.asarray(arrays[key])  # another kind of file comes as bytes
                     if stack.ndim != 4 or stack.shape[3] != 3 or stack.dtype != np.uint8:
                         raise InputError(
                             f"{key} in {source} is {stack.dtype} {stack.shape}: (N, H, W, 3) uint8 RGB is needed"
@@ -67,9 +91,13 @@ def _contents(source: Path) -> Iterator[tuple[str, Any]]:
         except ValueError as error:
             raise InputError(f"{source} cannot be read ({error}): save plain uint8 arrays") from error
         return
-    with zipfile.ZipFile(source) as archive:
-        for name in sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES)):
-            yield name, archive.read(name)
+    with _read_errors(str(source)):
+        archive = zipfile.ZipFile(source)
+    with archive:
+        for name in sorted(n for n in archive.namelist() if not n.endswith("/") and _names_picture(n)):
+            with _read_errors(f"{name} in {source}"):
+                content = archive.read(name)
+            yield name, content
 
 
 def held_out_by_name(source: Path, name: str) -> bool:

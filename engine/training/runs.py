@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import math
@@ -13,7 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+
+from fluidvid.errors import OutputError
 
 log = logging.getLogger(__name__)
 
@@ -105,15 +109,53 @@ class TrainingRun:
     def checkpoint(self, row: Mapping[str, float], state: Mapping[str, Any]) -> None:
         """Add a row to the log, and keep the state with step and time."""
         log.info("%s", {name: round(value, 4) for name, value in row.items()})
-        append_row(self.out, row)
+        with write_errors(self.out / "log.csv"):
+            append_row(self.out, row)
         save_state(self.out, {**state, "step": self.step, "spent": self.hours * 3600})
         self._saved, self._figures = time.monotonic(), []
 
 
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """What the system, torch's writer (RuntimeError) or safetensors' refuses is an OutputError.
+
+    Raises:
+        OutputError: in place of their errors.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or "the write was refused, is the disk full?"
+        raise OutputError(
+            f"{path} cannot be written ({reason}): make room and check rights, then go on with --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write to, which then takes its place; nothing is left of it after an error.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    part = path.with_suffix(".tmp")
+    try:
+        with write_errors(path):
+            yield part
+            part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
 def save_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Write `out/state.pt` whole or not at all."""
-    torch.save(dict(state), out / "state.tmp")
-    (out / "state.tmp").replace(out / "state.pt")
+    """Write `out/state.pt` whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written; the last state is kept.
+    """
+    with whole(out / "state.pt") as part:
+        torch.save(dict(state), part)
 
 
 def load_state(out: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fluidvid.config import CacheConfig, Config
-from fluidvid.errors import CacheError
+from fluidvid.errors import CacheError, ConfigError
 
 if TYPE_CHECKING:
     from fluidvid.cache.records import Record
@@ -27,15 +27,14 @@ cache_app = typer.Typer(
 _Cache = Annotated[str, typer.Option("--cache", metavar="FILE|URL", help="the cache")]
 _Key = Annotated[str | None, typer.Option("--key-file", metavar="FILE", help="its key, if it is not FILE.key")]
 _Passphrase = Annotated[bool, typer.Option("--cache-passphrase", help="it is locked with a passphrase")]
-_Ttl = Annotated[
-    float | None, typer.Option("--ttl-days", help="as in the configuration: older entries are not shown, or purged")
-]
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]
 
 
 def _settings(
     cache: str, key_file: str | None = None, passphrase: bool = False, ttl: float | None = None
 ) -> CacheConfig:
+    if key_file is not None and passphrase:
+        raise ConfigError("--key-file and --cache-passphrase: a cache has one of them, leave out the other")
     changes: dict[str, Any] = {"cache.path": cache, "cache.key_file": key_file, "cache.passphrase": passphrase}
     if ttl is not None:
         changes["cache.ttl_days"] = ttl
@@ -50,12 +49,11 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _row(record: Record, ttl_days: float) -> dict[str, Any]:
+def _row(record: Record) -> dict[str, Any]:
     return {
         "entry": record.id,
         "created": _when(record.created),
         "used": _when(record.used),
-        "expires": _when(record.used + ttl_days * 86400),
         "runs": record.uses,
         "bytes": len(record.template) + len(record.sealed),
         "basis": record.basis[:12],
@@ -63,20 +61,19 @@ def _row(record: Record, ttl_days: float) -> dict[str, Any]:
 
 
 @cache_app.command("list")
-def cache_list(cache: _Cache, ttl: _Ttl = None, as_json: _Json = False) -> None:
-    """List entries: times, sizes and the digest of model and parameters. Needs no key."""
+def cache_list(cache: _Cache, as_json: _Json = False) -> None:
+    """List entries of any age: times, sizes and the digest of model and parameters. Needs no key."""
     from fluidvid.cache.opening import open_store
 
-    settings = _settings(cache, ttl=ttl)
-    with closing(open_store(settings, create=False)) as store:
-        rows = [_row(record, settings.ttl_days) for record in store.records()]
+    with closing(open_store(_settings(cache), create=False, any_age=True)) as store:
+        rows = [_row(record) for record in store.records()]
     if as_json:
         _out(json.dumps({"entries": rows}))
         return
     for row in rows:
         _out(
-            f"{row['entry']}  used {row['used']} in {row['runs']} runs, expires {row['expires']}, "
-            f"{row['bytes']} bytes, basis {row['basis']}"
+            f"{row['entry']}  last used {row['used']}, in {row['runs']} runs, {row['bytes']} bytes, "
+            f"basis {row['basis']}"
         )
 
 
@@ -93,7 +90,7 @@ def cache_show(
     from fluidvid.cache.sealing import from_bytes, unseal
 
     settings = _settings(cache, key_file, passphrase)
-    with closing(open_store(settings, create=False)) as store:
+    with closing(open_store(settings, create=False, any_age=True)) as store:
         record = next((r for r in store.records() if r.id == track), None)
         if record is None:
             raise CacheError(f"no entry {track} in {cache}: see fluidvid cache list --cache {cache}")
@@ -103,7 +100,7 @@ def cache_show(
             made = from_bytes(unseal(secret.derive("seal"), record.sealed, place)).provenance
         except ValueError as error:
             raise CacheError(f"entry {track}: {error}; remove it with fluidvid cache forget {track}") from error
-    shown = _row(record, settings.ttl_days) | {
+    shown = _row(record) | {
         "basis": made.basis,
         "steps": made.steps,
         "key frames": list(made.frames),
@@ -124,7 +121,7 @@ def cache_forget(
     """Remove entries; the file keeps no trace of them. The person gets another face next time. Needs no key."""
     from fluidvid.cache.opening import open_store
 
-    with closing(open_store(_settings(cache), create=False)) as store:
+    with closing(open_store(_settings(cache), create=False, any_age=True)) as store:
         missing = sorted(set(tracks) - {record.id for record in store.records()})
         store.remove(tracks)
     if missing:
@@ -135,10 +132,21 @@ def cache_forget(
 @cache_app.command("purge")
 def cache_purge(
     cache: _Cache,
-    expired: Annotated[bool, typer.Option("--expired", help="only what has outlived its time")] = False,
-    ttl: _Ttl = None,
+    expired: Annotated[bool, typer.Option("--expired", help="only what --ttl-days says is too old")] = False,
+    ttl: Annotated[
+        float | None,
+        typer.Option("--ttl-days", metavar="DAYS", help="with --expired: entries last used longer ago are removed"),
+    ] = None,
 ) -> None:
-    """Delete the cache and its own key file, also a damaged one; or only expired entries. Needs no key."""
+    """Delete the cache and its own key file, also a damaged one; or only expired entries. Needs no key.
+
+    The cache does not keep how long its entries live: every run says so by `cache.ttl_days`.
+    """
+    if expired != (ttl is not None):
+        missing = "--expired: add --ttl-days DAYS, the cache.ttl_days of your runs"
+        raise ConfigError(
+            missing if expired else "--ttl-days: add --expired, or leave it out to delete the whole cache"
+        )
     from fluidvid.cache.keys import own_key_file
     from fluidvid.cache.opening import open_store
     from fluidvid.cache.redis import RedisStore, is_url
@@ -164,6 +172,10 @@ def _delete(key: Path | None) -> None:
         raise CacheError(f"{key} cannot be deleted ({error.strerror}): check its rights") from error
 
 
+def _same_file(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
+
+
 @cache_app.command("rekey")
 def cache_rekey(cache: _Cache, key_file: _Key = None, passphrase: _Passphrase = False) -> None:
     """Give the cache a new secret, of the key file or passphrase named here (default: a new own key file).
@@ -178,6 +190,8 @@ def cache_rekey(cache: _Cache, key_file: _Key = None, passphrase: _Passphrase = 
     settings = _settings(cache, key_file, passphrase)
     with closing(open_store(settings, create=False)) as store:
         own = None if is_url(cache) else own_key_file(Path(cache))
+        if own is not None and key_file is not None and _same_file(own, Path(key_file)):
+            own = None
         if key_file is None and not passphrase:
             _delete(own)
         material = key_material(settings, fresh=True)

@@ -28,14 +28,19 @@ from fluidvid.errors import CacheError, ConfigError
 DAY = 86400.0
 
 
-def open_store(settings: CacheConfig, *, create: bool) -> RecordStore:
+def open_store(settings: CacheConfig, *, create: bool, any_age: bool = False) -> RecordStore:
     """The store that `cache.path` names.
+
+    Args:
+        settings: where it is, and its bounds.
+        create: make it if it is not there.
+        any_age: nothing in it has expired, whatever `cache.ttl_days` says.
 
     Raises:
         CacheError: it cannot be used.
     """
     assert settings.path is not None
-    ttl, most = settings.ttl_days * DAY, int(settings.max_mb * 1e6)
+    ttl, most = float("inf") if any_age else settings.ttl_days * DAY, int(settings.max_mb * 1e6)
     if is_url(settings.path):
         return RedisStore(settings.path, create=create, ttl=ttl, max_bytes=most)
     return SqliteStore(Path(settings.path), create=create, ttl=ttl, max_bytes=most)

@@ -22,6 +22,9 @@ APPLICATION_ID = 0x464C5644
 SCHEMA = 1
 MAGIC = b"SQLite format 3\0"
 BUSY_SECONDS = 10.0
+_HEADER = 72
+"""Bytes of SQLite's header up to and with the application id, its last four."""
+_NAME_ONE = "name one that anonymize --cache has made"
 
 _TABLES = (
     "CREATE TABLE lock (one INTEGER PRIMARY KEY CHECK (one = 1), content TEXT NOT NULL)",
@@ -72,17 +75,17 @@ class SqliteStore:
     def _prepare_file(self, create: bool) -> None:
         if not self.path.exists():
             if not create:
-                raise CacheError(f"there is no cache {self.path}: name one that anonymize --cache has made")
+                raise CacheError(f"there is no cache {self.path}: {_NAME_ONE}")
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         if not self.path.is_file():
             raise CacheError(f"{self.path} is not a file: give the cache a file name")
-        with self.path.open("rb") as file:
-            beginning = file.read(len(MAGIC))
-        if beginning and beginning != MAGIC:
-            raise CacheError(
-                f"{self.path} is not a fluidvid cache (or is damaged): name another file; it was not touched"
-            )
+        header = _header(self.path)
+        if not header and not create:
+            raise CacheError(f"{self.path} is empty, not a cache: {_NAME_ONE}; it was not touched")
+        if header and not _is_ours(header):
+            what = "another program's database" if header.startswith(MAGIC) else "not a fluidvid cache (or is damaged)"
+            raise CacheError(f"{self.path} is {what}: name another file; it was not touched")
         if self.path.stat().st_mode & 0o077:
             self.path.chmod(0o600)
             self.loose = True
@@ -91,12 +94,8 @@ class SqliteStore:
         run = self._connection.execute
         run("PRAGMA trusted_schema = OFF")
         with self._transaction():
-            application, schema = (
-                int(run(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
-            )
+            schema = int(run("PRAGMA user_version").fetchone()[0])
             tables = int(run("SELECT count(*) FROM sqlite_master").fetchone()[0])
-            if application != APPLICATION_ID and (application or tables):
-                raise CacheError(f"{self.path} is another program's database: name another file; it was not touched")
             if schema > SCHEMA:
                 raise CacheError(
                     f"{self.path} was made by a newer fluidvid (schema {schema}): update, or name another file"
@@ -237,6 +236,16 @@ def _remedy(error: sqlite3.Error) -> str:
     return "name another file, or remove it with fluidvid cache purge"
 
 
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEADER)
+
+
+def _is_ours(header: bytes) -> bool:
+    """Whether a database begins like a cache, damaged or not: the id is written together with the tables."""
+    return header.startswith(MAGIC) and int.from_bytes(header[_HEADER - 4 :], "big") == APPLICATION_ID
+
+
 def delete_files(path: Path) -> int:
     """Delete a cache's database with its log files, even if it is damaged, but never a foreign file; files deleted.
 
@@ -244,9 +253,7 @@ def delete_files(path: Path) -> int:
         CacheError: it is not a cache, or cannot be deleted.
     """
     try:
-        with path.open("rb") as file:
-            header = file.read(72)
-        if header and (header[:16] != MAGIC or int.from_bytes(header[68:72], "big") not in (APPLICATION_ID, 0)):
+        if not _is_ours(_header(path)):
             raise CacheError(f"{path} does not look like a fluidvid cache: delete it yourself if it is one")
         members = [path.with_name(path.name + ending) for ending in ("", "-wal", "-shm", "-journal")]
         found = [member for member in members if member.exists()]

@@ -23,7 +23,7 @@ from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.bank import BankTraining, train_bank
 from fluidvid.engine.training.directed import ReadOut
 from fluidvid.engine.training.directions import bottlenecks, fit_components
-from fluidvid.engine.training.runs import TrainingOptions, load_state
+from fluidvid.engine.training.runs import TrainingOptions, load_state, whole
 from fluidvid.engine.training.swapping import SwapTraining, train_swaps
 from fluidvid.engine.training.targets import Targets
 from fluidvid.errors import ModelError
@@ -196,7 +196,8 @@ def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directio
         targets = Targets(**torch.load(labels, weights_only=True))
     else:
         targets = targets_of(_donors(request, backbone, faces), nets, attributes)
-        torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, labels)
+        with whole(labels) as part:
+            torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, part)
     known = known_directions(start, h_shape(backbone), targets)
     space, read_out = known or first_directions(backbone, targets.pictures, targets.codes, LEVEL)
     before = 0 if known is None else int(card.get("figures", {}).get(f"{kind}_steps", 0))

@@ -41,7 +41,15 @@ _Aligned = Annotated[
     bool | None,
     typer.Option("--aligned/--raw", help="pictures are aligned or not; otherwise those of the crop's size are"),
 ]
-_Seed = Annotated[int, typer.Option("--seed", metavar="S")]
+
+
+def _seed(seed: int) -> int:
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"--seed {seed}: a whole number from 0 to {2**63 - 1} is needed")
+    return seed
+
+
+_Seed = Annotated[int, typer.Option("--seed", metavar="S", callback=_seed)]
 _Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads, default: torch's own")]
 _Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress")]
 _Json = Annotated[bool, typer.Option("--json", help="one JSON object on stdout")]

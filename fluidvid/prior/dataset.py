@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidvid.engine.training.pictures import held_out_by_name, read_pictures, resized
+from fluidvid.engine.training.runs import whole
 from fluidvid.errors import ConfigError, InputError
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import crop
@@ -49,9 +50,12 @@ class FaceSet:
     sources: dict[str, int]
 
     def save(self, path: Path) -> None:
-        """Keep it, whole or not at all."""
-        part = path.with_suffix(".tmp")
-        with part.open("wb") as file:
+        """Keep it, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with whole(path) as part, part.open("wb") as file:
             names, counts = np.array(list(self.sources)), np.array(list(self.sources.values()))
             np.savez(
                 file,
@@ -61,7 +65,6 @@ class FaceSet:
                 names=names,
                 counts=counts,
             )
-        part.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> FaceSet:
@@ -85,7 +88,7 @@ def parse_source(text: str) -> tuple[Path, float]:
         share = float(number)
     except ValueError:
         share = -1.0
-    if not share > 0:
+    if not 0 < share < float("inf"):
         raise ConfigError(f"{text}: DATA or DATA=SHARE with a positive number is needed, e.g. faces.zip=0.2")
     if not Path(name).exists():
         raise InputError(f"no such folder or file: {name}: check the name")

@@ -115,8 +115,8 @@ def evaluate_prior(request: EvaluationRequest) -> dict[str, Any]:
     Raises:
         FluidvidError: pictures, prior or numbers are not as they should be.
     """
-    if min(request.count, request.faces, request.steps) < 2:
-        raise ConfigError("--count, --faces and --ddim must be at least 2")
+    if min(request.count, request.steps) < 2 or request.faces < 4:
+        raise ConfigError("--count and --ddim must be at least 2, --faces at least 4: halves of them are compared")
     models = ModelStore()
     backbone = load_backbone(backbone_source(request.prior, models))
     judges = [load_recogniser(name, models.resolve, backbone.template) for name in JUDGES]

@@ -14,7 +14,8 @@ from diffusers.utils import logging as diffusers_logging
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import weight_digest
-from fluidvid.errors import ModelError, OutputError
+from fluidvid.engine.training.runs import write_errors
+from fluidvid.errors import ModelError
 
 KEPT = ("format", "crop_size", "first_stage", "template", "edit_timesteps", "edit_skips", "guides")
 """What a successor inherits from the card of the folder it began with."""
@@ -62,7 +63,7 @@ def write_folder(
     Raises:
         OutputError: the folder cannot be written.
     """
-    try:
+    with write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         beside = {"hspace.safetensors": components, "pseudonyms.safetensors": pseudonyms}
         for name in ("fluidvid.json", *beside):
@@ -80,8 +81,6 @@ def write_folder(
         (out / "README.md").write_text(model_card(full))
         (out / "fluidvid.tmp").write_text(json.dumps(full, indent=1) + "\n")
         (out / "fluidvid.tmp").replace(out / "fluidvid.json")
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written ({error.strerror}): free some space and use --resume") from error
 
 
 def _forget_origin(config: Path) -> None:

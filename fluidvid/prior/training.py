@@ -27,7 +27,7 @@ from fluidvid.engine.training.autoencoder import AutoencoderTraining, FaceFeatur
 from fluidvid.engine.training.diffusion import DiffusionTraining, new_scheduler, new_unet, train_diffusion
 from fluidvid.engine.training.directions import bottlenecks, fit_components
 from fluidvid.engine.training.identity import IdentityTraining, train_identity
-from fluidvid.engine.training.runs import load_state
+from fluidvid.engine.training.runs import load_state, whole
 from fluidvid.engine.training.student import SHAPES, IdentityStudent, read_student
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
@@ -203,7 +203,9 @@ def run_diffusion(request: TrainingRequest, models: ModelStore) -> dict[str, flo
     faces = faces_for(request, run, size, template)
     known = run / "embeddings.npy"
     if not known.exists():
-        np.save(known, _embeddings(load_recogniser(STUDENT, models.resolve, template), faces.pictures))
+        embeddings = _embeddings(load_recogniser(STUDENT, models.resolve, template), faces.pictures)
+        with whole(known) as part, part.open("wb") as file:
+            np.save(file, embeddings)
     validation = {"held_out": _encoded(autoencoder, faces.pictures[faces.held_out][:128])}
     options = DiffusionTraining(**request.options())
     train_diffusion(

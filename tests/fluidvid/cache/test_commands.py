@@ -83,19 +83,47 @@ def test_purge_takes_everything_even_when_damaged(cache: Path, fluidvid: Fluidvi
 def test_purge_leaves_other_files_alone(tmp_path: Path, fluidvid: Fluidvid) -> None:
     letter = tmp_path / "letter.txt"
     letter.write_text("Dear cache, " * 20)
-    assert fluidvid("purge", "--cache", letter)[0] == 9 and letter.exists()
+    database, key = tmp_path / "history", tmp_path / "history.key"
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.close()
+    empty = tmp_path / "empty"
+    for path in (key, empty):
+        path.touch()
+    for path in (letter, database, empty):
+        assert fluidvid("purge", "--cache", path)[0] == 9 and path.exists()
+    assert key.exists()
+
+
+def aged(cache: Path, entry: str, days: int) -> None:
+    """The entry was last used so many days ago."""
+    with sqlite3.connect(cache) as connection:
+        connection.execute("UPDATE entries SET used = used - ? WHERE id = ?", (days * 86400, entry))
+    connection.close()
 
 
 def test_purge_expired(cache: Path, fluidvid: Fluidvid) -> None:
     one, two = met(cache, 1, 2)
-    with sqlite3.connect(cache) as connection:
-        connection.execute("UPDATE entries SET used = used - 864000 WHERE id = ?", (one,))
-    connection.close()
-    assert fluidvid("purge", "--expired", "--cache", cache)[0] == 0
+    aged(cache, one, 40)
+    for arguments, words in ((["--expired"], "add --ttl-days"), (["--ttl-days", "39"], "add --expired")):
+        code, _, err = fluidvid("purge", *arguments, "--cache", cache)
+        assert code == 2 and words in err
+    assert fluidvid("purge", "--expired", "--ttl-days", "365", "--cache", cache)[0] == 0
     assert one in fluidvid("list", "--cache", cache)[1]
-    assert fluidvid("purge", "--expired", "--ttl-days", "9", "--cache", cache)[0] == 0
+    assert fluidvid("purge", "--expired", "--ttl-days", "39", "--cache", cache)[0] == 0
     listed = fluidvid("list", "--cache", cache)[1]
     assert one not in listed and two in listed
+
+
+def test_entries_of_any_age_are_listed_shown_and_forgotten(cache: Path, fluidvid: Fluidvid) -> None:
+    (one,) = met(cache, 1)
+    aged(cache, one, 4000)
+    listed = fluidvid("list", "--cache", cache)[1]
+    assert one in listed and "last used" in listed and "expire" not in listed
+    code, out, _ = fluidvid("show", one, "--cache", cache, "--json")
+    assert code == 0 and "expires" not in json.loads(out)
+    assert fluidvid("forget", one, "--cache", cache) == (0, "", "")
+    assert fluidvid("list", "--cache", cache)[1] == ""
 
 
 def test_rekey_makes_old_entries_useless(cache: Path, fluidvid: Fluidvid, tmp_path: Path) -> None:
@@ -118,6 +146,27 @@ def test_rekey_to_a_key_file_of_ones_own(cache: Path, fluidvid: Fluidvid, tmp_pa
     assert fluidvid("rekey", "--cache", cache, "--key-file", key)[0] == 0
     assert not cache.with_name("people.cache.key").exists()
     assert met(cache, 1, key_file=str(key)) == met(cache, 1, key_file=str(key))
+
+
+def test_rekey_keeps_the_key_it_is_given(cache: Path, fluidvid: Fluidvid) -> None:
+    met(cache, 1)
+    key = cache.with_name("people.cache.key")
+    content = key.read_bytes()
+    link = cache.with_name("link")
+    link.symlink_to(key)
+    for given in (key, link):
+        assert fluidvid("rekey", "--cache", cache, "--key-file", given) == (0, "", "")
+        assert key.read_bytes() == content
+    assert met(cache, 1) == met(cache, 1)
+
+
+def test_a_cache_has_a_key_file_or_a_passphrase(cache: Path, fluidvid: Fluidvid) -> None:
+    (one,) = met(cache, 1)
+    both = ("--cache", cache, "--key-file", cache.with_name("people.cache.key"), "--cache-passphrase")
+    for command in (["rekey"], ["show", one]):
+        code, out, err = fluidvid(*command, *both)
+        assert (code, out, err.count("\n")) == (2, "", 1) and "leave out the other" in err
+    assert one in fluidvid("list", "--cache", cache)[1]
 
 
 def test_no_such_cache_in_one_line(tmp_path: Path, fluidvid: Fluidvid) -> None:

@@ -150,13 +150,26 @@ def test_foreign_files_are_not_touched(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE bookmarks (url TEXT)")
     connection.close()
     for path, words in ((text, "not a fluidvid cache"), (other, "another program")):
+        path.chmod(0o644)
         before = path.read_bytes()
         with pytest.raises(CacheError, match=words):
             SqliteStore(path, create=True)
-        assert path.read_bytes() == before
+        assert path.read_bytes() == before and stat.S_IMODE(path.stat().st_mode) == 0o644
+        with pytest.raises(CacheError, match="delete it yourself"):
+            delete_files(path)
+        assert path.exists()
+
+
+def test_an_empty_file_becomes_a_cache_only_where_one_is_made(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch(0o644)
+    with pytest.raises(CacheError, match="is empty"):
+        SqliteStore(empty, create=False)
     with pytest.raises(CacheError, match="delete it yourself"):
-        delete_files(text)
-    assert text.exists()
+        delete_files(empty)
+    assert empty.stat().st_size == 0 and stat.S_IMODE(empty.stat().st_mode) == 0o644
+    SqliteStore(empty, create=True).close()
+    assert SqliteStore(empty, create=False).records() == []
 
 
 def test_newer_schema_is_refused(store: SqliteStore, path: Path) -> None:

@@ -279,7 +279,10 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(
         ),
         (("sample", "--out", "o", "--count", "0"), 2, "--count and --ddim must be positive"),
         (("sample", "--out", "o", "--prior", "nothing"), 5, "nothing"),
+        (("sample", "--out", "o", "--seed", str(2**64)), 2, "from 0 to 9223372036854775807"),
+        (("train", "diffusion", "data", "--out", "o", "--seed", "-1"), 2, "from 0 to 9223372036854775807"),
         (("evaluate", "absent"), 3, "no such folder or file: absent"),
+        (("evaluate", "data", "--faces", "3"), 2, "--faces at least 4"),
     ],
 )
 def test_wrong_use_is_one_line_and_an_exit_code(
@@ -315,6 +318,31 @@ def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, se
     code, _, err = fluidvid("sample", "--prior", seed_prior, "--out", tmp_path / "a", "--ddim", 3)
     assert code == 4
     assert "000000.png exists already" in err
+
+
+def test_embeddings_are_kept_whole_or_not_at_all(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Any, table: Any) -> None:
+        Path(getattr(file, "name", file)).write_bytes(b"\x93NUMPY")
+        raise OSError(28, "No space left on device")
+
+    command = ("train", "diffusion", data, "--start", seed_prior, "--out", tmp_path / "out", "--batch", 4, "--quiet")
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "save", full)
+        code, _, err = fluidvid(*command, "--steps", 1)
+    assert code == 4 and "No space left on device" in err
+    assert sorted(path.name for path in (tmp_path / "out" / "run").iterdir()) == ["faces.npz", "run.json"]
+    code, _, err = fluidvid(*command, "--steps", 1, "--resume")
+    assert (code, err) == (0, "")
+
+
+def test_four_faces_are_enough_for_an_evaluation(fluidvid: Fluidvid, data: Path, seed_prior: Path) -> None:
+    arguments = ("evaluate", data, "--prior", seed_prior, "--count", 2, "--ddim", 2, "--faces", 4, "--quiet", "--json")
+    code, out, _ = fluidvid(*arguments)
+    assert code == 0
+    figures = json.loads(out)
+    assert figures["faces"] == 4 and np.isfinite(figures["frechet_halves_of_given"])
 
 
 def test_the_evaluation_is_a_table_or_json(fluidvid: Fluidvid, data: Path, seed_prior: Path) -> None:

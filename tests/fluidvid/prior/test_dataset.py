@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,7 @@ def test_shares_are_of_sources_not_of_pictures(tmp_path: Path) -> None:
     assert found.weights[12:].sum() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("text", ["=0", "=-1", "=many"])
+@pytest.mark.parametrize("text", ["=0", "=-1", "=many", "=inf", "=nan"])
 def test_a_share_is_a_positive_number(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="DATA=SHARE"):
         parse_source(str(tmp_path) + text)
@@ -132,9 +134,52 @@ def _oblong(folder: Path) -> None:
     cv2.imwrite(str(folder / "a.png"), np.zeros((40, 60, 3), np.uint8))
 
 
+def _bad_sum(path: Path) -> None:
+    """A zip one of whose entries has another content than its CRC says."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"some picture")
+    path.write_bytes(path.read_bytes().replace(b"some picture", b"same picture"))
+
+
+def _bad_stream(path: Path) -> None:
+    """A zip one of whose entries cannot be decompressed."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(100))
+        info = archive.getinfo("a.png")
+    content = bytearray(path.read_bytes())
+    begin = info.header_offset + 30 + len(info.filename)
+    content[begin : begin + info.compress_size] = b"\xff" * info.compress_size
+    path.write_bytes(content)
+
+
+def _bad_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, x=np.full((1, 8, 8, 3), 77, np.uint8))
+    path.write_bytes(path.read_bytes().replace(b"\x4d\x4d\x4d", b"\x4e\x4d\x4d"))
+
+
+def _dangling(folder: Path) -> None:
+    write_faces(folder, 9)
+    (folder / "x.png").symlink_to("nothing.png")
+
+
+def _too_large(folder: Path) -> None:
+    """A header of 60,000 x 60,000 pixels, which OpenCV refuses by an exception."""
+    write_faces(folder, 1)
+    (picture,) = folder.iterdir()
+    content = bytearray(picture.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    picture.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (_bad_sum, r"a\.png in .* cannot be read \(Bad CRC"),
+        (_bad_stream, r"a\.png in .* cannot be read \(Error -3"),
+        (_dangling, r"x\.png in .* cannot be read \(No such file"),
+        (_too_large, r"is no picture"),
         (lambda _: None, "no such folder or file"),
         (_nothing, "holds no pictures"),
         (_few, "3 different faces are too few"),
@@ -149,6 +194,29 @@ def test_bad_sources_are_named_in_one_line(tmp_path: Path, make: Callable[[Path]
         gather([str(tmp_path / "data")], 64, FFHQ_112, no_detector, aligned=True)
     assert isinstance(caught.value, FluidvidError)
     assert "\n" not in str(caught.value)
+
+
+def test_what_macos_adds_and_folders_are_no_pictures(tmp_path: Path) -> None:
+    written = write_faces(tmp_path / "folder", 10)
+    (tmp_path / "folder" / "album.png").mkdir()
+    (tmp_path / "folder" / "._000.png").write_bytes(b"attributes")
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for path in sorted((tmp_path / "folder").iterdir()):
+            archive.write(path, path.name)
+        archive.writestr("__MACOSX/000.png", b"attributes")
+    for name in ("folder", "faces.zip"):
+        found = gather([str(tmp_path / name)], 64, FFHQ_112, no_detector)
+        np.testing.assert_array_equal(found.pictures, written)
+
+
+def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
+    _bad_array(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="cannot be read"):
+        gather([str(tmp_path / "a.npz")], 64, FFHQ_112, no_detector)
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
+        archive.writestr("a.png", b"a picture")
+    with pytest.raises(InputError, match=r"is needed"):
+        gather([str(tmp_path / "b.npz")], 64, FFHQ_112, no_detector)
 
 
 def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:

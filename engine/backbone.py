@@ -27,6 +27,20 @@ from fluidvid.errors import ModelError
 
 FFHQ = np.array([(0.37691, 0.46864), (0.62285, 0.46912), (0.50123, 0.61331), (0.39308, 0.72541), (0.61150, 0.72490)])
 """FFHQ / CelebA-HQ alignment in fractions of the side: five-point means of the aligned data sets."""
+SCHEDULERS = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+)
+"""Schedulers whose models were trained on DDPM's noise levels."""
 RUN = "run"
 """Folder in which a training keeps what it needs to go on, inside the folder of its result."""
 
@@ -52,12 +66,17 @@ class IdentityStage(nn.Module):
 
 
 class DiffusersStage(nn.Module):
-    """diffusers' AutoencoderTiny, VQModel or AutoencoderKL (posterior mean), scaled as its pipeline scales it."""
+    """diffusers' AutoencoderTiny, VQModel or AutoencoderKL (posterior mean).
 
-    def __init__(self, model: Any) -> None:
+    Args:
+        model: the autoencoder.
+        scale: what its latents are multiplied by for the U-Net.
+    """
+
+    def __init__(self, model: Any, scale: float) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
-        self.scale = 1.0 if isinstance(model, AutoencoderTiny) else float(model.config.get("scaling_factor") or 1.0)
+        self.scale = scale
 
     def encode(self, crops: Tensor) -> Tensor:
         out = self.model.encode(crops)
@@ -170,8 +189,25 @@ def _load_first_stage(folder: Path) -> FirstStage:
                 raise ModelError(
                     f"{config} names a {kind}: only {', '.join(classes)} and FaceAutoencoder are supported"
                 )
-            return DiffusersStage(classes[kind].from_pretrained(folder / name, low_cpu_mem_usage=False))
+            model = classes[kind].from_pretrained(folder / name, low_cpu_mem_usage=False)
+            # A VQ folder that names no scale has none (ldm-celebahq-256); diffusers would fill in Stable Diffusion's.
+            said = json.loads(config.read_text()) if kind == "VQModel" else model.config
+            scale = 1.0 if kind == "AutoencoderTiny" else float(said.get("scaling_factor") or 1.0)
+            return DiffusersStage(model, scale)
     return IdentityStage()
+
+
+def _load_scheduler(folder: Path) -> Any:
+    """The DDIM scheduler with the noise levels of the folder's own, of diffusers' defaults where it has none."""
+    config = folder / "scheduler_config.json"
+    if not config.exists():
+        return DDIMScheduler()
+    kind = json.loads(config.read_text()).get("_class_name", "DDIMScheduler")
+    if kind not in SCHEDULERS:
+        raise ModelError(
+            f"{config} names a {kind}, whose noise is not that of DDPM: use a model with one of {', '.join(SCHEDULERS)}"
+        )
+    return DDIMScheduler.from_pretrained(folder)
 
 
 def load_backbone(
@@ -187,7 +223,8 @@ def load_backbone(
         source: folder in diffusers' layout, bare UNet2DModel folder, or hub id.
         device: where the networks run.
         dtype: of the U-Net's and the first stage's weights and results.
-        reduced: None, or the dtype they compute in (`fluidvid.engine.precision.reduced_precision`).
+        reduced: None, or the dtype they compute in (`fluidvid.engine.precision.reduced_precision`); models that predict
+            the noise keep their own.
 
     Raises:
         ModelError: missing, incomplete, altered (its digest differs from fluidvid.json's) or unsupported.
@@ -205,11 +242,13 @@ def load_backbone(
         unet = cast(Any, UNet2DModel).from_pretrained(unet_folder, low_cpu_mem_usage=False)
         first_stage = _load_first_stage(folder)
         scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-        has_scheduler = (scheduler_folder / "scheduler_config.json").exists()
-        scheduler = DDIMScheduler.from_pretrained(scheduler_folder) if has_scheduler else DDIMScheduler()
-    except (OSError, ValueError, KeyError) as error:
+        scheduler = _load_scheduler(scheduler_folder)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
         line = str(error).strip().splitlines()[0]
         raise ModelError(f"{folder} is not a complete backbone ({line}): see README, 'Backbones'") from error
+    schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))
+    if schedule.prediction_type == "epsilon":  # at t = 700 x0 holds twelve times the rounding of the noise
+        reduced = None
     template = np.array(card["template"]["points"]) if "template" in card else FFHQ
     crop_size = int(card.get("crop_size") or _crop_size(unet, first_stage))
     # Where latents and weights are laid out differently, weights are copied at every convolution.
@@ -221,7 +260,6 @@ def load_backbone(
         if isinstance(first_stage, nn.Module):
             keep_reduced(first_stage, reduced)
     levels = tuple(int(t) for t in card.get("edit_timesteps", (700, 500, 300)))
-    schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))
     return Backbone(str(source), folder, split, schedule, first_stage, template, crop_size, levels, digest, card)
 
 

@@ -105,4 +105,5 @@ class SplitUNet:
             x = x + outer
         if unet.config["time_embedding_type"] == "fourier":
             x = x / bottleneck.timesteps.reshape(-1, 1, 1, 1)
-        return cast(Tensor, x)
+        # What a learned variance adds to the prediction (ADM's models) is not looked at: every step here is DDIM's.
+        return cast(Tensor, x[:, : unet.config["in_channels"]])

@@ -211,6 +211,7 @@ class _Objective:
         if weights.manifold:
             level_noise = torch.randn(z.shape[1:], generator=self.generator).to(z)
             level = int(torch.randint(*MANIFOLD, (1,), generator=self.generator))
+            level = min(level, len(self.backbone.schedule.alphas_cumprod) - 1)
             terms["manifold"] = manifold(self.backbone, after, z, level_noise, (level,))
         if aim.begun is not None:
             terms["begun"] = change_within(edited - aim.begun[this], mask)

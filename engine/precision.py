@@ -15,7 +15,7 @@ def reduced_precision(device: torch.device) -> torch.dtype | None:
     search .75. Intel's with such vectors alone take 1.6 and 1.3 (benchmarks/NOTES.md), whatever oneDNN calls supported.
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
         cpu = torch.cpu.get_capabilities()
         vectors = cpu.get("avx512_bf16", False) and "AMD" in cpu.get("cpu_name", "")

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, VQModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ScoreSdeVeScheduler,
+    VQModel,
+)
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import FFHQ, IdentityStage, load_backbone, resolve_folder
@@ -91,6 +98,35 @@ def test_ldm_folders_load_unchanged(make: object, folder: str, tmp_path: Path) -
     torch.testing.assert_close(backbone.decode(z), expected.clamp(-1, 1), atol=1e-5, rtol=1e-5)
     (gradient,) = torch.autograd.grad(backbone.decode(z).sum(), crops)
     assert torch.isfinite(gradient).all()
+
+
+def test_a_vq_folder_without_a_scale_has_none(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = _vq().eval()
+    model.save_pretrained(tmp_path / "vqvae")
+    config = json.loads((tmp_path / "vqvae" / "config.json").read_text())
+    del config["scaling_factor"]
+    (tmp_path / "vqvae" / "config.json").write_text(json.dumps(config))
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    crops = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(load_backbone(tmp_path).encode(crops), model.encode(crops).latents)
+
+
+@pytest.mark.parametrize("scheduler", [ScoreSdeVeScheduler, FlowMatchEulerDiscreteScheduler])
+def test_other_kinds_of_noise_are_refused(scheduler: type, tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    scheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ModelError, match=f"{scheduler.__name__}, whose noise is not that of DDPM"):
+        load_backbone(tmp_path)
+
+
+def test_noise_is_predicted_in_full_precision(tmp_path: Path) -> None:
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    for kind, expected in (("epsilon", None), ("sample", torch.bfloat16)):
+        DDPMScheduler(prediction_type=kind).save_pretrained(tmp_path / "scheduler")
+        assert load_backbone(tmp_path, reduced=torch.bfloat16).unet.reduced == expected
 
 
 def test_altered_weights_are_refused(tmp_path: Path) -> None:

@@ -41,6 +41,14 @@ def test_split_equals_forward(changes: dict[str, Any]) -> None:
     torch.testing.assert_close(halves, whole, atol=1e-5, rtol=1e-5)
 
 
+def test_a_learned_variance_is_left_out() -> None:
+    unet = tiny_unet(out_channels=8)
+    z, timesteps = torch.randn(2, 4, 8, 8), torch.tensor([300, 500])
+    split = SplitUNet(unet)
+    with torch.no_grad():
+        torch.testing.assert_close(split.decode(split.encode(z, timesteps)), unet(z, timesteps).sample[:, :4])
+
+
 def test_h_and_skips_both_matter_and_can_be_replaced() -> None:
     unet = tiny_unet()
     split = SplitUNet(unet)

@@ -28,5 +28,13 @@ def test_bfloat16_where_it_is_faster(
     assert reduced_precision(torch.device("cpu")) == expected
 
 
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, None)])
+def test_graphics_cards_that_only_emulate_it_keep_their_own(
+    monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    assert reduced_precision(torch.device("cuda")) == expected
+
+
 def test_other_devices_keep_their_own() -> None:
     assert reduced_precision(torch.device("meta")) is None

@@ -239,8 +239,10 @@ class FluidEditor:
         )
 
     def _install(self, person_id: int, known: Known, old: PersonState | None) -> None:
-        previous = None if old is None else old.values(self.options.transition)
-        self.store.put(person_id, PersonState(self.search.direction(known), known, previous))
+        state = PersonState(self.search.direction(known), known)
+        if old is not None:  # the way from what is applied now begins there
+            state.previous, state.boost = old.values(self.options.transition), old.boost
+        self.store.put(person_id, state)
         if self.bank is not None and known.pseudonym is not None:
             self.bank.take(known.pseudonym)
             self._rows[person_id] = (known.pseudonym,)
@@ -282,7 +284,7 @@ class FluidEditor:
             reason = ""
             if not np.isfinite(residual[position]).all():
                 reason = "the edit is not finite"
-            elif strengths[i] >= 1 and float(cosine[position]) > self._run.limit:
+            elif strengths[i] >= 1 and not float(cosine[position]) <= self._run.limit:
                 reason = "weak edit"
             results[i] = EditedCrop(residual[position], mask[position, 0].cpu().numpy(), not reason, reason)
         return results

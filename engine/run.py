@@ -154,7 +154,7 @@ class RunEditor:
             for k, state in enumerate(states):
                 still = strength[k] >= 1 and boosts[k] < boost
                 # Later frames of the same person go with the weak one: the face must not go to and fro.
-                if still and (float(cosine[k]) > self.limit or any(states[j] is state for j in weak)):
+                if still and (not float(cosine[k]) <= self.limit or any(states[j] is state for j in weak)):
                     weak.append(k)
             if weak:
                 edited[weak], _ = self._shares(self.apply, x[weak], values[weak], noise[weak], boost * full[weak])

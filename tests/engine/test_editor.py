@@ -416,6 +416,45 @@ def test_changed_direction_moves_without_a_jump(parts: dict[str, Any]) -> None:
     assert steps[-1] < 1e-3
 
 
+def test_a_boosted_edit_is_replaced_without_a_step(parts: dict[str, Any]) -> None:
+    editor = _editor(parts, replace(EASY, transition=10))
+    assert editor.prepare(0, faces(2)).ok
+    state = editor.store.get(0)
+    assert state is not None
+    state.boost = 1.3
+    assert editor.prepare(0, faces(2, seed=9)).ok
+    state = editor.store.get(0)
+    assert state is not None and state.boost == 1.3
+
+
+def test_a_guide_that_cannot_tell_shows_nobody(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = _editor(parts)
+    assert editor.prepare(0, faces(2)).ok
+    monkeypatch.setattr(editor.guides[0], "forward", lambda x: torch.full((len(x), 8), torch.nan))
+    (edited,) = editor.edit([0], faces(1), np.ones(1, np.float32))
+    assert (edited.ok, edited.reason) == (False, "weak edit")
+
+
+def test_a_prior_of_few_levels_is_searched(parts: dict[str, Any]) -> None:
+    weights = replace(EASY.optimise.weights, manifold=1.0)
+    editor = _editor(parts, replace(EASY, optimise=replace(EASY.optimise, steps=2, weights=weights)))
+    levels = editor.backbone.schedule.alphas_cumprod[:501]
+    few = replace(editor.backbone, schedule=replace(editor.backbone.schedule, alphas_cumprod=levels))
+    search = editor.search
+    x = editor._crops(faces(2))
+    networks = few, search.path, search.space, search.guides, editor.attributes
+    for _ in range(4):
+        found = optimise_direction(
+            *networks,
+            x,
+            search.source(x).embeddings,
+            torch.zeros(4, 8, 8),
+            options=replace(EASY.optimise, steps=2, weights=weights),
+            generator=torch.Generator().manual_seed(0),
+        )
+        assert torch.isfinite(found.coordinates).all()
+
+
 def test_same_seed_same_pseudonym_and_another_seed_another(parts: dict[str, Any]) -> None:
     crops = faces(2)
     residuals = []

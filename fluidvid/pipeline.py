@@ -168,7 +168,10 @@ def _collect(
 
 
 def _link(stages: Stages, found: Analysis) -> None:
-    tracks = {track: found.table.rows(rows)["frame"].astype(np.int64) for track, rows in found.table.tracks()}
+    tracks = {}
+    for track, indices in found.table.tracks():
+        rows = found.table.rows(indices)
+        tracks[track] = rows["frame"][rows["observed"]].astype(np.int64)  # where it is held, nobody was seen
     found.people = {track: track for track in tracks}
     if stages.link is not None and (found.embeddings or stages.identify is not None):
         known = _identities(stages, found)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 THRESHOLD = 0.55
-OVERLAP = 30
-"""Frames two tracks of one person may share: the look-ahead of the one reaches into the other."""
+OVERLAP = 5
+"""Frames two tracks of one person may share: a face that is found twice for a moment. Who is seen together for longer
+is two people, however alike."""
 MARGIN = 0.05
 """Lead in cosine that a link needs over a rival who is certainly somebody else."""
 
@@ -30,7 +31,7 @@ def link_tracks(
 
     Args:
         embeddings: track -> `(K, D)` unit embeddings of it; tracks that are not in it stand alone.
-        frames: track -> `(F,)` frames it is present in.
+        frames: track -> `(F,)` frames it is seen in; what look-ahead adds does not count.
         threshold: least cosine between the mean embeddings of two groups.
         overlap: most frames that tracks of one person may share.
 

@@ -27,8 +27,12 @@ NEAR = 1.0
 """A face that moved further than this many of its sides is another one, whatever it looks like."""
 LIKENESS = 0.56
 """Cosine from which an appearance counts as the same without overlap (fast motion, long gap)."""
-UNLIKE = 0.15
-"""Cosine below which two faces are two people, wherever they are: who steps in front of another is not them."""
+UNLIKE, SMALL_UNLIKE = 0.4, 0.15
+"""Cosine below which two faces are two people, wherever they are: who steps in front of another, or takes their place
+in a dissolve, is not them. Other people have .15 in the median and .45 at most, the same person ten frames later .52
+at least (eight clips); on a face smaller than `LARGE`, which changes with every blur, less has to do."""
+LARGE = 80.0
+"""Shorter side of a box in pixels."""
 MIN_SIZE_RATIO = 0.5
 CLEAR_OVERLAP = 0.5
 """A detection that overlaps one track by this and no other by `TOUCHING` is that track's, whatever it looks like."""
@@ -158,7 +162,8 @@ class Tracker:
             likeness, known = self._likeness(free, embeddings[candidates])
             cost = np.where(known, (1 - weight) * cost + weight * (1 - likeness) / 2, cost)
             allowed |= known & (likeness >= LIKENESS) & _near(predicted, boxes)
-            allowed &= ~known | (likeness >= UNLIKE)
+            large = (boxes[:, 2:] - boxes[:, :2]).min(1) >= LARGE
+            allowed &= ~known | (likeness >= np.where(large, UNLIKE, SMALL_UNLIKE))
         allowed &= _alike_in_size(predicted, boxes)
         rows, columns = linear_sum_assignment(np.where(allowed, cost, 1e3))
         for row, column in zip(rows, columns, strict=True):

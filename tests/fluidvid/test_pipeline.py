@@ -13,7 +13,7 @@ import pytest
 
 from fluidvid.config import Config
 from fluidvid.errors import DetectionError, StrictError
-from fluidvid.pipeline import GROUP, Outcome, run
+from fluidvid.pipeline import GROUP, Outcome, analyse, run
 from fluidvid.progress import ProgressEvent
 from fluidvid.tracktable import COMPACT, ROW
 from tests.fluidvid.fakes import Boom, Rig, box_at, picture, raw_share
@@ -343,3 +343,22 @@ def test_what_only_the_looking_needs_is_given_back_before_other_networks_look() 
     run(stages, Config(), lambda event: order.append(event.stage))
     assert order.count("looked") == 1 and "identify" in order
     assert set(order[: order.index("looked")]) == {"detect"} and "detect" not in order[order.index("looked") :]
+
+
+def test_people_are_told_apart_by_where_they_are_seen_not_by_where_they_are_held() -> None:
+    given: dict[int, np.ndarray] = {}
+
+    def link(known: Any, tracks: Any) -> dict[int, int]:
+        given.update(tracks)
+        return {}
+
+    stages = dataclasses.replace(
+        Rig(missing=(10, 11)).stages(), identify=lambda crops: np.ones((len(crops), 4), np.float32) / 2, link=link
+    )
+    found = analyse(stages, Config(), lambda event: None)
+    held = 0
+    for track, indices in found.table.tracks():
+        rows = found.table.rows(indices)
+        assert given[track].tolist() == rows["frame"][rows["observed"]].tolist()
+        held += int((~rows["observed"]).sum())
+    assert held > 0

@@ -307,16 +307,20 @@ def test_faces_that_stay_apart_never_switch(seed: int, embedded: bool) -> None:
     assert len({_single(ids) for ids in run.ids.values()}) == count
 
 
-def test_a_face_that_is_suddenly_somebody_else_is_a_new_track() -> None:
-    """Somebody steps in front: the box goes on, the looks do not."""
+@pytest.mark.parametrize(
+    ("cosine", "size", "same"), [(0.0, 1, False), (0.0, 2, False), (0.3, 2, False), (0.5, 2, True), (0.3, 1, True)]
+)
+def test_a_face_that_is_suddenly_somebody_else_is_a_new_track(cosine: float, size: int, same: bool) -> None:
+    """Somebody steps in front, or one picture dissolves into another: the box goes on, the looks do not."""
     tracker = Tracker()
-    one, other = np.eye(2, dtype=np.float32)
+    one = np.array([1, 0], np.float32)
+    other = np.array([cosine, np.sqrt(1 - cosine**2)], np.float32)
     ids = []
     for frame in range(12):
-        box = np.array([100 + 2 * frame, 100, 160 + 2 * frame, 170], np.float32)
+        box = np.array([100 + 2 * frame, 100, 100 + 60 * size + 2 * frame, 100 + 70 * size], np.float32)
         points = np.stack([np.linspace(box[0] + 10, box[2] - 10, 5), np.full(5, 130)], 1).astype(np.float32)
         looks = one if frame < 8 else other
         faces = tracker.update(frame, [Detection(box, 0.9, points)], looks[None])
         ids += [face.track_id for face in faces if face.observed]
     assert ids[:8] == [ids[0]] * 8
-    assert ids[0] not in ids[8:]
+    assert (ids[0] in ids[8:]) == same

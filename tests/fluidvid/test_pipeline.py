@@ -352,9 +352,10 @@ def test_people_are_told_apart_by_where_they_are_seen_not_by_where_they_are_held
         given.update(tracks)
         return {}
 
-    stages = dataclasses.replace(
-        Rig(missing=(10, 11)).stages(), identify=lambda crops: np.ones((len(crops), 4), np.float32) / 2, link=link
-    )
+    def identify(crops: np.ndarray) -> np.ndarray:
+        return np.full((len(crops), 4), 0.5, np.float32)
+
+    stages = dataclasses.replace(Rig(missing=(10, 11)).stages(), identify=identify, link=link)
     found = analyse(stages, Config(), lambda event: None)
     held = 0
     for track, indices in found.table.tracks():

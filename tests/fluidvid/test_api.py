@@ -75,7 +75,7 @@ def test_paths_are_judged_before_any_work(clip: Path, tmp_path: Path) -> None:
 def test_iterator_form_masks_every_frame_of_the_clip(clip: Path) -> None:
     pictures = decoded(clip, 20)
     coverage = Coverage()
-    config = CONFIG.updated({"mode": "solid", "track.look_ahead": 4})
+    config = CONFIG.updated({"mode": "solid", "track.look_ahead": 4, "media.end": None})
     results = list(fluidvid.anonymize_frames(iter(pictures), config=config, coverage=coverage))
     assert len(results) == 20 and coverage.faces >= 20 and coverage.edited == 0
     for before, after in zip(pictures, results, strict=True):

@@ -138,7 +138,7 @@ class EditConfig(_Section):
     )
     strength: float = _option(
         1.15,
-        "strength of the edit: below 1 part of the way to the other face, above 1 beyond it, away from the person's",
+        "strength of the edit: below 1 part of the way to the other face, above 1 beyond it, further from the person",
         flag="--strength",
         ge=0.1,
         le=2.0,

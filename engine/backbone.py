@@ -184,15 +184,16 @@ def _load_first_stage(folder: Path) -> FirstStage:
     for name in ("vqvae", "vae", "autoencoder", "first_stage"):
         config = folder / name / "config.json"
         if config.exists():
-            kind = json.loads(config.read_text()).get("_class_name")
+            said = json.loads(config.read_text())
+            kind = said.get("_class_name")
             if kind not in classes:
                 raise ModelError(
                     f"{config} names a {kind}: only {', '.join(classes)} and FaceAutoencoder are supported"
                 )
             model = classes[kind].from_pretrained(folder / name, low_cpu_mem_usage=False)
             # A VQ folder that names no scale has none (ldm-celebahq-256); diffusers would fill in Stable Diffusion's.
-            said = json.loads(config.read_text()) if kind == "VQModel" else model.config
-            scale = 1.0 if kind == "AutoencoderTiny" else float(said.get("scaling_factor") or 1.0)
+            scales = said if kind == "VQModel" else model.config
+            scale = 1.0 if kind == "AutoencoderTiny" else float(scales.get("scaling_factor") or 1.0)
             return DiffusersStage(model, scale)
     return IdentityStage()
 

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -113,14 +112,11 @@ class AppliedEdit:
             strength: from 0, one or `(N,)`: see `EditorOptions`.
         """
         z = self.backbone.encode(x)
+        s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
+        latents = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s.clamp_max(1))
         landmarks = self.attributes.landmarks(x)
         mask = face_region(landmarks, x.shape[-1])
-
-        def path(strength: Tensor) -> tuple[Tensor, Tensor]:
-            return self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), strength)
-
-        s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
-        return self._put(x, z, path, s, landmarks, mask), mask
+        return self._put(x, z, *latents, s, landmarks, mask), mask
 
     def at(self, x: Tensor, landmarks: Tensor, noise: Tensor, strength: float) -> TriedEdit:
         """The same for several directions tried on crops with known landmarks `(N, 68, 2)`."""
@@ -129,8 +125,9 @@ class AppliedEdit:
         mask = face_region(landmarks, x.shape[-1])
 
         def tried(values: Tensor) -> Tensor:
-            path = partial(edits, values.to(x.device, z.dtype).expand(len(x), *values.shape))
-            return self._put(x, z, path, z.new_full((len(x),), strength), landmarks, mask)
+            s = z.new_full((len(x),), strength)
+            latents = edits(values.to(x.device, z.dtype).expand(len(x), *values.shape), s.clamp_max(1))
+            return self._put(x, z, *latents, s, landmarks, mask)
 
         return tried
 
@@ -138,12 +135,12 @@ class AppliedEdit:
         self,
         x: Tensor,
         z: Tensor,
-        path: Callable[[Tensor], tuple[Tensor, Tensor]],
+        before: Tensor,
+        after: Tensor,
         strength: Tensor,
         landmarks: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        before, after = path(strength.clamp_max(1))
         # What inversion does not bring back is left out: only the edit's own change is added.
         change = extrapolated(before, after, strength) - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fluidvid.engine.onnx_module import read_graph
+from fluidvid.engine.training.runs import whole
 from fluidvid.errors import ModelError
 
 SIDE = 112
@@ -119,9 +120,12 @@ def read_student(path: Path) -> IdentityStudent:
 
 
 def write_student(student: IdentityStudent, path: Path) -> None:
-    """Export to ONNX (opset 17, dynamic batch, `input` to `embedding`), whole or not at all."""
-    part = path.with_suffix(".tmp")
-    with warnings.catch_warnings():
+    """Export to ONNX (opset 17, dynamic batch, `input` to `embedding`), whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with whole(path) as part, warnings.catch_warnings():
         # The exporter that needs no further package is deprecated, and says so in several ways.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -134,4 +138,3 @@ def write_student(student: IdentityStudent, path: Path) -> None:
             opset_version=17,
             dynamo=False,
         )
-    part.replace(path)

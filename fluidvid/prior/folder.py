@@ -14,7 +14,7 @@ from diffusers.utils import logging as diffusers_logging
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import weight_digest
-from fluidvid.engine.training.runs import write_errors
+from fluidvid.engine.training.runs import whole, write_errors
 from fluidvid.errors import ModelError
 
 KEPT = ("format", "crop_size", "first_stage", "template", "edit_timesteps", "edit_skips", "guides")
@@ -79,8 +79,8 @@ def write_folder(
                 shutil.copy(path, out / name)
         full = {**card, "sha256": weight_digest(out)}
         (out / "README.md").write_text(model_card(full))
-        (out / "fluidvid.tmp").write_text(json.dumps(full, indent=1) + "\n")
-        (out / "fluidvid.tmp").replace(out / "fluidvid.json")
+        with whole(out / "fluidvid.json") as part:
+            part.write_text(json.dumps(full, indent=1) + "\n")
 
 
 def _forget_origin(config: Path) -> None:

@@ -239,6 +239,9 @@ class Window:
             whole = self.stages.complete(members, self._arrived, self._cuts)
             near = [face for frame in range(index - NEAR, index + NEAR + 1) for face in whole.get(frame, [])]
             found += [(face, near) for face in whole.get(index, [])]
+        # Nobody is let go before the tracker does, however short the look-ahead: it may have to find them again.
+        told = {face.track_id for face, _ in found}
+        found += [(face, [face]) for face in self._faces.get(index, []) if face.track_id not in told]
         found.sort(key=lambda entry: entry[0].track_id)
         ids = np.array([face.track_id for face, _ in found], dtype=np.int32)
         dropped = duplicates(ids, np.array([face.box for face, _ in found], dtype=np.float32).reshape(-1, 4))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fluidvid.assembly import completing
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, DetectionError
 from fluidvid.frames import anonymize_frames, process
+from fluidvid.trackers import Tracker
 from tests.fluidvid.fakes import Boom, Rig, picture, raw_share
 
 CONFIG = Config().updated({"edit.fade_frames": 3, "edit.key_frames": 2, "track.look_ahead": 4, "track.max_gap": 5})
@@ -34,6 +37,26 @@ def test_masked_until_ready_then_faded_then_edited() -> None:
     assert coverage.edited > 25 and coverage.edited + coverage.masked == 40
     for index, image in enumerate(out):
         assert raw_share(picture(index), image, index) < 0.02
+
+
+@pytest.mark.parametrize("classic", [False, True])
+@pytest.mark.parametrize(("look_ahead", "missing"), [(4, range(20, 30)), (0, range(20, 21))])
+def test_what_the_tracker_holds_is_covered_beyond_the_look_ahead(
+    look_ahead: int, missing: range, classic: bool
+) -> None:
+    config = CONFIG.updated({"track.look_ahead": look_ahead, "track.max_gap": 10})
+    stages = replace(
+        Rig(missing=missing, classic=classic).stages(),
+        tracker=Tracker(max_missed=config.track.max_gap),
+        complete=completing(config.track),
+    )
+    coverage = Coverage()
+    out = list(process(stages, config, pictures(40), coverage))
+    assert max(raw_share(picture(i), image, i) for i, image in enumerate(out)) < 0.02
+    assert coverage.faces == 40 and coverage.held == len(missing)
+    held_too_long = len(missing) - config.edit.max_held
+    if not classic and held_too_long > 0:
+        assert coverage.held_reasons["held too long to edit"] == held_too_long
 
 
 def test_look_ahead_is_bounded() -> None:

@@ -364,6 +364,15 @@ def test_a_box_inside_the_other_is_the_same_face() -> None:
     assert len(EnsembleDetector(Fixed(features), Fixed(head)).detect(np.zeros((9, 9, 3), np.uint8))) == 1
 
 
+def test_a_face_that_looks_over_a_shoulder_is_not_the_one_in_front() -> None:
+    """The second detector alone sees it, two thirds of it inside the first one's box."""
+    front, behind = detection(200, 230, 200, 260, score=0.9), detection(288, 127, 60, 75, score=0.95)
+    image = np.zeros((9, 9, 3), np.uint8)
+    found = EnsembleDetector(Fixed(front), Fixed(front, behind)).detect(image)
+    assert [d.box for d in found] == [front.box, behind.box]
+    assert len(EnsembleDetector(Fixed(behind), Fixed(front)).detect(image)) == 2
+
+
 def test_a_small_box_does_not_stand_for_the_face_around_it() -> None:
     """What covers an eye would leave the face raw."""
     eye, face = detection(120, 130, 20, 15, score=0.35), detection(100, 100, 100, 140, score=0.95)

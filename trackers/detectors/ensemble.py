@@ -10,6 +10,9 @@ from fluidvid.trackers.types import Detection, Image
 
 SAME = 0.3
 INSIDE = 0.6
+NEAR_THE_MIDDLE = 0.3
+"""Of the larger box's sides: a smaller box inside it whose centre is further from its own is the face of somebody else,
+who looks over a shoulder."""
 TINY = 1 / 8
 """Of a face's area: a box so small in it is something else (a face on a shirt, an eye), and covers nothing of it."""
 
@@ -63,13 +66,16 @@ class EnsembleDetector(FaceDetector):
 
 
 def _same_face(found: list[Detection], extra: Detection) -> int | None:
-    """Index of the face that `extra` shows too: by overlap, or because one lies mostly inside the other."""
+    """Index of the face that `extra` shows too: by overlap, or because one lies in the middle of the other."""
     if not found:
         return None
     boxes = np.stack([d.box for d in found])
     overlap = iou_matrix(extra.box[None], boxes)[0]
     inside = np.array([share_inside(extra.box, box) for box in boxes])
-    sizes = np.append(boxes, extra.box[None], axis=0)
-    areas = (sizes[:, 2:] - sizes[:, :2]).prod(axis=1)
-    alike = (overlap > SAME) | ((inside > INSIDE) & (areas[:-1] >= TINY * areas[-1]))
+    corners = np.append(boxes, extra.box[None], axis=0)
+    sizes, centres = corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / 2
+    areas = sizes.prod(axis=1)
+    larger = np.where((areas[:-1] >= areas[-1])[:, None], sizes[:-1], sizes[-1])
+    middle = (np.abs(centres[:-1] - centres[-1]) <= NEAR_THE_MIDDLE * larger).all(axis=1)
+    alike = (overlap > SAME) | ((inside > INSIDE) & middle & (areas[:-1] >= TINY * areas[-1]))
     return int(np.argmax(overlap + alike)) if alike.any() else None

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.soon import EditorSoon, alignment
 from fluidvid.stages import Stages
+from fluidvid.trackers.tracking import USUAL_RATE
 from fluidvid.trackers.types import TrackedFace
 
 MAX_WORKERS = 4
@@ -128,7 +130,8 @@ def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) 
     # Both judge their arguments when they are made: a wrong ending or an empty cut should not cost a whole first pass.
     with open_reader() as reader:
         open_writer(reader)
-    return _stages(config, open_reader, open_writer, source, soon=True)
+        rate = reader.info.average_rate
+    return _stages(config, open_reader, open_writer, source, soon=True, rate=rate)
 
 
 def frame_stages(config: Config, *, workers: int | None = None) -> Stages:
@@ -153,6 +156,7 @@ def _stages(
     workers: int | None = None,
     *,
     soon: bool = False,
+    rate: Fraction | None = None,
 ) -> Stages:
     from fluidvid.embedding import OnnxEmbedder
     from fluidvid.trackers import SceneCutDetector, Tracker, face_pose, smooth_transforms
@@ -167,7 +171,12 @@ def _stages(
         workers, threads = look_workers(config.device, workers)
         detector = make_detector(config, models, threads=threads)
         track = config.track
-        tracker = Tracker(high_score=config.detect.score, low_score=config.detect.low_score, max_missed=track.max_gap)
+        tracker = Tracker(
+            high_score=config.detect.score,
+            low_score=config.detect.low_score,
+            max_missed=track.max_gap,
+            rate=float(rate or USUAL_RATE),
+        )
 
         def looked() -> None:
             detector.close()

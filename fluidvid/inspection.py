@@ -21,6 +21,7 @@ from fluidvid.errors import NOTHING_WRITTEN, detection_errors
 from fluidvid.overlap import read_ahead
 from fluidvid.stages import CutDetector, SourceFrame, Stages
 from fluidvid.trackers.sparse import Look, SparseDetector, paired
+from fluidvid.trackers.tracking import USUAL_RATE
 from fluidvid.trackers.types import Detection
 
 T = TypeVar("T")
@@ -28,8 +29,6 @@ T = TypeVar("T")
 NOTHING = Look((), np.zeros((0, 4), np.float32))
 BUDGET = 384 * 2**20
 """Bytes of pictures that may be under inspection at once; the frames between two whole looks become fewer for it."""
-USUAL_RATE = 25
-"""Frames per second by which `every` is meant at least: people come and go by the clock, not by the frame rate."""
 REMEMBERED = 30
 """Frames for which the place of a face that was lost is looked at in every frame."""
 
@@ -124,7 +123,7 @@ class _Inspection:
     def run(self, seen: Iterable[_Seen]) -> Iterator[Inspected]:
         open_: list[_Seen] = []
         looked: Fraction | None = None
-        apart = Fraction(self._every, USUAL_RATE)
+        apart = Fraction(self._every, USUAL_RATE)  # people come and go by the clock, not by the frame rate
         for item in seen:
             room = max(1, BUDGET // ((self._flight + 1) * item.size))
             if item.cut and open_:  # the last picture of a shot and the first of the next

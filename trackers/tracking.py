@@ -24,7 +24,12 @@ MIN_OVERLAP = 0.15
 MIN_OVERLAP_LOW = 0.2
 """A young track knows no speed yet: a face lost for three frames may be half a width away when it is seen again."""
 NEAR = 1.0
-"""A face that moved further than this many of its sides is another one, whatever it looks like."""
+"""A face further than this many of its sides from where it is expected in the next frame is another one, whatever it
+looks like."""
+STRAYING = 0.25
+"""By how many of its sides more a face may be away for each further frame in which nobody saw it: a walker's pace."""
+USUAL_RATE = 25
+"""Frames per second for which figures per frame are meant."""
 LIKENESS = 0.56
 """Cosine from which an appearance counts as the same without overlap (fast motion, long gap)."""
 UNLIKE, SMALL_UNLIKE = 0.4, 0.15
@@ -69,6 +74,7 @@ class Tracker:
         low_score: detections from here continue tracks.
         max_missed: frames a track lives on predictions before it ends.
         appearance_weight: share of appearance in the matching cost where embeddings are given.
+        rate: frames per second: the fewer, the further a face moves between two of them.
     """
 
     def __init__(
@@ -78,9 +84,11 @@ class Tracker:
         low_score: float = 0.3,
         max_missed: int = 30,
         appearance_weight: float = APPEARANCE_WEIGHT,
+        rate: float = USUAL_RATE,
     ) -> None:
         self._high, self._low, self._max_missed = high_score, low_score, max_missed
         self._weight = appearance_weight
+        self._near = NEAR * max(1.0, USUAL_RATE / rate)
         self._tracks: list[_Track] = []
         self._next = 1
 
@@ -161,7 +169,8 @@ class Tracker:
         if embeddings is not None and weight > 0:
             likeness, known = self._likeness(free, embeddings[candidates])
             cost = np.where(known, (1 - weight) * cost + weight * (1 - likeness) / 2, cost)
-            allowed |= known & (likeness >= LIKENESS) & _near(predicted, boxes)
+            reach = self._near * np.array([1 + STRAYING * (self._tracks[t].missed - 1) for t in free])
+            allowed |= known & (likeness >= LIKENESS) & _near(predicted, boxes, reach)
             large = (boxes[:, 2:] - boxes[:, :2]).min(1) >= LARGE
             allowed &= ~known | (likeness >= np.where(large, UNLIKE, SMALL_UNLIKE))
         allowed &= _alike_in_size(predicted, boxes)
@@ -210,12 +219,12 @@ def carried(
     return np.asarray(placed, dtype=np.float32)
 
 
-def _near(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Centres of `(T, 4)` and `(N, 4)` boxes within `NEAR` of the larger side, `(T, N)`."""
+def _near(a: NDArray[np.float32], b: NDArray[np.float32], reach: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Centres of `(T, 4)` and `(N, 4)` boxes within `reach` `(T,)` times the larger side, `(T, N)`."""
     centres = [(x[:, :2] + x[:, 2:]) / 2 for x in (a, b)]
     sides = [(x[:, 2:] - x[:, :2]).max(1) for x in (a, b)]
     distance = np.linalg.norm(centres[0][:, None] - centres[1][None], axis=2)
-    return np.asarray(distance <= NEAR * np.maximum(sides[0][:, None], sides[1][None]))
+    return np.asarray(distance <= reach[:, None] * np.maximum(sides[0][:, None], sides[1][None]))
 
 
 def _alike_in_size(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:

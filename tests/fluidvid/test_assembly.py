@@ -69,3 +69,18 @@ def test_a_track_ends_after_the_longest_gap_that_is_filled() -> None:
     box, points = np.array([10, 10, 60, 70], np.float32), np.full((5, 2), 30, np.float32)
     living = [len(tracker.update(k, [Detection(box, 0.9, points)] if k == 0 else [])) for k in range(8)]
     assert living == [1] * 5 + [0] * 3
+
+
+def test_the_tracker_knows_the_rate_of_a_file(monkeypatch: pytest.MonkeyPatch, clip: Path, tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Told(fluidvid.trackers.Tracker):
+        def __init__(self, *, rate: float, **others: Any) -> None:
+            rates.append(rate)
+            super().__init__(rate=rate, **others)
+
+    monkeypatch.setattr(fluidvid.trackers, "Tracker", Told)
+    config = Config().updated({"mode": "solid"})
+    assembly.file_stages(clip, tmp_path / "out.mp4", config, overwrite=False)
+    assembly.frame_stages(config)
+    assert rates == [pytest.approx(30000 / 1001, rel=1e-3), 25]

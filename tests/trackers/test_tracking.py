@@ -150,6 +150,29 @@ def test_a_moving_face_comes_back_by_its_looks() -> None:
     _single(run.ids["a"])
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_the_longer_nobody_saw_a_face_the_further_it_may_have_gone(same: bool) -> None:
+    """Its predicted place stops after a while, the person walks on: its looks tell."""
+    rng = np.random.default_rng(7)
+    who = unit(rng, 2)
+    run = Run()
+    for t in range(10):
+        run.step({"a": detection(100 + 6 * t, 100)}, who[:1])
+    for _ in range(29):
+        run.step({})
+    run.step({"a": detection(100 + 6 * 39, 100)}, who[:1] if same else who[1:])
+    assert len(set(run.ids["a"])) == (1 if same else 2)
+
+
+@pytest.mark.parametrize(("rate", "single"), [(25, False), (5, True)])
+def test_a_face_moves_further_from_one_frame_to_the_next_where_they_are_few(rate: float, single: bool) -> None:
+    who = unit(np.random.default_rng(8), 1)
+    run = Run(Tracker(rate=rate))
+    for t in range(8):
+        run.step({"a": detection(100 + 120 * t, 100)}, who)
+    assert len(set(run.ids["a"])) == (1 if single else 8)
+
+
 def test_a_track_ends_after_max_missed_and_its_id_is_not_used_again() -> None:
     run = Run(Tracker(max_missed=3))
     run.step({"a": detection(100, 100)})

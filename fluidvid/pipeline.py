@@ -124,7 +124,7 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
     give_back()
     found.table.finish(found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts))
     found.gaps = suspicious_gaps(found.table, found.cuts, config.track.strict_gap)
-    found.longest_held = longest_held(found.table)
+    found.longest_held = longest_held(found.table, found.cuts, config.track.strict_gap)
     _link(stages, found)
     return found
 

@@ -93,13 +93,13 @@ def _beyond(piece: list[TrackedFace], sign: int, until: int) -> list[TrackedFace
     """Held faces from an end of the piece to frame `until`: damped motion, growing boxes."""
     ordered = piece if sign > 0 else piece[::-1]
     end = ordered[-1]
-    velocity = _velocity(ordered[-VELOCITY_SPAN:])
+    speed = velocity(ordered[-VELOCITY_SPAN:])
     side = float((end.box[2:] - end.box[:2]).max())
     held = []
     shift = np.zeros(2)
     for step in range(1, abs(until - end.frame) + 1 if (until - end.frame) * sign > 0 else 1):
-        velocity = velocity * DAMPING
-        shift = shift + velocity
+        speed = speed * DAMPING
+        shift = shift + speed
         moved = end.box + np.tile(shift, 2)
         grow = step * GROWTH * side
         box = (moved + np.array([-grow, -grow, grow, grow])).astype(np.float32)
@@ -108,7 +108,7 @@ def _beyond(piece: list[TrackedFace], sign: int, until: int) -> list[TrackedFace
     return held
 
 
-def _velocity(tail: list[TrackedFace]) -> NDArray[np.float64]:
+def velocity(tail: list[TrackedFace]) -> NDArray[np.float64]:
     """`(2,)` pixels per frame by which the centre moves on at the end of `tail`, in the tail's own order."""
     steps = abs(tail[-1].frame - tail[0].frame)
     if steps == 0:

@@ -54,12 +54,12 @@ def test_what_completion_adds_is_kept_and_what_is_outside_is_dropped() -> None:
 def test_longest_held_counts_between_detections_only() -> None:
     seen = {5, 6, 10, 11}
     table = filled([face(1, f, observed=f in seen) for f in range(20)])
-    assert longest_held(table) == 3
+    assert longest_held(table, (), 60) == 3
 
 
 def test_a_gap_in_a_track_that_nothing_covers_is_held_for_long_and_suspicious() -> None:
     table = filled([face(1, f) for f in (*range(5), *range(12, 20))])
-    assert longest_held(table) == 7
+    assert longest_held(table, (), 60) == 7
     assert suspicious_gaps(table, (), 30) == ("frames 5 to 11 in track 1",)
     assert suspicious_gaps(table, {9}, 30) == ()
 
@@ -71,3 +71,22 @@ def test_a_gap_in_a_track_that_nothing_covers_is_held_for_long_and_suspicious() 
 def test_suspicious_gaps(x: float, cuts: set[int], limit: int, found: int) -> None:
     table = filled([face(1, f) for f in range(20)] + [face(2, f, x) for f in range(30, 40)])
     assert len(suspicious_gaps(table, cuts, limit)) == found
+
+
+def test_a_face_that_another_track_takes_up_was_held_though_look_ahead_covers_it() -> None:
+    """It looked away, and back as somebody else: both tracks are extended over all frames between."""
+    faces = [face(1, f, observed=f < 20) for f in range(32)] + [face(2, f, observed=f >= 40) for f in range(28, 50)]
+    table = filled(faces)
+    assert suspicious_gaps(table, (), 60) == ()
+    assert longest_held(table, (), 60) == 20
+    assert longest_held(table, {33}, 60) == 0
+
+
+def test_a_face_that_walks_on_unseen_is_suspicious_where_it_is_seen_again() -> None:
+    def on_the_way(track: int, frames: range, speed: float) -> list[TrackedFace]:
+        return [face(track, f, -20 + speed * f) for f in frames]
+
+    walker = on_the_way(1, range(20), 2.5) + on_the_way(2, range(35, 45), 2.5)
+    assert suspicious_gaps(filled(walker), (), 30) == ("frames 20 to 34 between tracks 1 and 2",)
+    stranger = on_the_way(1, range(20), 0) + [face(2, f, 67.5) for f in range(35, 45)]
+    assert suspicious_gaps(filled(stranger), (), 30) == ()

@@ -14,6 +14,7 @@ OVERLAP = 5
 is two people, however alike."""
 MARGIN = 0.05
 """Lead in cosine that a link needs over a rival who is certainly somebody else."""
+NOBODY = -1
 
 
 def link_tracks(
@@ -64,8 +65,13 @@ def _merge(
     cosines = means @ means.T
     # What may be joined, each pair once: kept beside the cosines, of which a step changes but one row and column.
     open_pairs = np.where(np.triu((cosines >= threshold) & ~apart, 1), cosines, -np.inf)
-    while (pair := _best_pair(cosines, apart, open_pairs)) is not None:
+    rivals = np.full(cosines.shape, NOBODY, np.int32)  # who is in the way of a pair, until one of the three changes
+    while (pair := _best_pair(cosines, apart, open_pairs, rivals)) is not None:
         i, j = pair
+        again = (rivals == i) | (rivals == j)
+        open_pairs[again] = cosines[again]
+        again[[i, j]] = again[:, [i, j]] = True
+        rivals[again] = NOBODY
         means[i] = _unit(means[i] * sizes[i] + means[j] * sizes[j])
         sizes[i] += sizes[j]
         groups[i] |= groups[j]
@@ -82,24 +88,20 @@ def _merge(
 
 
 def _best_pair(
-    cosines: NDArray[np.float64], apart: NDArray[np.bool_], open_pairs: NDArray[np.float64]
+    cosines: NDArray[np.float64], apart: NDArray[np.bool_], open_pairs: NDArray[np.float64], rivals: NDArray[np.int32]
 ) -> tuple[int, int] | None:
-    """The most alike two groups that may be one person, and of which neither is as near to a certain third."""
-    refused: list[tuple[int, int]] = []
-    found = None
-    while found is None:
+    """The most alike two groups that may be one person, and of which neither is as near to a certain third: a pair with
+    such a third is no longer open, and the third is noted.
+    """
+    while True:
         a, b = divmod(int(open_pairs.argmax()), len(open_pairs))
         if np.isneginf(open_pairs[a, b]):
-            break
-        rivals = np.concatenate([cosines[a][apart[b]], cosines[b][apart[a]]])
-        if (rivals > cosines[a, b] - MARGIN).any():
-            refused.append((a, b))
-            open_pairs[a, b] = -np.inf
-        else:
-            found = a, b
-    for a, b in refused:  # another time the third may be somebody else's
-        open_pairs[a, b] = cosines[a, b]
-    return found
+            return None
+        near = cosines[a, b] - MARGIN
+        thirds = np.flatnonzero((apart[b] & (cosines[a] > near)) | (apart[a] & (cosines[b] > near)))
+        if len(thirds) == 0:
+            return a, b
+        rivals[a, b], open_pairs[a, b] = thirds[0], -np.inf
 
 
 def _mean(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -152,15 +152,18 @@ def _slowly(embeddings: dict[int, NDArray[np.float32]], frames: dict[int, NDArra
     return {track: min(group) for group in groups for track in group}
 
 
+@pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_what_is_kept_between_steps_changes_nothing(seed: int) -> None:
+def test_what_is_kept_between_steps_changes_nothing(seed: int, twice: bool) -> None:
+    """`twice`: everybody is in the picture two times (a mirror, a video wall), so that most pairs have a rival."""
     rng = np.random.default_rng(seed)
     people = rng.normal(size=(6, 24))
     embeddings, frames = {}, {}
     for track in range(40):
-        seen = people[rng.integers(6)] + rng.normal(scale=0.9, size=(int(rng.integers(1, 5)), 24))
+        who = track // 2 % 6 if twice else rng.integers(6)
+        seen = people[who] + rng.normal(scale=0.9, size=(int(rng.integers(1, 5)), 24))
         embeddings[track] = np.asarray(seen / np.linalg.norm(seen, axis=1, keepdims=True), np.float32)
-        begin = int(rng.integers(0, 600))
+        begin = track // 2 * 60 if twice else int(rng.integers(0, 600))
         frames[track] = np.arange(begin, begin + 60)
     found = link_tracks(embeddings, frames)
     assert found == _slowly(embeddings, frames)

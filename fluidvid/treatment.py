@@ -194,13 +194,10 @@ class FrameTreatment:
         edits: dict[tuple[int, int], _Edit] = {}
         for begin in range(0, len(wanted), self._batch):
             group = wanted[begin : begin + self._batch]
-            try:
-                results = self._edit_group(group, frames, self._editor)
-            except Exception as error:  # noqa: BLE001 - whatever an editor throws, its faces are masked and counted
-                _log.warning("editor failed on %d faces: %s: %s", len(group), type(error).__name__, error)
-                edits |= {(place, face.track_id): _Edit(face, None, Reason.EDITOR_ERROR) for place, face in group}
-                continue
-            for (place, face), result in zip(group, results, strict=True):
+            for (place, face), result in zip(group, self._edit_group(group, frames, self._editor), strict=True):
+                if result is None:
+                    edits[place, face.track_id] = _Edit(face, None, Reason.EDITOR_ERROR)
+                    continue
                 reason = None if result.ok else result.reason or Reason.BAD_EDIT
                 edits[place, face.track_id] = _Edit(face, result if result.ok else None, reason)
         return edits
@@ -209,8 +206,24 @@ class FrameTreatment:
         since = self._blocked.get(track_id)
         return since is not None and since + ahead < self._patience[track_id]
 
-    @staticmethod
     def _edit_group(
+        self,
+        group: Sequence[tuple[int, PlannedFace]],
+        frames: Sequence[tuple[NDArray[np.uint8], Sequence[PlannedFace]]],
+        editor: FaceEditor,
+    ) -> Sequence[EditedCrop | None]:
+        """One edit per face; None where the editor throws on that face alone: the others must not suffer for it."""
+        try:
+            return self._edit_together(group, frames, editor)
+        except Exception as error:  # noqa: BLE001 - whatever an editor throws, its faces are masked and counted
+            _log.warning("editor failed on %d faces: %s: %s", len(group), type(error).__name__, error)
+        if len(group) == 1:
+            return [None]
+        # Out of the handler: what the error holds on to is free by now, if it was want of memory.
+        return [edited for one in group for edited in self._edit_group([one], frames, editor)]
+
+    @staticmethod
+    def _edit_together(
         group: Sequence[tuple[int, PlannedFace]],
         frames: Sequence[tuple[NDArray[np.uint8], Sequence[PlannedFace]]],
         editor: FaceEditor,

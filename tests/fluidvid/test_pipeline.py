@@ -177,7 +177,7 @@ def test_one_failed_edit_masks_for_a_while_and_fades_in() -> None:
                 raise RuntimeError("once")
 
     rig = Rig(boom=Once())
-    outcome = go(rig)
+    outcome = go(rig, CONFIG.updated({"edit.batch": 1}))
     reasons = outcome.coverage.masked_reasons
     assert (
         reasons["editor error"] == 1

@@ -82,6 +82,23 @@ def test_an_editor_that_loses_a_crop_masks_the_group() -> None:
     assert [o.treatment for o in result.outcomes] == ["masked"]
 
 
+@pytest.mark.parametrize("bad", [{2}, {1, 3}, {1, 2, 3}, set()])
+def test_only_those_are_masked_on_whom_the_editor_throws_alone(bad: set[int]) -> None:
+    """Also where it has no memory for all of them at once."""
+
+    class Choosy(FakeEditor):
+        def edit(self, person_ids: Sequence[int], *rest: Any) -> Any:
+            if bad & set(person_ids) or len(person_ids) > 1 > len(bad):
+                raise MemoryError("too many" if not bad else "no direction")
+            return super().edit(person_ids, *rest)
+
+    under_test = FrameTreatment(MASK, "solid", Choosy(Boom()), batch=16, fade_frames=3)
+    faces = [face(0, track=track, shift=50.0 * (track - 1)) for track in (1, 2, 3)]
+    outcomes = under_test.apply(picture(0), faces).outcomes
+    assert {o.track_id: o.reason for o in outcomes} == {t: "editor error" if t in bad else None for t in (1, 2, 3)}
+    assert set(under_test.failing) == bad
+
+
 def test_frames_treated_together_come_out_as_one_by_one() -> None:
     frames = [(picture(i), [face(i), face(i, shift=60, track=2)]) for i in range(5)]
     together = FrameTreatment(MASK, "solid", FakeEditor(Boom()), batch=4).apply_all(frames)

@@ -151,7 +151,10 @@ def _collect(
     """Keep key crops, and an embedding of each unless `identify` makes it later, of the faces that are good enough."""
     for face in faces:
         box = face.box
-        if not face.observed or min(box[2] - box[0], box[3] - box[1]) < config.edit.min_face:
+        # Places alone tell whose an unsure detection is: it may be somebody else, with the tracked person gone.
+        if not face.observed or face.score < config.detect.score:
+            continue
+        if min(box[2] - box[0], box[3] - box[1]) < config.edit.min_face:
             continue
         pose = stages.pose(face.landmarks, rgb, box)
         if not np.isfinite(pose.yaw) or abs(pose.yaw) > config.edit.max_yaw:

@@ -197,7 +197,10 @@ class Window:
             return
         for face in faces:
             sides = face.box[2] - face.box[0], face.box[3] - face.box[1]
-            if not face.observed or min(sides) < edit.min_face or not directions.wanted(face.track_id):
+            # Places alone tell whose an unsure detection is: it may be somebody else, with the tracked person gone.
+            if not face.observed or face.score < self.config.detect.score:
+                continue
+            if min(sides) < edit.min_face or not directions.wanted(face.track_id):
                 continue
             keys = self._keys.setdefault(face.track_id, KeyCrops(edit.key_frames))
             try:

@@ -124,8 +124,8 @@ class FakeWriter:
 class FakeDetector:
     """Reads the frame's index off the picture, so that pictures may be looked at in any order."""
 
-    def __init__(self, boom: Boom, missing: Collection[int] = ()) -> None:
-        self._boom, self._missing = boom, missing
+    def __init__(self, boom: Boom, missing: Collection[int] = (), unsure: Collection[int] = ()) -> None:
+        self._boom, self._missing, self._unsure = boom, missing, unsure
 
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
         self._boom("detector")
@@ -134,7 +134,7 @@ class FakeDetector:
         if index in self._missing:
             return []
         box = box_at(index)
-        return [Detection(np.array(box, np.float32), 0.9, landmarks_in(box), "fake")]
+        return [Detection(np.array(box, np.float32), 0.4 if index in self._unsure else 0.9, landmarks_in(box), "fake")]
 
 
 class FakeTracker:
@@ -156,7 +156,8 @@ class FakeTracker:
         self._last = detections[0] if seen else self._last
         if self._last is None:
             return []
-        return [TrackedFace(1, frame_index, self._last.box, self._last.landmarks, 0.9 if seen else 0.0, seen)]
+        score = self._last.score if seen else 0.0
+        return [TrackedFace(1, frame_index, self._last.box, self._last.landmarks, score, seen)]
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ class FakeEditor:
     def __init__(self, boom: Boom, *, gain: float = 40.0, ok: bool = True, prepared: bool = True) -> None:
         self._boom, self._gain, self._ok, self._prepared = boom, gain, ok, prepared
         self.prepared_with: dict[int, int] = {}
+        self.prepared_from: list[int] = []
         self.released: list[int] = []
 
     def prepare(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
@@ -191,6 +193,7 @@ class FakeEditor:
         assert crops.dtype == np.uint8 and crops.shape[1:] == (64, 64, 3)
         assert len(frames) == len(crops)
         self.prepared_with[person_id] = len(crops)
+        self.prepared_from += frames
         return FakePreparation(self._prepared, "" if self._prepared else "verification failed")
 
     def begin(self, person_id: int, crops: NDArray[np.uint8], *, frames: Sequence[int] = ()) -> FakePreparation:
@@ -230,6 +233,7 @@ class Rig:
     count: int = 40
     classic: bool = False
     missing: Collection[int] = ()
+    unsure: Collection[int] = ()
     yaw: float = 0.0
     gain: float = 40.0
     ok: bool = True
@@ -273,7 +277,7 @@ class Rig:
         return Stages(
             open_reader=open_reader,
             open_writer=open_writer,
-            detector=FakeDetector(self.boom, self.missing),
+            detector=FakeDetector(self.boom, self.missing, self.unsure),
             tracker=FakeTracker(self.boom),
             complete=complete,
             smooth=smooth,

@@ -125,6 +125,13 @@ def test_state_does_not_grow() -> None:
         assert len(window._faces) <= 4 + 5 + 2
 
 
+def test_nobody_is_prepared_from_detections_that_are_unsure() -> None:
+    rig = Rig(unsure=range(1, 20))
+    out, _ = results(rig)
+    assert rig.editor is not None and sorted(rig.editor.prepared_from) == [0, 20]
+    assert all(raw_share(picture(i), image, i) < 0.02 for i, image in enumerate(out))
+
+
 def test_a_direction_that_failed_verification_is_never_applied() -> None:
     out, coverage = results(Rig(prepared=False))
     assert coverage.edited == 0 and dict(coverage.masked_reasons) == {"not prepared": 40}

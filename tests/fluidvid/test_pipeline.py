@@ -49,6 +49,14 @@ def test_classic_modes_mask_every_face(mode: str) -> None:
     assert_nothing_raw(rig)
 
 
+def test_nobody_is_prepared_from_detections_that_are_unsure() -> None:
+    rig = Rig(unsure=range(10, 40))
+    outcome = go(rig)
+    assert outcome.coverage.faces == 40
+    assert rig.editor is not None and rig.editor.prepared_from and max(rig.editor.prepared_from) < 10
+    assert_nothing_raw(rig)
+
+
 def test_fluid_edits_every_face_and_touches_nothing_far_from_it() -> None:
     rig = Rig()
     outcome = go(rig)

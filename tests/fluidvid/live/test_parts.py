@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import av
 import numpy as np
@@ -661,6 +662,29 @@ def test_metrics_and_health() -> None:
         urlopen(f"{base}/health")
     assert caught.value.code == 503 and caught.value.read() == b"no picture for 9 s\n"
     server.close()
+
+
+def test_a_client_that_says_nothing_holds_up_neither_metrics_nor_the_end() -> None:
+    server = MetricsServer("127.0.0.1:0", lambda: [], lambda: Health(True, "ok"))
+    with socket.create_connection(("127.0.0.1", server.port)):
+        for method in ("GET", "HEAD"):
+            asked = Request(f"http://127.0.0.1:{server.port}/health?from=docker", method=method)
+            assert urlopen(asked, timeout=5).status == 200
+        ending = threading.Thread(target=server.close, daemon=True)
+        ending.start()
+        ending.join(3)
+        assert not ending.is_alive()
+
+
+def test_a_client_that_says_nothing_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fluidvid.live.pages.PageHandler.timeout", 0.1)
+    server = MetricsServer("127.0.0.1:0", lambda: [], lambda: Health(True, "ok"))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as client:
+        assert client.recv(1) == b""
+    server.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_account_of_ended_tracks_is_folded() -> None:

@@ -209,7 +209,8 @@ class LiveSession:
             self.monitor.notes.append("the sound is kept unchanged: voices identify people too")
         description = self._encoder.description(sound, header)
         for publisher in self._publishers:
-            publisher.start(description)
+            if note := publisher.start(description):
+                self.monitor.notes.append(note)
 
     def _warm_up(self) -> None:
         """Make the networks ready before anything has to be in time."""

@@ -93,7 +93,7 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
 
     Raises:
         ConfigError: an unknown scheme, or no such port.
-        OutputError: unknown ending, no such folder, or existing files.
+        OutputError: unknown or unfit ending, no such folder, or existing files.
     """
     if _PREVIEW.fullmatch(text):
         if int(text.partition(":")[2] or 1) not in range(1, 65536):
@@ -114,7 +114,11 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
             raise OutputError(f"folder {folder.parent} does not exist: create it first")
         playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
         return _free(Address(str(playlist), "hls", str(playlist)), [playlist], overwrite)
-    target_for(path)
+    if target_for(path).video != "h264":  # AVI and MPEG-PS could take it, and lose the times of pictures
+        raise OutputError(
+            f"cannot publish to {path}: {path.suffix} cannot keep h264 with the times of live pictures; "
+            "use .mkv, .mp4 or .ts"
+        )
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} does not exist: create it first")
     if _PART.search(path.name):

@@ -89,11 +89,11 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
     Args:
         text: a URL; a folder (ending in `/`) or a playlist `.m3u8` for HLS; a file name, with `%05d` in it for one
             that is cut into parts; `preview` or `preview:PORT` for a page of this machine.
-        overwrite: existing files may be replaced.
+        overwrite: existing files may be replaced, parts moved aside.
 
     Raises:
         ConfigError: an unknown scheme, or no such port.
-        OutputError: unknown ending, no such folder, or existing files.
+        OutputError: unknown or unfit ending, no such folder, or existing files.
     """
     if _PREVIEW.fullmatch(text):
         if int(text.partition(":")[2] or 1) not in range(1, 65536):
@@ -114,12 +114,15 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
             raise OutputError(f"folder {folder.parent} does not exist: create it first")
         playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
         return _free(Address(str(playlist), "hls", str(playlist)), [playlist], overwrite)
-    target_for(path)
+    if target_for(path).video != "h264":  # AVI and MPEG-PS could take it, and lose the times of pictures
+        raise OutputError(
+            f"cannot publish to {path}: {path.suffix} cannot keep h264 with the times of live pictures; "
+            "use .mkv, .mp4 or .ts"
+        )
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} does not exist: create it first")
     if _PART.search(path.name):
-        parts = [p for p in path.parent.iterdir() if re.fullmatch(_parts_of(path.name), p.name)]
-        return _free(Address(text, "segments", text), parts, overwrite)
+        return _free(Address(text, "segments", text), parts(path), overwrite, "move the older parts aside")
     return _free(Address(text, "file", text), [path], overwrite)
 
 
@@ -128,14 +131,16 @@ def part_name(pattern: str, number: int) -> str:
     return _PART.sub(lambda found: found.group() % number, pattern)
 
 
-def _parts_of(name: str) -> str:
-    return r"\d+".join(re.escape(piece) for piece in _PART.split(name))
+def parts(pattern: Path) -> list[Path]:
+    """What stands under the name of a file in parts."""
+    name = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
+    return sorted(path for path in pattern.parent.iterdir() if re.fullmatch(name, path.name))
 
 
-def _free(address: Address, existing: list[Path], overwrite: bool) -> Address:
+def _free(address: Address, existing: list[Path], overwrite: bool, remedy: str = "replace it") -> Address:
     there = [path for path in existing if path.exists()]
     if there and not overwrite:
-        raise OutputError(f"{there[0]} exists: add --overwrite to replace it")
+        raise OutputError(f"{there[0]} exists: add --overwrite to {remedy}")
     return address
 
 

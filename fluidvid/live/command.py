@@ -17,7 +17,7 @@ import av
 from fluidvid.assembly import frame_stages
 from fluidvid.config import Config
 from fluidvid.errors import ConfigError, InterruptedStreamError
-from fluidvid.live.addresses import Address, sink_address, source_address
+from fluidvid.live.addresses import Address, parts, sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 from fluidvid.memory import share
@@ -39,7 +39,7 @@ def stream(
             `@FILE` takes the address from the first line of a file.
         targets: URLs (rtsp, rtmp, udp, tcp), HLS folders or playlists, files, or `preview[:PORT]`.
         config: for instance `config.load("live")`.
-        overwrite: replace existing files.
+        overwrite: replace existing files; older parts under the name of a file in parts are moved aside.
         say: takes one line at a time for the user; default: stderr. Called from any thread.
         done: takes the report before any error is raised, too.
 
@@ -85,7 +85,8 @@ def _check_apart(source: Address, targets: Sequence[Address]) -> None:
         raise ConfigError("a stream needs at least one OUT")
     places = [os.path.realpath(a.url) if a.kind in ("file", "segments", "hls") else a.url for a in (source, *targets)]
     for number, address in enumerate(targets, 1):
-        if places[number] == places[0]:
+        own = [os.path.realpath(part) for part in parts(Path(address.url))] if address.kind == "segments" else []
+        if places[0] in (places[number], *own):
             raise ConfigError(f"{address.shown} is the source itself: choose another OUT")
         if places[number] in places[1:number]:
             raise ConfigError(f"{address.shown} is named twice: choose another OUT")

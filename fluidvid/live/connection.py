@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.codec.context import Flags
 from av.container import InputContainer
 from av.packet import Packet
@@ -26,6 +29,9 @@ MAX_BAD = 50
 """Packets in a row that cannot be decoded: then the connection is given up and made anew."""
 # Without FFmpeg's `nobuffer`: it throws the packets of the analysis away, and with them a file's only key frame.
 _ANALYSE = {"flags": "low_delay", "analyzeduration": "1000000"}
+_AHEAD = 250
+"""Packets among which the first of the sound has to be: FFmpeg has met it while it analysed."""
+_UNWRAP = "aac_adtstoasc"
 _POLL = 0.004
 """Seconds after which a device without a picture is asked again."""
 _FORMATS = {"device": "v4l2", "mpegts": "mpegts"}
@@ -57,7 +63,9 @@ class Connection:
     """An open input. A context manager.
 
     Attributes:
-        sound: its first audio stream, or None.
+        sound: its first audio stream of which enough is known to copy it, or None.
+        header: what a muxer must know of the sound beforehand, where its stream does not tell.
+        unheard: there is sound, but none that can be copied.
         rate: frames per second as announced, or 25.
         aspect: of a pixel, width by height, as announced, or None.
         corrupt: pictures and packets that were damaged and left out.
@@ -95,17 +103,41 @@ class Connection:
         self._video: VideoStream = videos[0]
         self._video.thread_type = "SLICE"  # frame threads would add a picture of delay each
         self._video.codec_context.flags |= Flags.low_delay
-        self.sound: AudioStream | None = next(iter(container.streams.audio), None)
+        known = (s for s in container.streams.audio if s.codec_context is not None and s.codec_context.sample_rate)
+        self.sound: AudioStream | None = next(known, None)
         self.rate = Fraction(self._video.average_rate or self._video.guessed_rate or 25)
         self.aspect: Fraction | None = self._video.sample_aspect_ratio or None
         self.corrupt = 0
         self.timeless = container.format.name == "mpjpeg"
+        self.header = b""
+        self._unwrap: BitStreamFilterContext | None = None
+        self._ahead: deque[Packet[Any]] = deque()
+        try:
+            self._prepare_sound()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            container.close()
+            raise self._lost(error) from error
+        self.unheard = self.sound is None and bool(container.streams.audio)
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._container.close()
+
+    def _prepare_sound(self) -> None:
+        """Read up to the first sound if it is AAC whose packets tell (ADTS) what muxers want to know beforehand."""
+        sound = self.sound
+        if sound is None or sound.codec_context.codec.canonical_name != "aac" or sound.codec_context.extradata:
+            return
+        self.sound = None
+        for packet in islice(self._container.demux(self._video, sound), _AHEAD):
+            self._ahead.append(packet)
+            if packet.stream_index == sound.index and packet.size:
+                self.header = _adts_header(packet)
+                if self.header:
+                    self.sound, self._unwrap = sound, BitStreamFilterContext(_UNWRAP, sound)
+                return
 
     def items(self) -> Iterator[av.VideoFrame | Packet[AudioStream]]:
         """Pictures and packets of sound as they come, with times.
@@ -120,10 +152,7 @@ class Connection:
                 if time.monotonic() - seen > self._timeout:
                     raise Lost(f"no picture for {self._timeout:g} s")
                 if packet.stream_index != self._video.index:
-                    if (
-                        packet.size
-                    ):  # empty ones end a stream; `dts is None` would not tell: some first packets have none
-                        yield packet
+                    yield from self._heard(packet)
                     continue
                 pictures = self._decoded(packet)
                 bad = 0 if pictures else bad + 1
@@ -142,6 +171,8 @@ class Connection:
     def _packets(self, wanted: Sequence[Stream]) -> Iterator[Packet[Any]]:
         """What the container gives; a device that has nothing at the moment is asked again."""
         heard = time.monotonic()
+        while self._ahead:
+            yield self._ahead.popleft()
         while True:
             try:
                 for packet in self._container.demux(wanted):
@@ -152,6 +183,19 @@ class Connection:
                 if time.monotonic() - heard > self._timeout:
                     raise Lost(f"no picture for {self._timeout:g} s") from None
                 time.sleep(_POLL)
+
+    def _heard(self, packet: Packet[Any]) -> list[Packet[AudioStream]]:
+        """What a packet of sound brings."""
+        # Empty ones end a stream; `dts is None` would not tell: some first packets have none.
+        if self.sound is None or not packet.size:
+            return []
+        if self._unwrap is None:
+            return [packet]
+        try:
+            return self._unwrap.filter(packet)
+        except (av.FFmpegError, ValueError):
+            self.corrupt += 1
+            return []
 
     def _decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
         """The undamaged pictures of a packet."""
@@ -177,6 +221,15 @@ class Connection:
             return lost
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]
         return Lost(self._address.clean(reason), permanent=self._address.kind == "file")
+
+
+def _adts_header(packet: Packet[Any]) -> bytes:
+    """The AudioSpecificConfig that stands in a packet's own header, or nothing if it has none."""
+    try:
+        (bare,) = BitStreamFilterContext(_UNWRAP, "aac").filter(Packet(bytes(packet)))
+    except (av.FFmpegError, ValueError):
+        return b""
+    return bytes(bare.get_sidedata("new_extradata"))
 
 
 def _unblock(device: str) -> None:

@@ -183,11 +183,12 @@ class LiveEncoder:
             for packet in packets
         ]
 
-    def description(self, sound: AudioStream | None) -> bytes:
+    def description(self, sound: AudioStream | None, header: bytes = b"") -> bytes:
         """A few bytes of NUT from which a muxer in another process learns both streams' parameters.
 
         Args:
             sound: the input's audio stream, whose packets will be copied, or None.
+            header: the sound's codec header, where the stream has none.
         """
         buffer = io.BytesIO()
         with av.open(buffer, "w", format="nut") as container:
@@ -195,7 +196,9 @@ class LiveEncoder:
             assert isinstance(stream, VideoStream)
             self._configure(stream.codec_context)
             if sound is not None:
-                container.add_stream_from_template(sound)
+                copied = container.add_stream_from_template(sound)
+                if header:
+                    copied.codec_context.extradata = header
             black = av.VideoFrame(*self._size, _PIX_FMT)
             for plane in black.planes:
                 plane.update(bytes([128]) * plane.buffer_size)

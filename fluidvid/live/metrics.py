@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, MetricsHandler
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from fluidvid.errors import ConfigError
+from fluidvid.live.pages import PageHandler, PageServer
 
 Sample = tuple[str, str, str, dict[str, str], float]
 """`(kind, name, help, labels, value)`; kind is `counter` or `gauge`."""
@@ -43,18 +42,13 @@ class _Reader(Collector):
         yield from families.values()
 
 
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
-        """Log nothing: stderr is for the status line."""
-
-
 class MetricsServer:
-    """Serves until closed, in a thread of its own.
+    """Serves until closed, in threads of its own.
 
     Args:
         address: `HOST:PORT`; without a host the loopback address.
-        samples: present values; called from the serving thread.
-        health: present health; called from the serving thread.
+        samples: present values; called from the serving threads.
+        health: present health; called from the serving threads.
 
     Raises:
         ConfigError: the address cannot be listened on.
@@ -62,31 +56,37 @@ class MetricsServer:
 
     def __init__(self, address: str, samples: Callable[[], Iterable[Sample]], health: Callable[[], Health]) -> None:
         host, _, port = address.rpartition(":")
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Reader(samples))
-        metrics = make_wsgi_app(registry)
+        collectors = CollectorRegistry(auto_describe=False)
+        collectors.register(_Reader(samples))
 
-        def serve(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
-            if environ["PATH_INFO"] == "/metrics":
-                found: Iterable[bytes] = metrics(environ, start)
-                return found
-            if environ["PATH_INFO"] == "/health":
-                state = health()
-                start("200 OK" if state.healthy else "503 Service Unavailable", [("Content-Type", "text/plain")])
-                return [(state.text + "\n").encode()]
-            start("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"/metrics and /health are here\n"]
+        class Handler(MetricsHandler, PageHandler):
+            registry = collectors
+
+            def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
+                path = urlsplit(self.path).path
+                if path == "/metrics":
+                    super().do_GET()
+                elif path == "/health":
+                    state = health()
+                    self._answer(200 if state.healthy else 503, state.text)
+                else:
+                    self._answer(404, "/metrics and /health are here")
+
+            def do_HEAD(self) -> None:  # noqa: N802 - the base class calls it so
+                self.do_GET()  # supervisors may ask so
+
+            def _answer(self, status: int, text: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain")
+                self.end_headers()
+                self.wfile.write(f"{text}\n".encode())
 
         try:
-            self._server = make_server(host or "127.0.0.1", int(port), serve, handler_class=_Quiet)
+            self._server = PageServer(host or "127.0.0.1", int(port), Handler, name="metrics")
         except (OSError, OverflowError) as error:
             raise ConfigError(f"cannot serve metrics on {address} ({error}): choose another address") from error
         self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()

@@ -8,14 +8,13 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 
 from fluidvid.live.encoding import VIDEO, Coded
+from fluidvid.live.pages import PATIENCE, PageHandler, PageServer
 
 HOST = "127.0.0.1"
 _QUALITY = 85
@@ -26,8 +25,6 @@ _PAGE = (
 )
 WATCHERS = 8
 """Pages at once."""
-PATIENCE = 5.0
-"""Seconds after which a browser that takes nothing is let go."""
 
 
 class PreviewSink:
@@ -50,9 +47,7 @@ class PreviewSink:
         self._decoder.thread_type = "SLICE"  # frame threads would add a picture of delay each
         self._change = threading.Condition()
         self._picture, self._number, self._watching, self._closed = b"", 0, 0, False
-        self._server = ThreadingHTTPServer((HOST, port), self._handler())
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, name="preview", daemon=True).start()
+        self._server = PageServer(HOST, port, self._handler(), name="preview")
 
     @property
     def notes(self) -> Sequence[str]:
@@ -74,8 +69,7 @@ class PreviewSink:
         with self._change:
             self._closed = True
             self._change.notify_all()
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
     def _next(self, before: int) -> tuple[bytes | None, int]:
         """The newest picture once there is one after number `before`; None at the end.
@@ -86,16 +80,11 @@ class PreviewSink:
             self._change.wait_for(lambda: self._number > before or self._closed, timeout=PATIENCE)
             return (None if self._closed else self._picture), self._number
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[PageHandler]:
         sink = self
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = PATIENCE
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
-                """Log nothing: stderr is for the status line."""
-
-            def do_GET(self) -> None:
+        class Handler(PageHandler):
+            def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
                 port = sink._server.server_port
                 if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
                     self.send_error(403)  # another site's page, by a name of its own for this address

@@ -21,6 +21,7 @@ from fluidvid.live.addresses import Address
 from fluidvid.live.backoff import Backoff
 from fluidvid.live.encoding import VIDEO, Coded
 from fluidvid.live.messages import Opening, Told
+from fluidvid.live.sinks import ASIDE, set_aside
 
 MAX_WAITING = 32 * 2**20
 """Bytes of packets that may wait for a worker; beyond, everything up to the next key frame is dropped."""
@@ -84,16 +85,28 @@ class Publisher:
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"publish {address.kind}", daemon=True)
 
-    def start(self, description: bytes) -> None:
-        """Begin, unless it was closed already; `description` is `LiveEncoder.description`."""
+    def start(self, description: bytes) -> str:
+        """Begin, unless it was closed already; `description` is `LiveEncoder.description`.
+
+        Returns:
+            What became of the parts of an earlier run, if there were any.
+
+        Raises:
+            OutputError: they are in the way.
+        """
+        note = ""
         with self._change:
             if self._ending:
-                return
+                return note
             self._description = description
             if self.address.kind == "hls":  # workers go on with the playlist of the one before, not of another run
                 with suppress(OSError):
                     Path(self.address.url).unlink()
+            if self.address.kind == "segments" and (old := set_aside(Path(self.address.url))):
+                note = f"{self.address.shown}: older parts are moved aside, to NAME{ASIDE}, and may be raw: {old}"
+                self._say(note)
             self._thread.start()
+        return note
 
     @property
     def gave_up(self) -> str:

@@ -83,33 +83,34 @@ class LiveReport:
     def print_summary(self, console: Console) -> None:
         """Write the human summary to `console` (stderr in the command line)."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(show_header=False, box=None, pad_edge=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
-        table.add_row("stopped", self.stopped)
-        table.add_row(
-            "input", f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects"
-        )
+
+        def add(label: str, text: str, style: str = "") -> None:
+            table.add_row(Text(label, style), Text(text))  # not markup: paths and errors may hold brackets
+
+        add("stopped", self.stopped)
+        add("input", f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects")
         for out in self.outputs:
             end = f", not complete: {out['gave_up']}" if out["gave_up"] else ""
-            table.add_row(
+            add(
                 "output",
                 f"{out['address']}: {out['written']} pictures, {out['dropped']} dropped, "
                 f"{out['reconnects']} reconnects{end}",
             )
-        table.add_row("published", f"{self.pictures_out} pictures in {self.seconds:.0f} s, {self.dropped} dropped")
-        table.add_row("faces", f"{self.faces} in {self.tracks} tracks")
-        table.add_row("treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw")
+        add("published", f"{self.pictures_out} pictures in {self.seconds:.0f} s, {self.dropped} dropped")
+        add("faces", f"{self.faces} in {self.tracks} tracks")
+        add("treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw")
         if self.masked_reasons:
-            table.add_row("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
+            add("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
         if self.latency_median is not None and self.latency_p95 is not None:
-            table.add_row(
-                "latency", f"{1000 * self.latency_median:.0f} ms median, {1000 * self.latency_p95:.0f} ms 95 %"
-            )
+            add("latency", f"{1000 * self.latency_median:.0f} ms median, {1000 * self.latency_p95:.0f} ms 95 %")
         if len(self.ladder) > 1:
-            table.add_row("ladder", ", ".join(f"{n} {name}" for name, n in self.ladder.items()))
+            add("ladder", ", ".join(f"{n} {name}" for name, n in self.ladder.items()))
         for warning in self.warnings:
-            table.add_row("[yellow]note[/]", warning)
+            add("note", warning, style="yellow")
         console.print(table)
         console.print(HONEST_WORDS, style="dim")

@@ -182,7 +182,9 @@ class LiveSession:
         if self._metrics is not None:
             self._metrics.close()
 
-    def _begin(self, size: tuple[int, int], rate: Fraction, sound: AudioStream | None, look: Look) -> None:
+    def _begin(
+        self, size: tuple[int, int], rate: Fraction, sound: AudioStream | None, header: bytes, look: Look
+    ) -> None:
         """The first picture is here, its size settled: make what depends on it and start the outputs."""
         config, live, media = self._config, self._live, self._config.media
         rate = rate if 1 <= rate <= MAX_RATE else USUAL_RATE
@@ -205,9 +207,10 @@ class LiveSession:
         self._window = Window(self._stages, holding, self._directions)
         if sound is not None:
             self.monitor.notes.append("the sound is kept unchanged: voices identify people too")
-        description = self._encoder.description(sound)
+        description = self._encoder.description(sound, header)
         for publisher in self._publishers:
-            publisher.start(description)
+            if note := publisher.start(description):
+                self.monitor.notes.append(note)
 
     def _warm_up(self) -> None:
         """Make the networks ready before anything has to be in time."""

@@ -15,11 +15,13 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Stream
 
-from fluidvid.live.addresses import Address, part_name
+from fluidvid.errors import OutputError
+from fluidvid.live.addresses import Address, part_name, parts
 from fluidvid.live.encoding import VIDEO, Coded
 from fluidvid.video.containers import TARGETS, target_for
 
 UNFINISHED = ".part"
+ASIDE = ".old"
 _INTERLEAVE = "500000"
 """Microseconds that a picture may wait for sound: sound that ended must not hold up the picture."""
 _KEEP = 6
@@ -171,6 +173,25 @@ def _unused(path: Path) -> Path:
     while (other := path.with_stem(f"{path.stem}.{number}")).exists():
         number += 1
     return other
+
+
+def set_aside(pattern: Path) -> int:
+    """Move what stands under the name of a file in parts out of the way of a run that begins; how many there were.
+
+    They must not stay: nobody could tell them from the run's own, and they may be raw. They are not deleted: a name may
+    stand for a long archive, which a supervisor who starts the same command again should not cost.
+
+    Raises:
+        OutputError: one cannot be moved.
+    """
+    old = parts(pattern)
+    for part in old:
+        aside = part.with_name(part.name + ASIDE)
+        try:
+            part.replace(_unused(aside) if aside.exists() else aside)
+        except OSError as error:
+            raise OutputError(f"cannot move {part} aside ({error.strerror}): move it, or choose another OUT") from error
+    return len(old)
 
 
 class PartSink:

@@ -57,7 +57,8 @@ class LiveSource:
         behind: seconds that decoded pictures may wait to be treated; beyond, the oldest are dropped.
         say: takes one line for the user; called from the reading thread.
         began: called once, before the first picture is given out, with the size of all pictures, the announced rate and
-            the audio stream, which must not be used afterwards; from the reading thread.
+            the audio stream, which must not be used afterwards, with its codec header if it has none itself; from the
+            reading thread.
         heard: takes packets of sound; called from the reading thread.
 
     Attributes:
@@ -77,7 +78,7 @@ class LiveSource:
         retries: int,
         behind: float,
         say: Callable[[str], None],
-        began: Callable[[tuple[int, int], Fraction, AudioStream | None, Look], None],
+        began: Callable[[tuple[int, int], Fraction, AudioStream | None, bytes, Look], None],
         heard: Callable[[Coded], None],
     ) -> None:
         self._address, self._transport, self._timeout = address, transport, timeout
@@ -96,7 +97,7 @@ class LiveSource:
         self._index = 0
         self._thread = threading.Thread(target=self._run, name="read input", daemon=True)
         self._told = False
-        self._sound: tuple[str, int, int] | None = None
+        self._sound: tuple[str, int, int, bytes] | None = None
         self.pictures_in = self.dropped = self.corrupt = self.reconnects = 0
         self.connected = False
         self.newest_only = False
@@ -224,10 +225,12 @@ class LiveSource:
         return None
 
     def _read(self, connection: Connection) -> None:
-        sound = connection.sound
+        sound = _parameters(connection)
         if not self._told:
-            self._sound = _parameters(sound)
-        hears = sound is not None and _parameters(sound) == self._sound
+            self._sound = sound
+        hears = sound is not None and sound == self._sound
+        if connection.unheard:
+            self._say(f"{self._address.shown}: its sound cannot be copied: published without sound")
         if sound is not None and not hears:
             self._say(f"{self._address.shown}: its sound is of another kind now: published without sound")
         self._pictures.restart()
@@ -262,7 +265,7 @@ class LiveSource:
             aspect = connection.aspect
             if aspect is not None and picture_orientation(picture).swaps_sides:
                 aspect = 1 / aspect
-            self._tell_begin(self.size, connection.rate, connection.sound, Look.of(shaped, aspect))
+            self._tell_begin(self.size, connection.rate, connection.sound, connection.header, Look.of(shaped, aspect))
             self._told = True
         if self._shaper.changes != changes:
             self._say(f"{self._address.shown}: now {picture.width}x{picture.height}, fitted into {self.size}")
@@ -330,9 +333,9 @@ def _size(frame: LiveFrame) -> int:
     return frame.picture.width * frame.picture.height * 3 // 2
 
 
-def _parameters(sound: AudioStream | None) -> tuple[str, int, int] | None:
-    """What must stay the same for packets to be copied into one stream."""
-    if sound is None:
+def _parameters(connection: Connection) -> tuple[str, int, int, bytes] | None:
+    """What must stay the same for packets of sound to be copied into one stream."""
+    if connection.sound is None:
         return None
-    context = sound.codec_context
-    return context.codec.canonical_name, context.sample_rate, context.channels
+    context = connection.sound.codec_context
+    return context.codec.canonical_name, context.sample_rate, context.channels, connection.header

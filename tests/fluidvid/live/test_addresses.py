@@ -76,6 +76,9 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         sink_address(f"{tmp_path}/a.xyz", overwrite=False)
     with pytest.raises(OutputError, match="file name ending"):
         sink_address("preview:http", overwrite=False)
+    for name in ("a.avi", "a-%03d.AVI", "a.mpg", "a.webm"):
+        with pytest.raises(OutputError, match=r"use \.mkv, \.mp4 or \.ts$"):
+            sink_address(f"{tmp_path}/{name}", overwrite=False)
     for port in (0, 65536, 99999):
         with pytest.raises(ConfigError, match="from 1 to 65535"):
             sink_address(f"preview:{port}", overwrite=False)

@@ -50,6 +50,8 @@ def test_help_names_the_live_flags() -> None:
         (["stream", SECRET, SECRET], 2, ["source itself"]),
         (["stream", SECRET, "rtsp://h/a", "rtsp://h/a"], 2, ["named twice"]),
         (["stream", "there.mp4", "./there.mp4", "--overwrite"], 2, ["source itself"]),
+        (["stream", "part-3.mp4", "part-%02d.mp4", "--overwrite"], 2, ["source itself"]),
+        (["stream", SECRET, "part-%02d.mp4"], 4, ["part-3.mp4", "--overwrite", "aside"]),
         (["anonymize", "a.mp4", "b.mp4", "--latency", "1s"], 2, ["--latency is for live streams"]),
     ],
 )
@@ -62,7 +64,8 @@ def test_wrong_use_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("there.mp4").write_bytes(b"mine")
+    for name in ("there.mp4", "part-3.mp4"):
+        Path(name).write_bytes(b"mine")
     command = typer.main.get_command(app)
     assert run(lambda: command(arguments, standalone_mode=False)) == code
     told = capsys.readouterr()

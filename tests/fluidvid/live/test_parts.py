@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import av
 import numpy as np
@@ -29,8 +30,9 @@ from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.command import stream
 from fluidvid.live.connection import Connection, Lost, opening
 from fluidvid.live.directions import BackgroundDirections
-from fluidvid.live.encoding import LiveEncoder, Look
+from fluidvid.live.encoding import Coded, LiveEncoder, Look
 from fluidvid.live.metrics import Health, MetricsServer
+from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
 from fluidvid.live.sinks import open_sink
@@ -235,6 +237,52 @@ def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path
     assert numbers == list(range(numbers[0], numbers[0] + len(parts))) and numbers[-1] >= 7
     assert "#EXT-X-DISCONTINUITY" in lines
     assert f"#EXT-X-MEDIA-SEQUENCE:{numbers[0]}" in lines
+
+
+def publishing(target: str, *packets: Coded) -> str:
+    """A run's output from beginning to end, by a real worker; what it says of older files."""
+    publisher = Publisher(
+        sink_address(target, overwrite=True),
+        OutputSettings("tcp", 1.0, 10.0, 1),
+        say=lambda _: None,
+        need_key=lambda: None,
+        took=lambda _: None,
+        gone=lambda: None,
+    )
+    note = publisher.start(LiveEncoder((64, 48), Fraction(25), key_interval=1.0).description(None))
+    for packet in packets:
+        publisher.publish(packet)
+    publisher.close()
+    assert not publisher.gave_up
+    return note
+
+
+def test_older_parts_are_moved_aside_once(tmp_path: Path) -> None:
+    """They may be raw, and they may be all there is of an archive: neither kept under the name nor deleted."""
+    target = f"{tmp_path}/part-%02d.mkv"
+    picture = grey(64, 48)
+    packets = LiveEncoder((64, 48), Fraction(25), key_interval=1.0).encode(picture, arrived=0.0)
+    for number, name in enumerate(("part-00.mkv", "part-2.mkv", "part-00.mkv.old", "party-00.mkv", "part-00.mp4")):
+        (tmp_path / name).write_bytes(b"%d" % number)
+    note = publishing(target, *packets)
+    assert note.endswith("part-%02d.mkv: older parts are moved aside, to NAME.old, and may be raw: 2")
+    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(found.pop("part-00.mkv")) > 100 and found == {
+        "part-00.mkv.old": b"2",
+        "part-00.mkv.1.old": b"0",
+        "part-2.mkv.old": b"1",
+        "party-00.mkv": b"3",
+        "part-00.mp4": b"4",
+    }
+
+
+def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:
+    """A worker that replaces another goes on behind it."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/part-%02d.mkv", overwrite=True)
+    for _ in range(2):
+        open_sink(address, encoder.description(None), transport="tcp", segment=1.0).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00.mkv", "part-01.mkv"]
 
 
 def nobodys_source() -> LiveSource:
@@ -661,6 +709,29 @@ def test_metrics_and_health() -> None:
         urlopen(f"{base}/health")
     assert caught.value.code == 503 and caught.value.read() == b"no picture for 9 s\n"
     server.close()
+
+
+def test_a_client_that_says_nothing_holds_up_neither_metrics_nor_the_end() -> None:
+    server = MetricsServer("127.0.0.1:0", lambda: [], lambda: Health(True, "ok"))
+    with socket.create_connection(("127.0.0.1", server.port)):
+        for method in ("GET", "HEAD"):
+            asked = Request(f"http://127.0.0.1:{server.port}/health?from=docker", method=method)
+            assert urlopen(asked, timeout=5).status == 200
+        ending = threading.Thread(target=server.close, daemon=True)
+        ending.start()
+        ending.join(3)
+        assert not ending.is_alive()
+
+
+def test_a_client_that_says_nothing_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fluidvid.live.pages.PageHandler.timeout", 0.1)
+    server = MetricsServer("127.0.0.1:0", lambda: [], lambda: Health(True, "ok"))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as client:
+        assert client.recv(1) == b""
+    server.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_account_of_ended_tracks_is_folded() -> None:

@@ -1,0 +1,53 @@
+"""A small HTTP server of a run: a thread per client, so that none holds up another, or the end of the run."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+PATIENCE = 5.0
+"""Seconds after which a client that says or takes nothing is let go."""
+
+
+class PageHandler(BaseHTTPRequestHandler):
+    """Answers one client."""
+
+    timeout = PATIENCE
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class calls it so
+        """Log nothing: stderr is for the status line."""
+
+
+class PageServer(ThreadingHTTPServer):
+    """Serves from the beginning until it is closed.
+
+    Args:
+        host: address to listen on.
+        port: 0: any free one, which is then `server_port`.
+        handler: answers; in threads that nobody waits for.
+        name: of the serving thread.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        OverflowError: there is no such port.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[PageHandler], *, name: str) -> None:
+        super().__init__((host, port), handler)
+        self._thread = threading.Thread(target=self.serve_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that left is no news."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.shutdown()
+        self.server_close()
+        self._thread.join()

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from fluidvid.errors import InputError
 from fluidvid.video.frame import copy_picture
 from fluidvid.video.info import VideoInfo
-from fluidvid.video.opening import GUESSED_TIMES, main_video, open_source
+from fluidvid.video.opening import GUESSED_TIMES, NO_INDEX, main_video, open_source
 
 # One packet is one picture: a packet whose picture never came was lost, whether or not the decoder raised an error
 # (with frame threads it may not). VP8, VP9 and AV1 have packets without a picture, MPEG-4 has "not coded" ones.
@@ -65,7 +65,7 @@ class PictureDecoder:
         self._container.close()
 
     def _seek(self, time: Fraction | None) -> None:
-        if time is None or time <= self._info.start or self._guess:
+        if time is None or time <= self._info.start or self._guess or self._info.container in NO_INDEX:
             return
         try:
             self._container.seek(int(time / self._info.time_base), stream=self._stream, backward=True)

@@ -15,6 +15,9 @@ from fluidvid.errors import InputError
 
 # Containers that store no presentation times: PyAV would have FFmpeg invent some (`genpts`), and gets B-frames wrong.
 GUESSED_TIMES = frozenset({"avi", "h264", "hevc", "mpegvideo", "m4v", "obu", "vc1", "mjpeg", "h263"})
+# Containers without an index of their key frames: a seek lands on any packet, and whatever precedes the next key frame
+# cannot be decoded. They are read from the beginning.
+NO_INDEX = frozenset({"mpegts", "mpeg"})
 
 
 def check_source(path: Path) -> None:

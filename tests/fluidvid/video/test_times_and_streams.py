@@ -138,6 +138,24 @@ def test_a_cut_begins_at_zero_with_sound_and_subtitles_in_step(clip: Path, tmp_p
     assert [t for t, _ in after.of("subtitle")[0].packets] == [SUBTITLES[1][0] - start]
 
 
+@pytest.mark.parametrize(("suffix", "codec", "sound"), [(".ts", "libx264", ["aac"]), (".mpg", "mpeg2video", [])])
+def test_a_cut_between_key_frames_of_a_broadcast_loses_nothing(
+    clip: Path, tmp_path: Path, suffix: str, codec: str, sound: list[str]
+) -> None:
+    """There is no index of key frames: a seek lands on any packet, and all up to the next key frame would be lost."""
+    recipe = Recipe(codec, time_base=Fraction(1, 30), pts=range(90), options={"g": "40", "bf": "0"}, audio=sound)
+    source = build(tmp_path / f"in{suffix}", clip, recipe)
+    before = see(source)
+    first = before.times[50]
+    with VideoReader(source) as reader:
+        begin = reader.info.start
+    rewrite(source, tmp_path / f"out{suffix}", start=first - begin)
+    after = see(tmp_path / f"out{suffix}")
+    assert list(after.times) == [time - first for time in before.times[50:]]
+    for was, became in zip(before.of("audio"), after.of("audio"), strict=True):
+        assert list(became.packets) == [(t - first, h) for t, h in was.packets if t is not None and t >= first]
+
+
 @pytest.mark.parametrize(("start", "end"), [(2, 1), (-1, None), (None, 0), (1000, None)])
 def test_an_impossible_cut_is_refused(clip: Path, start: int | None, end: int | None) -> None:
     with pytest.raises(InputError, match=r"give 0 <= start|choose an earlier start"):

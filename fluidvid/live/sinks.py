@@ -18,6 +18,7 @@ from av.stream import Stream
 from fluidvid.live.addresses import Address, part_name
 from fluidvid.live.encoding import VIDEO, Coded
 from fluidvid.video.containers import TARGETS, target_for
+from fluidvid.video.opening import local
 
 UNFINISHED = ".part"
 _INTERLEAVE = "500000"
@@ -67,7 +68,7 @@ def open_sink(address: Address, description: bytes, *, transport: str, segment: 
             # A worker that replaces another goes on where that one was: players refuse numbers that go back.
             "hls_flags": "delete_segments+temp_file+independent_segments+append_list+discont_start",
         }
-        return ContainerSink(address.url, "hls", description, options)
+        return ContainerSink(local(Path(address.url)), "hls", description, options)
     if address.kind == "rtsp":
         return ContainerSink(address.url, "rtsp", description, options | {"rtsp_transport": transport})
     if address.kind == "rtmp":
@@ -151,7 +152,7 @@ class FileSink:
         options = {"max_interleave_delta": _INTERLEAVE, "flush_packets": "1"}
         if muxer in ("mp4", "mov"):
             options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
-        self._sink = ContainerSink(str(self._temporary), muxer, description, options)
+        self._sink = ContainerSink(local(self._temporary), muxer, description, options)
 
     @property
     def notes(self) -> Sequence[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import cast
@@ -40,6 +41,13 @@ def check_source(path: Path) -> None:
         raise InputError(f"{path} is empty: copy or record it again")
 
 
+def local(path: Path) -> str:
+    """How FFmpeg is told of a file: in a relative name such as `12:30.mp4` it takes what precedes a colon for a
+    protocol. (`file:` would do the same, but its HLS muxer does not delete old parts then.)
+    """
+    return str(path) if path.is_absolute() else f".{os.sep}{path}"
+
+
 def open_source(path: Path) -> InputContainer:
     """Open a media file for reading.
 
@@ -48,7 +56,7 @@ def open_source(path: Path) -> InputContainer:
     """
     check_source(path)
     try:
-        container = av.open(str(path), mode="r", metadata_errors="replace")
+        container = av.open(local(path), mode="r", metadata_errors="replace")
     except PermissionError as error:
         raise InputError(f"no permission to read {path}: change its permissions") from error
     except (av.FFmpegError, OSError, ValueError) as error:

@@ -27,6 +27,7 @@ from fluidvid.video.copying import StreamCopier
 from fluidvid.video.encoders import EncoderPlan, Holds, configure, plan_encoder
 from fluidvid.video.frame import Frame
 from fluidvid.video.info import VideoInfo, read_info
+from fluidvid.video.opening import local
 from fluidvid.video.orientation import Box
 from fluidvid.video.pictures import PictureShaper
 from fluidvid.video.reader import VideoReader
@@ -207,7 +208,7 @@ class VideoWriter:
         self._shaper = PictureShaper(info, turn=not (spec.rotation or info.orientation.identity))
         if self._shaper.turns:
             self._notes.append(f"{spec.muxer} cannot store a rotation: the pixels were turned upright")
-        self._out = out = av.open(str(file.path), "w", format=spec.muxer)
+        self._out = out = av.open(local(file.path), "w", format=spec.muxer)
         holds = Holds(spec.only or frozenset(out.supported_codecs))
         codec, crf, preset = self._asked
         size = self._shaper.size
@@ -317,7 +318,7 @@ class VideoWriter:
     def _verify(self, path: Path) -> None:
         """A full disk may show only here: the last buffer is written when the file is closed."""
         try:
-            with av.open(str(path)) as result:
+            with av.open(local(path)) as result:
                 if not result.streams.video:
                     raise OutputError(f"{self._path} came out without video: check the disk and try again")
         except av.FFmpegError as error:

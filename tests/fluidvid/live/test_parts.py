@@ -237,6 +237,25 @@ def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path
     assert f"#EXT-X-MEDIA-SEQUENCE:{numbers[0]}" in lines
 
 
+@pytest.mark.parametrize(("name", "file"), [("12:30.mkv", "12:30.mkv"), ("rtp:cam/", "rtp:cam/index.m3u8")])
+def test_a_colon_in_a_name_is_no_protocol(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(name, overwrite=False)
+    sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    encoder.key_frame_due()
+    for k in range(25):
+        picture = av.VideoFrame(64, 48, "yuv420p")
+        picture.pts = k * round(1 / (25 * TIME_BASE))
+        for packet in encoder.encode(picture, arrived=0.0):
+            sink.write(packet)
+    sink.close()
+    with Connection(source_address(file), transport="tcp", timeout=2) as source:
+        assert isinstance(next(source.items()), av.VideoFrame)
+
+
 def nobodys_source() -> LiveSource:
     return LiveSource(
         source_address("rtsp://127.0.0.1:9/nobody"),

@@ -66,6 +66,17 @@ def test_a_file_that_appears_meanwhile_is_left_alone(clip: Path, tmp_path: Path)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"theirs"]
 
 
+def test_a_colon_in_a_name_is_no_protocol(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras name files by the time; relative names are the ones that FFmpeg misreads."""
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path / "2024-01-01T12:30:00.mp4", clip, Recipe(audio=["aac"]))
+    rewrite(Path("2024-01-01T12:30:00.mp4"), Path("http:out.mp4"))
+    assert len(see(tmp_path / "http:out.mp4").times) == 24
+    Path("12:30.mp4").write_bytes(b"no media at all")
+    with pytest.raises(InputError, match=r"^12:30.mp4 cannot be opened"):
+        VideoReader("12:30.mp4")
+
+
 def test_the_source_is_never_the_target(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to(clip)
     with pytest.raises(OutputError, match="the source itself"):

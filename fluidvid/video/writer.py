@@ -233,6 +233,8 @@ class VideoWriter:
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
         configure(context, plan, size)
+        if plan.codec == "hevc" and spec.muxer in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # FFmpeg's own choice, hev1, is not played by QuickTime and iOS
         self._indexed = plan.encoder.indexed or not spec.ticks
         if self._indexed:
             rate = _nearest_rate(plan.encoder.name, rate)

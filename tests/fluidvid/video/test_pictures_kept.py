@@ -168,3 +168,12 @@ def test_hevc_of_a_few_pictures_keeps_its_times(clip: Path, tmp_path: Path, coun
         packets = [(p.pts or 0, p.dts or 0) for p in container.demux(video=0) if p.size]
     assert sorted(pts for pts, _ in packets) == list(range(800, 800 + 100 * count, 100))
     assert all(abs(dts) < 10_000 for _, dts in packets)
+
+
+@pytest.mark.parametrize(("suffix", "tag"), [(".mp4", "hvc1"), (".mov", "hvc1"), (".mkv", None)])
+def test_hevc_is_tagged_so_that_apples_players_show_it(clip: Path, tmp_path: Path, suffix: str, tag: str | None) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(pts=range(0, 3003, 1001)))
+    rewrite(source, tmp_path / f"out{suffix}", codec="hevc")
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert tag in (None, container.streams.video[0].codec_context.codec_tag)
+        assert len(list(container.decode(video=0))) == 3

@@ -42,8 +42,9 @@ def check_source(path: Path) -> None:
 
 
 def local(path: Path) -> str:
-    """How FFmpeg is told of a file: in a relative name such as `12:30.mp4` it takes what precedes a colon for a
-    protocol. (`file:` would do the same, but its HLS muxer does not delete old parts then.)
+    """What FFmpeg is told of a name: it takes the beginning of a relative one such as `12:30.mp4` for a protocol.
+
+    With `file:` before it, its HLS muxer would no longer delete old parts.
     """
     return str(path) if path.is_absolute() else f".{os.sep}{path}"
 

@@ -171,7 +171,9 @@ def test_hevc_of_a_few_pictures_keeps_its_times(clip: Path, tmp_path: Path, coun
 
 
 @pytest.mark.parametrize(("suffix", "tag"), [(".mp4", "hvc1"), (".mov", "hvc1"), (".mkv", None)])
-def test_hevc_is_tagged_so_that_apples_players_show_it(clip: Path, tmp_path: Path, suffix: str, tag: str | None) -> None:
+def test_hevc_is_tagged_so_that_apples_players_show_it(
+    clip: Path, tmp_path: Path, suffix: str, tag: str | None
+) -> None:
     source = build(tmp_path / "in.mkv", clip, Recipe(pts=range(0, 3003, 1001)))
     rewrite(source, tmp_path / f"out{suffix}", codec="hevc")
     with av.open(str(tmp_path / f"out{suffix}")) as container:

@@ -17,7 +17,7 @@ from av.stream import Stream
 
 from fluidvid.live.addresses import Address, part_name
 from fluidvid.live.encoding import VIDEO, Coded
-from fluidvid.video.containers import TARGETS, target_for
+from fluidvid.video.containers import TARGETS, codecs_held, target_for
 from fluidvid.video.opening import local
 
 UNFINISHED = ".part"
@@ -106,7 +106,7 @@ class ContainerSink:
 
     def _added(self, stream: Stream, muxer: str) -> Stream | None:
         name = stream.codec_context.codec.canonical_name
-        holds = _holds(muxer, self._out)
+        holds = _holds(muxer)
         if stream.index != VIDEO and holds and name not in holds:
             self._notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
             return None
@@ -132,13 +132,10 @@ class ContainerSink:
         self._out.close()
 
 
-def _holds(muxer: str, out: OutputContainer) -> frozenset[str] | set[str]:
+def _holds(muxer: str) -> frozenset[str]:
     """Codecs that a muxer really takes; empty: it says when asked (RTSP lists nothing it can)."""
-    if muxer == "rtsp":
-        return frozenset()
     name = "mpegts" if muxer == "hls" else muxer
-    only = next((target.only for target in TARGETS if target.muxer == name), frozenset[str]())
-    return only or out.supported_codecs
+    return next((codecs_held(target) for target in TARGETS if target.muxer == name), frozenset())
 
 
 class FileSink:

@@ -11,7 +11,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
-from fluidvid.video.containers import Target
+from fluidvid.video.containers import Target, codecs_held
 from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.metadata import identifying
@@ -269,11 +269,10 @@ class StreamCopier:
 
     def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:
         target = self._target
-        holds = target.only or out.supported_codecs
         if kind in ("data", "attachment"):
             possible = target.muxer == ("mpegts" if kind == "data" else "matroska")
         else:
-            possible = codec in holds
+            possible = codec in codecs_held(target)
         if possible:
             made: Stream = out.add_stream_from_template(stream, opaque=True)
             if not self._keep and made.codec_context is not None:

@@ -92,8 +92,15 @@ def test_a_target_that_cannot_be_is_refused_before_any_work(clip: Path, tmp_path
 
 @pytest.mark.parametrize("wrong", [{"codec": "nonsense"}, {"crf": 99}, {"preset": "nonsense"}])
 def test_a_wrong_option_is_named_and_leaves_nothing(clip: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """When the writer is made, not when it begins to write: the first pass over the source lies in between."""
     with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
-        rewrite(clip, tmp_path / "out.mp4", **wrong)
+        VideoWriter(tmp_path / "out.mp4", clip, **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_codec_the_container_cannot_hold_is_refused_before_any_work(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot hold vp9"):
+        VideoWriter(tmp_path / "out.mov", clip, codec="vp9")
     assert list(tmp_path.iterdir()) == []
 
 

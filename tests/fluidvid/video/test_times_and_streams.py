@@ -14,6 +14,7 @@ from av.packet import Packet
 
 from fluidvid.errors import InputError
 from fluidvid.video import VideoReader
+from fluidvid.video.containers import codecs_held, target_for
 from fluidvid.video.info import picture_orientation
 from fluidvid.video.orientation import Orientation
 from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
@@ -101,6 +102,40 @@ def test_a_stream_the_container_cannot_hold_is_dropped_with_the_reason(clip: Pat
     assert see(tmp_path / "out.ts").others == ()
     assert any("flac" in line and ".mkv" in line for line in report.dropped_streams)
     assert any("subrip" in line for line in report.dropped_streams)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "recipe"),
+    [
+        (".mov", Recipe(audio=["flac"])),
+        (".mov", Recipe("libvpx-vp9", options={"deadline": "realtime"})),
+        (".flv", Recipe("mpeg4", time_base=Fraction(1, 30), pts=range(24))),
+    ],
+    ids=["flac in mov", "vp9 in mov", "mpeg4 in flv"],
+)
+def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
+    clip: Path, tmp_path: Path, suffix: str, recipe: Recipe
+) -> None:
+    """FFmpeg's lists are longer than its muxers': the first packet would have ended the run."""
+    source = build(tmp_path / "in.mkv", clip, recipe)
+    report, _ = rewrite(source, tmp_path / f"out{suffix}")
+    assert len(see(tmp_path / f"out{suffix}").times) == 24
+    assert report.codec == "h264"
+    assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
+
+
+def test_truehd_is_dropped_where_ffmpeg_calls_it_experimental() -> None:
+    assert "truehd" not in codecs_held(target_for(Path("out.mp4")))
+    assert "truehd" in codecs_held(target_for(Path("out.mkv")))
+
+
+def test_pictures_within_one_tick_move_to_the_next(clip: Path, tmp_path: Path) -> None:
+    """AVI counts frames at the mean rate, and its muxer refuses a number twice."""
+    source = build(tmp_path / "in.mp4", clip, Recipe(pts=UNEVEN))
+    rewrite(source, tmp_path / "out.avi")
+    times = see(tmp_path / "out.avi").times
+    assert len(times) == len(UNEVEN)
+    assert len(set(times)) == len(UNEVEN)
 
 
 TAGS = {"location": "+52.3702+004.8952/", "creation_time": "2020-01-02T03:04:05.000000Z", "comment": "Jane's phone"}

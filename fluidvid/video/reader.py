@@ -64,7 +64,7 @@ class VideoReader:
         self._decoder: PictureDecoder | None = None
         self._begun = False
         self.corrupt_frames = 0
-        self.warnings: list[str] = []
+        self.warnings = list(self.info.lost)
         if self.info.interlaced:
             self.warnings.append(
                 "the source is interlaced: its frames were deinterlaced (bwdif), the output is progressive"

@@ -17,7 +17,7 @@ from av.stream import Stream
 
 from fluidvid.live.addresses import Address, part_name
 from fluidvid.live.encoding import VIDEO, Coded
-from fluidvid.video.containers import TARGETS, codecs_held, target_for
+from fluidvid.video.containers import TARGETS, codec_tag, codecs_held, target_for
 from fluidvid.video.opening import local
 
 UNFINISHED = ".part"
@@ -111,7 +111,10 @@ class ContainerSink:
             self._notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
             return None
         try:
-            return self._out.add_stream_from_template(stream)
+            made = self._out.add_stream_from_template(stream)
+            if tag := codec_tag(muxer, name):
+                made.codec_context.codec_tag = tag
+            return made
         except (av.FFmpegError, ValueError) as error:
             if stream.index == VIDEO:
                 raise

@@ -77,3 +77,8 @@ def codecs_held(target: Target) -> frozenset[str]:
         return target.only
     with av.open(io.BytesIO(), "w", format=target.muxer) as out:
         return frozenset(out.supported_codecs) - target.refused
+
+
+def codec_tag(muxer: str, codec: str) -> str | None:
+    """What a container is to call a codec, if FFmpeg's own choice is not played everywhere: hev1 is not by Apple's."""
+    return "hvc1" if codec == "hevc" and muxer in ("mp4", "mov") else None

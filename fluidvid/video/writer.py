@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fluidvid.errors import FluidvidError, OutputError
 from fluidvid.video.colour import layout, matrix_of
-from fluidvid.video.containers import Target, codecs_held, target_for
+from fluidvid.video.containers import Target, codec_tag, codecs_held, target_for
 from fluidvid.video.copying import StreamCopier
 from fluidvid.video.encoders import EncoderPlan, Holds, configure, plan_encoder
 from fluidvid.video.frame import Frame
@@ -233,8 +233,8 @@ class VideoWriter:
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
         configure(context, plan, size)
-        if plan.codec == "hevc" and spec.muxer in ("mp4", "mov"):
-            context.codec_tag = "hvc1"  # FFmpeg's own choice, hev1, is not played by QuickTime and iOS
+        if tag := codec_tag(spec.muxer, plan.codec):
+            context.codec_tag = tag
         self._indexed = plan.encoder.indexed or not spec.ticks
         if self._indexed:
             rate = _nearest_rate(plan.encoder.name, rate)

@@ -20,6 +20,7 @@ from fluidvid import __version__, config
 from fluidvid.cache.commands import cache_app
 from fluidvid.errors import ConfigError, ExitCode, FluidvidError, ModelError
 from fluidvid.prior.commands import prior_app
+from fluidvid.stdout import put
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,8 @@ _EPILOG = (
     "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable, 4 target not writable, "
     "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 8 audit not passed, 9 cache unusable "
     "(cache commands), 130 interrupted. "
-    "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict. "
+    "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict and that a result "
+    "stands whose --json could not be written. "
     "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "
     "Hair, clothes, gait, voice and context still "
     "identify people."
@@ -61,10 +63,6 @@ def _console(quiet: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=True, quiet=quiet)
-
-
-def _out(text: str) -> None:
-    sys.stdout.write(text + "\n")
 
 
 def _anonymize(
@@ -102,7 +100,7 @@ def _anonymize(
     if not quiet:
         report.print_summary(console)
     if as_json:
-        _out(report.to_json())
+        put(report.to_json())
 
 
 def _stream(
@@ -131,7 +129,7 @@ def _run_stream(
         if not quiet:
             report.print_summary(_console())
         if as_json:
-            _out(report.to_json())
+            put(report.to_json())
 
     say = (lambda _: None) if quiet else None
     stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
@@ -265,7 +263,7 @@ app.command("stream", epilog=_LIVE_EPILOG)(_stream)
 @app.command()
 def version() -> None:
     """Print the version."""
-    _out(__version__)
+    put(__version__)
 
 
 @app.command(epilog=_EPILOG)
@@ -328,7 +326,7 @@ def audit(
     if not quiet:
         report.print_summary(console)
     if as_json:
-        _out(report.to_json())
+        put(report.to_json())
     if not report.passed:
         raise typer.Exit(ExitCode.AUDIT)
 
@@ -344,7 +342,7 @@ def doctor(
 
     findings = examine()
     if as_json:
-        _out(json.dumps(to_dict(findings)))
+        put(json.dumps(to_dict(findings)))
     else:
         console = _console()
         colours = {"ok": "green", "note": "yellow", "broken": "red"}
@@ -353,6 +351,7 @@ def doctor(
                 f"[{colours[finding.level]}]{finding.level:6}[/] [bold]{finding.name}[/]: {escape(finding.text)}",
                 highlight=False,
                 soft_wrap=True,
+                emoji=False,
             )
     if broken(findings):
         raise typer.Exit(ExitCode.INTERNAL)
@@ -369,18 +368,18 @@ def models_list(
 
     store = ModelStore()
     if as_json:
-        _out(json.dumps({"models": [asdict(entry) for entry in store.entries]}))
+        put(json.dumps({"models": [asdict(entry) for entry in store.entries]}))
         return
     for entry in store.entries:
         where = "embedded" if entry.embedded else ("pulled" if store.location(entry).exists() else "opt-in, not pulled")
         use = "commercial use allowed" if entry.commercial_use else "NON-COMMERCIAL use only"
         size = "size unknown" if entry.size is None else f"{entry.size / 1e6:.1f} MB"
-        _out(
+        put(
             f"{entry.name}  [{', '.join(entry.roles)}]  {where}, {size}\n  licence: {entry.licence}; {use}"
             f"\n  source: {entry.source}\n  trained on: {entry.training_data}"
         )
         for file in entry.files:
-            _out(f"  sha256 {file.sha256 or 'not pinned'}  {file.path}")
+            put(f"  sha256 {file.sha256 or 'not pinned'}  {file.path}")
 
 
 @models_app.command("pull")
@@ -401,10 +400,11 @@ def models_pull(
     store = ModelStore()
     console = _console()
     entry = store.entry(name)
-    console.print(f"{name}: licence {entry.licence}" + ("" if entry.commercial_use else "; NON-COMMERCIAL use only"))
+    terms = "" if entry.commercial_use else "; NON-COMMERCIAL use only"
+    console.print(f"{name}: licence {entry.licence}{terms}", markup=False, emoji=False)
     hashes = dict(text.partition("=")[::2] for text in sha256 or [])
     path = store.pull(name, source=source, sha256=hashes, force=force)
-    console.print(f"installed and verified: {path}", soft_wrap=True)
+    console.print(f"installed and verified: {path}", soft_wrap=True, markup=False, emoji=False)
 
 
 @models_app.command("verify")
@@ -417,10 +417,10 @@ def models_verify(
     store = ModelStore()
     states = [store.status(entry) for entry in store.entries]
     if as_json:
-        _out(json.dumps({"models": {s.entry.name: s.state for s in states}}))
+        put(json.dumps({"models": {s.entry.name: s.state for s in states}}))
     else:
         for status in states:
-            _out(f"{status.state:8} {status.entry.name}")
+            put(f"{status.state:8} {status.entry.name}")
     bad = [s for s in states if s.state == "altered" or (s.state == "absent" and s.entry.embedded)]
     if bad:
         raise ModelError(
@@ -446,8 +446,6 @@ def run(command: Callable[[], Any]) -> int:
         ending = ExitCode.INTERRUPTED
     except FluidvidError as error:
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        return int(ExitCode.OUTPUT)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback, no output
         if _stopped:
             return _fail(INTERRUPTED, ExitCode.INTERRUPTED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,20 @@ def check_account(faces: int, edited: int, held: int, masked: int, raw: int, rea
         )
     if sum(reasons.values()) != masked:
         raise ValueError(f"reasons {dict(reasons)} do not add up to {masked} masked")
+
+
+def print_rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Write names, in rich's markup, with their words, which are shown as they are; then the honest words."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, words in rows:
+        table.add_row(name, Text(words))
+    console.print(table)
+    console.print(HONEST_WORDS, style="dim")
 
 
 @dataclass(frozen=True)
@@ -105,18 +119,16 @@ class RunReport:
 
     def print_summary(self, console: Console) -> None:
         """Write the human summary to `console` (stderr in the command line)."""
-        from rich.table import Table
+        print_rows(console, self._rows())
 
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column()
+    def _rows(self) -> Iterator[tuple[str, str]]:
         people = "" if self.people is None else f", {self.people} people"
-        table.add_row("output", f"{self.output} ({self.mode}, {self.encoder or 'encoder not reported'})")
-        table.add_row("frames", str(self.frames) + (f", {self.corrupt_frames} corrupt" if self.corrupt_frames else ""))
-        table.add_row("faces", f"{self.faces} in {self.tracks} tracks{people}")
-        table.add_row("treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw")
+        yield "output", f"{self.output} ({self.mode}, {self.encoder or 'encoder not reported'})"
+        yield "frames", str(self.frames) + (f", {self.corrupt_frames} corrupt" if self.corrupt_frames else "")
+        yield "faces", f"{self.faces} in {self.tracks} tracks{people}"
+        yield "treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw"
         if self.masked_reasons:
-            table.add_row("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
+            yield "why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items())
         shares = [
             f"{self.coverage[key]:.1%} {words}"
             for key, words in (
@@ -126,18 +138,16 @@ class RunReport:
             if self.coverage.get(key) is not None
         ]
         if shares and self.mode == "fluid":
-            table.add_row("coverage", ", ".join(shares))
+            yield "coverage", ", ".join(shares)
         if recalled := [f"{self.memory[k]} {k}" for k in _RECALLED if self.memory.get(k)]:
-            table.add_row("people", ", ".join(recalled))
+            yield "people", ", ".join(recalled)
         for stream in self.dropped_streams:
-            table.add_row("dropped", stream)
+            yield "dropped", stream
         if self.dropped_metadata:
-            table.add_row("dropped tags", ", ".join(self.dropped_metadata))
+            yield "dropped tags", ", ".join(self.dropped_metadata)
         factor = "" if self.realtime_factor is None else f", {self.realtime_factor:.2f} s per second of video"
-        table.add_row("speed", f"{self.seconds:.1f} s, {self.fps:.1f} frames/s{factor}")
+        yield "speed", f"{self.seconds:.1f} s, {self.fps:.1f} frames/s{factor}"
         for gap in self.suspicious_gaps:
-            table.add_row("[yellow]gap[/]", gap)
+            yield "[yellow]gap[/]", gap
         for warning in self.warnings:
-            table.add_row("[yellow]note[/]", warning)
-        console.print(table)
-        console.print(HONEST_WORDS, style="dim")
+            yield "[yellow]note[/]", warning

@@ -65,7 +65,7 @@ def _checks(report: AuditReport) -> Table:
 
 def _privacy(report: AuditReport, recognitions: Sequence[Recognition]) -> Table:
     """A row per figure and a column per recogniser."""
-    table = _plain_table("privacy", *(f"{r.grader.name} ({r.grader.part.value})" for r in recognitions))
+    table = _plain_table("privacy", *(escape(f"{r.grader.name} ({r.grader.part.value})") for r in recognitions))
     for name in dict.fromkeys(n for r in recognitions for n in r.figures):
         table.add_row(_words(name), *(in_words(name, r.figures.get(name)) for r in recognitions))
     worst = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from fluidvid.config import CacheConfig, Config
 from fluidvid.errors import CacheError, ConfigError
+from fluidvid.stdout import put
 
 if TYPE_CHECKING:
     from fluidvid.cache.records import Record
@@ -41,10 +41,6 @@ def _settings(
     return Config().updated(changes).cache
 
 
-def _out(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
 def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
@@ -68,10 +64,10 @@ def cache_list(cache: _Cache, as_json: _Json = False) -> None:
     with closing(open_store(_settings(cache), create=False, any_age=True)) as store:
         rows = [_row(record) for record in store.records()]
     if as_json:
-        _out(json.dumps({"entries": rows}))
+        put(json.dumps({"entries": rows}))
         return
     for row in rows:
-        _out(
+        put(
             f"{row['entry']}  last used {row['used']}, in {row['runs']} runs, {row['bytes']} bytes, "
             f"basis {row['basis']}"
         )
@@ -107,10 +103,10 @@ def cache_show(
         "verified": {name: round(value, 4) for name, value in made.figures.items()},
     }
     if as_json:
-        _out(json.dumps(shown))
+        put(json.dumps(shown))
         return
     for name, value in shown.items():
-        _out(f"{name:12} {value}")
+        put(f"{name:12} {value}")
 
 
 @cache_app.command("forget")

@@ -23,7 +23,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from fluidvid.live.addresses import Address
-from fluidvid.video.opening import is_picture
+from fluidvid.video.opening import is_picture, local
 
 MAX_BAD = 50
 """Packets in a row that cannot be decoded: then the connection is given up and made anew."""
@@ -85,7 +85,7 @@ class Connection:
         form, options = opening(address, transport=transport)
         try:
             container = av.open(
-                address.url,
+                local(Path(address.url)) if address.kind == "file" else address.url,
                 format=form,
                 options=options,
                 timeout=(timeout, timeout),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fluidvid.report import HONEST_WORDS, check_account
+from fluidvid.report import check_account, print_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,35 +82,29 @@ class LiveReport:
 
     def print_summary(self, console: Console) -> None:
         """Write the human summary to `console` (stderr in the command line)."""
-        from rich.table import Table
-        from rich.text import Text
+        print_rows(console, self._rows())
 
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-
-        def add(label: str, text: str, style: str = "") -> None:
-            table.add_row(Text(label, style), Text(text))  # not markup: paths and errors may hold brackets
-
-        add("stopped", self.stopped)
-        add("input", f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects")
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        yield "stopped", self.stopped
+        yield (
+            "input",
+            f"{self.input}: {self.pictures_in} pictures, {self.corrupt} corrupt, {self.reconnects} reconnects",
+        )
         for out in self.outputs:
             end = f", not complete: {out['gave_up']}" if out["gave_up"] else ""
-            add(
+            yield (
                 "output",
                 f"{out['address']}: {out['written']} pictures, {out['dropped']} dropped, "
                 f"{out['reconnects']} reconnects{end}",
             )
-        add("published", f"{self.pictures_out} pictures in {self.seconds:.0f} s, {self.dropped} dropped")
-        add("faces", f"{self.faces} in {self.tracks} tracks")
-        add("treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw")
+        yield "published", f"{self.pictures_out} pictures in {self.seconds:.0f} s, {self.dropped} dropped"
+        yield "faces", f"{self.faces} in {self.tracks} tracks"
+        yield "treated", f"{self.edited} edited, {self.held} held, {self.masked} masked, {self.raw} raw"
         if self.masked_reasons:
-            add("why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items()))
+            yield "why masked", ", ".join(f"{n} {reason}" for reason, n in self.masked_reasons.items())
         if self.latency_median is not None and self.latency_p95 is not None:
-            add("latency", f"{1000 * self.latency_median:.0f} ms median, {1000 * self.latency_p95:.0f} ms 95 %")
+            yield "latency", f"{1000 * self.latency_median:.0f} ms median, {1000 * self.latency_p95:.0f} ms 95 %"
         if len(self.ladder) > 1:
-            add("ladder", ", ".join(f"{n} {name}" for name, n in self.ladder.items()))
+            yield "ladder", ", ".join(f"{n} {name}" for name, n in self.ladder.items())
         for warning in self.warnings:
-            add("note", warning, style="yellow")
-        console.print(table)
-        console.print(HONEST_WORDS, style="dim")
+            yield "[yellow]note[/]", warning

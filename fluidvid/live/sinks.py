@@ -18,7 +18,8 @@ from av.stream import Stream
 from fluidvid.errors import OutputError
 from fluidvid.live.addresses import Address, part_name, parts
 from fluidvid.live.encoding import VIDEO, Coded
-from fluidvid.video.containers import TARGETS, target_for
+from fluidvid.video.containers import TARGETS, codec_tag, codecs_held, target_for
+from fluidvid.video.opening import local
 
 UNFINISHED = ".part"
 ASIDE = ".old"
@@ -69,7 +70,7 @@ def open_sink(address: Address, description: bytes, *, transport: str, segment: 
             # A worker that replaces another goes on where that one was: players refuse numbers that go back.
             "hls_flags": "delete_segments+temp_file+independent_segments+append_list+discont_start",
         }
-        return ContainerSink(address.url, "hls", description, options)
+        return ContainerSink(local(Path(address.url)), "hls", description, options)
     if address.kind == "rtsp":
         return ContainerSink(address.url, "rtsp", description, options | {"rtsp_transport": transport})
     if address.kind == "rtmp":
@@ -107,12 +108,15 @@ class ContainerSink:
 
     def _added(self, stream: Stream, muxer: str) -> Stream | None:
         name = stream.codec_context.codec.canonical_name
-        holds = _holds(muxer, self._out)
+        holds = _holds(muxer)
         if stream.index != VIDEO and holds and name not in holds:
             self._notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
             return None
         try:
-            return self._out.add_stream_from_template(stream)
+            made = self._out.add_stream_from_template(stream)
+            if tag := codec_tag(muxer, name):
+                made.codec_context.codec_tag = tag
+            return made
         except (av.FFmpegError, ValueError) as error:
             if stream.index == VIDEO:
                 raise
@@ -133,13 +137,10 @@ class ContainerSink:
         self._out.close()
 
 
-def _holds(muxer: str, out: OutputContainer) -> frozenset[str] | set[str]:
+def _holds(muxer: str) -> frozenset[str]:
     """Codecs that a muxer really takes; empty: it says when asked (RTSP lists nothing it can)."""
-    if muxer == "rtsp":
-        return frozenset()
     name = "mpegts" if muxer == "hls" else muxer
-    only = next((target.only for target in TARGETS if target.muxer == name), frozenset[str]())
-    return only or out.supported_codecs
+    return next((codecs_held(target) for target in TARGETS if target.muxer == name), frozenset())
 
 
 class FileSink:
@@ -153,7 +154,7 @@ class FileSink:
         options = {"max_interleave_delta": _INTERLEAVE, "flush_packets": "1"}
         if muxer in ("mp4", "mov"):
             options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
-        self._sink = ContainerSink(str(self._temporary), muxer, description, options)
+        self._sink = ContainerSink(local(self._temporary), muxer, description, options)
 
     @property
     def notes(self) -> Sequence[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fluidvid.errors import ConfigError, TrainingError, TrainingInterruptedError
+from fluidvid.stdout import put
 
 if TYPE_CHECKING:
     from fluidvid.models import ModelStore
@@ -113,7 +114,7 @@ def _train(load: _Load, *, threads: int | None, quiet: bool, as_json: bool, **gi
             f"{error}; --resume goes on from the last checkpoint, another --seed may avoid it"
         ) from error
     if as_json:
-        sys.stdout.write(json.dumps({"out": str(given["out"]), "figures": figures}) + "\n")
+        put(json.dumps({"out": str(given["out"]), "figures": figures}))
 
 
 def _trains(name: str, **own: tuple[Any, Any] | None) -> Callable[[_Load], _Load]:
@@ -249,4 +250,4 @@ def evaluate(
     _prepare(threads, quiet)
     request = EvaluationRequest(tuple(data), prior, tuple(training or ()), count, faces, ddim, aligned, seed)
     figures = evaluate_prior(request)
-    sys.stdout.write((json.dumps(figures) if as_json else table(figures)) + "\n")
+    put(json.dumps(figures) if as_json else table(figures))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
+
+import av
 
 from fluidvid.errors import OutputError
 
@@ -21,6 +24,7 @@ class Target:
         negative: can store times before zero and B-frames without moving everything.
         ticks: can store any frame time; else only multiples of the frame rate's.
         only: codecs it holds, for muxers that do not tell FFmpeg; empty = ask FFmpeg.
+        refused: codecs FFmpeg lists for it, whose first packet it refuses all the same.
     """
 
     suffixes: tuple[str, ...]
@@ -31,6 +35,7 @@ class Target:
     negative: bool = False
     ticks: bool = True
     only: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
 
 
 _TRANSPORT = frozenset(
@@ -38,16 +43,17 @@ _TRANSPORT = frozenset(
     | {"dvb_subtitle", "dvb_teletext"}
 )
 _PROGRAM = frozenset({"mpeg1video", "mpeg2video", "mp2", "mp3", "ac3", "dvd_subtitle"})
+_NOT_IN_MOV = frozenset({"vp8", "vp9", "av1", "flac", "opus"})
 
 TARGETS = (
-    Target((".mp4", ".m4v"), "mp4", "h264", "mov_text", rotation=True, negative=True),
-    Target((".mov",), "mov", "h264", "mov_text", rotation=True, negative=True),
+    Target((".mp4", ".m4v"), "mp4", "h264", "mov_text", rotation=True, negative=True, refused=frozenset({"truehd"})),
+    Target((".mov",), "mov", "h264", "mov_text", rotation=True, negative=True, refused=_NOT_IN_MOV),
     Target((".mkv",), "matroska", "h264", "subrip", rotation=True, negative=True),
     Target((".webm",), "webm", "vp9", "webvtt", rotation=True, negative=True),
     Target((".avi",), "avi", "mpeg4", ticks=False),
     Target((".ts", ".m2ts", ".mts"), "mpegts", "h264", only=_TRANSPORT),
     Target((".mpg", ".mpeg"), "mpeg", "mpeg2video", only=_PROGRAM),
-    Target((".flv",), "flv", "h264"),
+    Target((".flv",), "flv", "h264", refused=frozenset({"mpeg4"})),
 )
 
 
@@ -63,3 +69,16 @@ def target_for(path: Path) -> Target:
     known = ", ".join(suffix for target in TARGETS for suffix in target.suffixes)
     what = f"unknown file name ending {path.suffix!r}" if path.suffix else "no file name ending"
     raise OutputError(f"cannot write {path}: {what}; use one of {known}")
+
+
+def codecs_held(target: Target) -> frozenset[str]:
+    """Codecs a container can hold, of video, sound and subtitles."""
+    if target.only:
+        return target.only
+    with av.open(io.BytesIO(), "w", format=target.muxer) as out:
+        return frozenset(out.supported_codecs) - target.refused
+
+
+def codec_tag(muxer: str, codec: str) -> str | None:
+    """What a container is to call a codec, if FFmpeg's own choice is not played everywhere: hev1 is not by Apple's."""
+    return "hvc1" if codec == "hevc" and muxer in ("mp4", "mov") else None

@@ -11,11 +11,12 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
-from fluidvid.video.containers import Target
+from fluidvid.video.containers import Target, codecs_held
 from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
+from fluidvid.video.seams import SteadyClock
 from fluidvid.video.subtitles import ASS_HEADER, TEXT_CODECS, packet_of, text_of
 
 _WHY = {"picture": "cover art or thumbnail", "data": "may hold places and times", "attachment": "attached file"}
@@ -62,6 +63,7 @@ class StreamCopier:
         self._info, self._target, self._keep = info, target, keep_metadata
         self._start, self._end = start, end
         self._container = open_source(info.path)
+        self._clock = SteadyClock(info)
         self._copied: dict[int, _Copied] = {}
         self._packets: Iterator[Packet[Stream]] = iter(())
         self._held: Packet[Stream] | None = None
@@ -104,18 +106,19 @@ class StreamCopier:
 
     def begin(self) -> None:
         """Start reading; call after the streams were added."""
+        read = set(self._copied) | ({self._info.stream} if self._clock.may_jump else set())
         for stream in self._container.streams:
-            if stream.index not in self._copied:
+            if stream.index not in read:
                 stream.discard = Discard.all
-        texts = any(c.kind == "subtitle" for c in self._copied.values())
-        if self._start is not None and self._start > self._info.start and self._copied and not texts:
+        whole = self._clock.may_jump or any(c.kind == "subtitle" for c in self._copied.values())
+        if self._start is not None and self._start > self._info.start and self._copied and not whole:
             try:
                 self._container.seek(int(max(Fraction(0), self._start - 1) * av.time_base), backward=True)
             except (av.FFmpegError, OSError):
                 self._container.close()
                 raise
         if self._copied:
-            self._packets = self._demux()
+            self._packets = self._demux([self._container.streams[index] for index in sorted(read)])
 
     @property
     def has_sound(self) -> bool:
@@ -145,12 +148,13 @@ class StreamCopier:
                 return
             self._write(out, packet)
 
-    def _demux(self) -> Iterator[Packet[Stream]]:
+    def _demux(self, streams: list[Stream]) -> Iterator[Packet[Stream]]:
         failures = 0
         while True:
             try:
-                for packet in self._container.demux([c.source for c in self._copied.values()]):
-                    if packet.size:  # `dts is None` is no sign of the end: some first packets have none
+                for packet in self._clock.steady(self._container.demux(streams)):
+                    # `dts is None` is no sign of the end: some first packets have none
+                    if packet.size and packet.stream_index in self._copied:
                         yield packet
                 return
             except av.EOFError:
@@ -231,7 +235,8 @@ class StreamCopier:
             note = f"times of audio stream {copied.source.index} do not increase: moved by the least step"
             if note not in self.report.warnings:
                 self.report.warnings.append(note)
-            packet.dts = copied.last_dts + 1
+            tick = copied.out.time_base or base
+            packet.dts = copied.last_dts + max(1, -int(-tick // base))  # the output's clock may be the coarser one
             packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
         copied.last_dts = packet.dts
         packet.stream = copied.out
@@ -269,11 +274,10 @@ class StreamCopier:
 
     def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:
         target = self._target
-        holds = target.only or out.supported_codecs
         if kind in ("data", "attachment"):
             possible = target.muxer == ("mpegts" if kind == "data" else "matroska")
         else:
-            possible = codec in holds
+            possible = codec in codecs_held(target)
         if possible:
             made: Stream = out.add_stream_from_template(stream, opaque=True)
             if not self._keep and made.codec_context is not None:

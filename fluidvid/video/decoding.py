@@ -14,7 +14,8 @@ from av.video.stream import VideoStream
 from fluidvid.errors import InputError
 from fluidvid.video.frame import copy_picture
 from fluidvid.video.info import VideoInfo
-from fluidvid.video.opening import GUESSED_TIMES, main_video, open_source
+from fluidvid.video.opening import GUESSED_TIMES, NO_INDEX, main_video, open_source
+from fluidvid.video.seams import SteadyClock
 
 # One packet is one picture: a packet whose picture never came was lost, whether or not the decoder raised an error
 # (with frame threads it may not). VP8, VP9 and AV1 have packets without a picture, MPEG-4 has "not coded" ones.
@@ -46,6 +47,7 @@ class PictureDecoder:
         # With them damage is concealed otherwise in each pass, and what is written would not be what was inspected.
         self._guess = info.container in GUESSED_TIMES
         self._stream.thread_type = "SLICE"
+        self._clock = SteadyClock(info)
         self._seek(seek_to)
         self._deinterlacer = _Deinterlacer(self._stream) if info.interlaced else None
         self._sent: set[int] = set()
@@ -57,7 +59,12 @@ class PictureDecoder:
         self._lag: int | None = None
         self._closed = False
         self.damaged = 0
-        self.warnings: list[str] = []
+        self._notes: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should know of the source; complete after iteration."""
+        return [*self._clock.warnings, *self._notes]
 
     def close(self) -> None:
         """Release the file; iteration ends."""
@@ -65,7 +72,7 @@ class PictureDecoder:
         self._container.close()
 
     def _seek(self, time: Fraction | None) -> None:
-        if time is None or time <= self._info.start or self._guess:
+        if time is None or time <= self._info.start or self._guess or self._info.container in NO_INDEX:
             return
         try:
             self._container.seek(int(time / self._info.time_base), stream=self._stream, backward=True)
@@ -111,7 +118,7 @@ class PictureDecoder:
                 self.damaged += 1
             if self._deinterlacer is None and picture.interlaced_frame:
                 self._deinterlacer = _Deinterlacer(self._stream)
-                self.warnings.append(
+                self._notes.append(
                     "parts of the source are interlaced: deinterlaced (bwdif), the output is progressive"
                 )
             if self._deinterlacer is None:
@@ -151,7 +158,7 @@ class PictureDecoder:
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         while not self._closed:
             try:
-                yield from self._container.demux(self._stream)
+                yield from self._clock.steady(self._container.demux(self._stream))
                 return
             except av.EOFError:
                 return
@@ -182,8 +189,8 @@ class PictureDecoder:
         if self._last is not None and own <= self._last:
             own = self._last + 1
             note = "some times of the source do not increase: they were moved by the least step"
-            if note not in self.warnings:
-                self.warnings.append(note)
+            if note not in self._notes:
+                self._notes.append(note)
         return own
 
     def _counted(self, picture: av.VideoFrame) -> int | None:
@@ -199,8 +206,8 @@ class PictureDecoder:
         same_size = picture.width == info.stored_width and picture.height == info.stored_height
         if not same_size:
             note = "the picture size changes within the source: scaled to the first one"
-            if note not in self.warnings:
-                self.warnings.append(note)
+            if note not in self._notes:
+                self._notes.append(note)
         if same_size and picture.format.name == info.working_format:
             return picture
         return picture.reformat(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from fluidvid.errors import InputError
-from fluidvid.video.colour import planar_format
+from fluidvid.video.colour import layout, planar_format
 from fluidvid.video.opening import is_picture, main_video, open_source
 from fluidvid.video.orientation import Orientation
 
@@ -53,6 +54,7 @@ class VideoInfo:
         color_trc: transfer curve.
         color_primaries: primaries.
         hdr: mastering display and light level side data of the first frame, for the encoder.
+        lost: one line for each thing of the first frame that no result will have.
         interlaced: fields instead of whole pictures; they are deinterlaced.
         time_base: seconds per tick of the video stream.
         average_rate: frames per second, None if unknown.
@@ -79,6 +81,7 @@ class VideoInfo:
     color_trc: int
     color_primaries: int
     hdr: tuple[tuple[str, bytes], ...]
+    lost: tuple[str, ...]
     interlaced: bool
     time_base: Fraction
     average_rate: Fraction | None
@@ -126,6 +129,7 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
             color_trc=int(first.color_trc),
             color_primaries=int(first.color_primaries),
             hdr=_hdr(first),
+            lost=tuple(_lost(first, stream)),
             interlaced=first.interlaced_frame,
             time_base=stream.time_base or Fraction(1, 90000),
             average_rate=rate if rate else None,
@@ -181,6 +185,25 @@ def _side_data(picture: av.VideoFrame, kind: SideDataType) -> list[bytes]:
 def _hdr(picture: av.VideoFrame) -> tuple[tuple[str, bytes], ...]:
     kinds = (SideDataType.MASTERING_DISPLAY_METADATA, SideDataType.CONTENT_LIGHT_LEVEL)
     return tuple((kind.name, data) for kind in kinds for data in _side_data(picture, kind)[:1])
+
+
+def _lost(picture: av.VideoFrame, stream: VideoStream) -> Iterator[str]:
+    if _side_data(picture, SideDataType.SPHERICAL):
+        yield (
+            "the source is a 360-degree video, and the result is not marked as one: players show it flat until its "
+            "projection is written into it, as with Google's Spatial Media Metadata Injector"
+        )
+    if any(any(data[:4]) for data in _side_data(picture, SideDataType.STEREO3D)):  # the first number is 0 for one view
+        yield (
+            "the source holds two views (stereo 3D), and the result does not say how they are packed: choose it in the "
+            "player"
+        )
+    modes = {name.lower(): value for name, value in stream.metadata.items()}
+    if modes.get("alpha_mode") == "1" and not layout(picture.format.name).alpha:
+        yield (
+            "the source's transparency was not read, the result is opaque: convert it first, as with "
+            "`ffmpeg -c:v libvpx-vp9 -i IN -c:v ffv1 OUT.mkv` (libvpx for VP8)"
+        )
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:

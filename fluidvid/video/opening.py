@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import cast
@@ -15,6 +16,9 @@ from fluidvid.errors import InputError
 
 # Containers that store no presentation times: PyAV would have FFmpeg invent some (`genpts`), and gets B-frames wrong.
 GUESSED_TIMES = frozenset({"avi", "h264", "hevc", "mpegvideo", "m4v", "obu", "vc1", "mjpeg", "h263"})
+# Containers without an index of their key frames: a seek lands on any packet, and whatever precedes the next key frame
+# cannot be decoded. They are read from the beginning.
+NO_INDEX = frozenset({"mpegts", "mpeg"})
 
 
 def check_source(path: Path) -> None:
@@ -37,6 +41,14 @@ def check_source(path: Path) -> None:
         raise InputError(f"{path} is empty: copy or record it again")
 
 
+def local(path: Path) -> str:
+    """What FFmpeg is told of a name: it takes the beginning of a relative one such as `12:30.mp4` for a protocol.
+
+    With `file:` before it, its HLS muxer would no longer delete old parts.
+    """
+    return str(path) if path.is_absolute() else f".{os.sep}{path}"
+
+
 def open_source(path: Path) -> InputContainer:
     """Open a media file for reading.
 
@@ -45,7 +57,7 @@ def open_source(path: Path) -> InputContainer:
     """
     check_source(path)
     try:
-        container = av.open(str(path), mode="r", metadata_errors="replace")
+        container = av.open(local(path), mode="r", metadata_errors="replace")
     except PermissionError as error:
         raise InputError(f"no permission to read {path}: change its permissions") from error
     except (av.FFmpegError, OSError, ValueError) as error:

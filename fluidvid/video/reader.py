@@ -14,6 +14,7 @@ from fluidvid.errors import InputError
 from fluidvid.video.decoding import Decoded, PictureDecoder
 from fluidvid.video.frame import Frame, copy_picture
 from fluidvid.video.info import VideoInfo, read_info
+from fluidvid.video.opening import NO_INDEX
 
 
 class VideoReader:
@@ -54,22 +55,26 @@ class VideoReader:
         if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
             raise InputError(f"nothing lies between start {start} and end {end}: give 0 <= start < end in seconds")
         self.info = read_info(Path(path), max_bad_packets)
-        if start is not None and self.info.duration is not None and start >= self.info.duration + self._lead():
+        told = self._announced()
+        if start is not None and told is not None and start >= told + self._lead():
             raise InputError(
-                f"start {float(start):g} s lies behind the end of {path} "
-                f"({float(self.info.duration):.3f} s): choose an earlier start"
+                f"start {float(start):g} s lies behind the end of {path} ({float(told):.3f} s): choose an earlier start"
             )
         self._max_bad = max_bad_packets
         self._decoder: PictureDecoder | None = None
         self._begun = False
         self.corrupt_frames = 0
-        self.warnings: list[str] = []
+        self.warnings = list(self.info.lost)
         if self.info.interlaced:
             self.warnings.append(
                 "the source is interlaced: its frames were deinterlaced (bwdif), the output is progressive"
             )
         if not self.info.orientation.exact:
             self.warnings.append("the display matrix turns by no quarter turn: faces are looked for at the nearest one")
+
+    def _announced(self) -> Fraction | None:
+        """The length the file states; FFmpeg's guess by the last time, where the clock may jump, is not one."""
+        return None if self.info.container in NO_INDEX else self.info.duration
 
     def _lead(self) -> Fraction:
         return Fraction(60)  # the video may begin later than the sound
@@ -151,10 +156,11 @@ class VideoReader:
         info = self.info
         if self.corrupt_frames:
             self.warnings.append(f"{self.corrupt_frames} damaged frames were concealed or are missing")
-        if self.end is None and info.duration is not None and info.frames_estimate:
-            due = info.duration - 2 * (1 / info.average_rate if info.average_rate else Fraction(1)) - 1
+        announced = self._announced()
+        if self.end is None and announced is not None and info.frames_estimate:
+            due = announced - 2 * (1 / info.average_rate if info.average_rate else Fraction(1)) - 1
             if ended - info.start < due:
                 self.warnings.append(
                     f"the source ends early: last frame at {float(ended - info.start):.2f} s, "
-                    f"{float(info.duration):.2f} s were announced"
+                    f"{float(announced):.2f} s were announced"
                 )

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from fluidvid.errors import FluidvidError, OutputError
 from fluidvid.video.colour import layout, matrix_of
-from fluidvid.video.containers import Target, target_for
+from fluidvid.video.containers import Target, codec_tag, codecs_held, target_for
 from fluidvid.video.copying import StreamCopier
 from fluidvid.video.encoders import EncoderPlan, Holds, configure, plan_encoder
 from fluidvid.video.frame import Frame
 from fluidvid.video.info import VideoInfo, read_info
+from fluidvid.video.opening import local
 from fluidvid.video.orientation import Box
 from fluidvid.video.pictures import PictureShaper
 from fluidvid.video.reader import VideoReader
@@ -95,8 +96,10 @@ class VideoWriter:
             end: as for the reader, whose value is used if there is a reader.
 
         Raises:
-            OutputError: the target is the source, exists, has an unknown ending, or its folder is missing.
+            OutputError: the target is the source, exists, has an unknown ending, its folder is missing, or no encoder
+                works.
             InputError: the source cannot be read.
+            ConfigError: unknown codec, or quality or preset out of range.
         """
         self._path = Path(target)
         reader = source if isinstance(source, VideoReader) else None
@@ -107,15 +110,22 @@ class VideoWriter:
         self._info: VideoInfo = reader.info if reader else read_info(where, 30)
         self._first = (reader.start if reader else None) if start is None else start
         self._last = (reader.end if reader else None) if end is None else end
-        self._asked = codec, crf, preset
         self._overwrite, self._keep = overwrite, keep_metadata
         self._notes: list[str] = []
-        self._plan: EncoderPlan | None = None
+        self._shaper = PictureShaper(self._info, turn=not (self._spec.rotation or self._info.orientation.identity))
+        if self._shaper.turns:
+            self._notes.append(f"{self._spec.muxer} cannot store a rotation: the pixels were turned upright")
+        holds = Holds(codecs_held(self._spec))
+        self._plan = plan_encoder(
+            self._info, self._shaper.size, holds, self._spec.video, codec=codec, crf=crf, preset=preset
+        )
+        self._shaper.format = self._plan.pix_fmt
         self._file: TargetFile | None = None
         self._out: OutputContainer | None = None
         self._copier: StreamCopier | None = None
         self._times: deque[tuple[int, int | None]] = deque()
         self._count = 0
+        self._tick: int | None = None
 
     @property
     def report(self) -> MuxReport:
@@ -124,16 +134,16 @@ class VideoWriter:
         copies = self._copier.report if self._copier else None
         warnings = [
             *self._notes,
-            *(plan.warnings if plan else ()),
+            *plan.warnings,
             *(copies.warnings if copies else ()),
             *(self._reader.warnings if self._reader else ()),
         ]
         if self._copier is not None and self._copier.has_sound:
             warnings.append("the sound is kept unchanged: voices identify people too")
         return MuxReport(
-            codec=plan.codec if plan else "",
-            encoder=plan.encoder.name if plan else "",
-            pix_fmt=plan.pix_fmt if plan else "",
+            codec=plan.codec,
+            encoder=plan.encoder.name,
+            pix_fmt=plan.pix_fmt,
             dropped_streams=tuple(copies.dropped_streams if copies else ()),
             dropped_metadata=tuple(dict.fromkeys(copies.dropped_metadata)) if copies else (),
             converted=tuple(copies.converted if copies else ()),
@@ -144,8 +154,7 @@ class VideoWriter:
         """Open temporary file, encoder and the source's other streams.
 
         Raises:
-            OutputError: the folder cannot be written to, or no encoder works.
-            ConfigError: unknown codec, or quality out of range.
+            OutputError: the folder cannot be written to.
         """
         self._file = TargetFile(self._path, self._overwrite)
         try:
@@ -204,17 +213,9 @@ class VideoWriter:
         cut = None if first is None else first * info.time_base
         end = None if self._last is None else self._last + info.start
         self._copier = StreamCopier(info, spec, keep_metadata=self._keep, start=cut, end=end)
-        self._shaper = PictureShaper(info, turn=not (spec.rotation or info.orientation.identity))
-        if self._shaper.turns:
-            self._notes.append(f"{spec.muxer} cannot store a rotation: the pixels were turned upright")
-        self._out = out = av.open(str(file.path), "w", format=spec.muxer)
-        holds = Holds(spec.only or frozenset(out.supported_codecs))
-        codec, crf, preset = self._asked
-        size = self._shaper.size
-        self._plan = plan = plan_encoder(info, size, holds, spec.video, codec=codec, crf=crf, preset=preset)
-        self._shaper.format = plan.pix_fmt
+        self._out = out = av.open(local(file.path), "w", format=spec.muxer)
         self._copier.add_streams(out, "before")
-        self._stream = self._video_stream(out, plan, size)
+        self._stream = self._video_stream(out, self._plan, self._shaper.size)
         self._copier.add_streams(out, "after")
         self._copier.add_tags(out, self._stream)
         if spec.muxer in ("mp4", "mov", "avi", "flv") and cut is None and info.start > _LATE:
@@ -232,6 +233,8 @@ class VideoWriter:
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
         configure(context, plan, size)
+        if tag := codec_tag(spec.muxer, plan.codec):
+            context.codec_tag = tag
         self._indexed = plan.encoder.indexed or not spec.ticks
         if self._indexed:
             rate = _nearest_rate(plan.encoder.name, rate)
@@ -290,7 +293,10 @@ class VideoWriter:
                 pts, duration = self._times.popleft()
                 ticks, base = self._ticks, self._info.time_base
                 packet.time_base = ticks
-                packet.pts = packet.dts = round(pts * base / ticks)
+                tick = round(pts * base / ticks)
+                # A muxer refuses a time twice: of pictures within one tick the second moves on.
+                self._tick = tick if self._tick is None else max(tick, self._tick + 1)
+                packet.pts = packet.dts = self._tick
                 packet.duration = round(duration * base / ticks) if duration else 0
             if packet.pts is not None and packet.dts is not None and packet.pts - packet.dts > _NO_DELAY:
                 packet.dts = packet.pts  # x265 makes it from memory it never set where there are one or two pictures
@@ -317,7 +323,7 @@ class VideoWriter:
     def _verify(self, path: Path) -> None:
         """A full disk may show only here: the last buffer is written when the file is closed."""
         try:
-            with av.open(str(path)) as result:
+            with av.open(local(path)) as result:
                 if not result.streams.video:
                     raise OutputError(f"{self._path} came out without video: check the disk and try again")
         except av.FFmpegError as error:

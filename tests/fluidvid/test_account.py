@@ -117,6 +117,15 @@ def test_summary_names_what_matters() -> None:
         assert words in text
 
 
+def test_names_in_the_summary_are_no_markup() -> None:
+    """They come from outside: what looks like markup would vanish, or end a run whose result is there already."""
+    stream = io.StringIO()
+    made = report(output="o4[final]:cat:.mp4", dropped_metadata=("[/x]",), warnings=("[bold]stays[/]",))
+    made.print_summary(Console(file=stream, width=120))
+    for words in ("o4[final]:cat:.mp4", "[/x]", "[bold]stays[/]"):
+        assert words in stream.getvalue()
+
+
 def test_a_snapshot_adds_up_while_another_thread_adds() -> None:
     coverage, done = Coverage(), threading.Event()
 

@@ -57,6 +57,12 @@ def test_every_detector_has_a_model_or_says_what_it_needs(monkeypatch: pytest.Mo
         assert "detector" in models.entry(asked[0]).roles
 
 
+def test_a_codec_nobody_knows_costs_no_model_and_no_pass(clip: Path, tmp_path: Path) -> None:
+    config = Config().updated({"media.codec": "bogus"})
+    with pytest.raises(ConfigError, match="unknown codec 'bogus'"):
+        assembly.file_stages(clip, tmp_path / "out.mp4", config, overwrite=False)
+
+
 def test_an_unknown_detector_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no detector 'centreface': choose one of centerface"):
         assembly.make_detector(Config().updated({"detect.detector": "centreface"}), ModelStore())

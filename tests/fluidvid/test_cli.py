@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fluidvid import cli
+from fluidvid.stdout import put
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
@@ -165,6 +167,33 @@ def test_models_list_json_has_licence_source_and_hash() -> None:
     assert all(m["licence"] and m["source"] and m["files"] for m in models)
     text = fluidvid("models", "list").stdout
     assert "NON-COMMERCIAL" in text and "sha256" in text
+
+
+@pytest.mark.parametrize("arguments", [["models", "list"], ["version"]])
+def test_a_reader_that_has_had_enough_is_left_in_peace(arguments: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fluidvid", *arguments]
+    with os.fdopen(write, "wb") as stdout:
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED: there is no /dev/full here")
+def test_words_that_cannot_be_written_are_one_line() -> None:
+    command = [sys.executable, "-m", "fluidvid", "models", "verify", "--json"]
+    with Path("/dev/full").open("wb") as stdout:
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=ENVIRONMENT, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("fluidvid: stdout cannot be written to (No space left on device)")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_name_that_is_no_text_is_written_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8"))
+    put(json.dumps({"output": "caf\udce9 ü"}, ensure_ascii=False))
+    assert json.loads(written.getvalue()) == {"output": "caf\udce9 ü"}
 
 
 def test_models_verify_passes() -> None:

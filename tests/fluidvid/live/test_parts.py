@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from urllib.error import HTTPError
@@ -35,7 +35,7 @@ from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
-from fluidvid.live.sinks import open_sink
+from fluidvid.live.sinks import Sink, open_sink
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until
@@ -217,6 +217,15 @@ def test_what_was_rgb_is_no_longer_tagged_as_rgb() -> None:
     assert Look.of(picture, None) == Look(None, 1, 6, 2, 2)
 
 
+def publish(sink: Sink, encoder: LiveEncoder, numbers: Iterable[int]) -> None:
+    """Pictures of a small stream at 25 a second."""
+    for number in numbers:
+        picture = av.VideoFrame(64, 48, "yuv420p")
+        picture.pts = number * round(1 / (25 * TIME_BASE))
+        for packet in encoder.encode(picture, arrived=0.0):
+            sink.write(packet)
+
+
 def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path) -> None:
     """RFC 8216: a player that is ahead would wait for ever for numbers that begin anew."""
     encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
@@ -225,11 +234,7 @@ def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path
     for begin in (0, 4):
         encoder.key_frame_due()
         sink = open_sink(address, description, transport="tcp", segment=1.0)
-        for k in range(begin * 25, (begin + 4) * 25 + 1):
-            picture = av.VideoFrame(64, 48, "yuv420p")
-            picture.pts = k * round(1 / (25 * TIME_BASE))
-            for packet in encoder.encode(picture, arrived=0.0):
-                sink.write(packet)
+        publish(sink, encoder, range(begin * 25, (begin + 4) * 25 + 1))
         del sink  # killed: nothing is closed
     lines = (tmp_path / "hls" / "index.m3u8").read_text().splitlines()
     parts = [line for line in lines if line.endswith(".ts")]
@@ -283,6 +288,33 @@ def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:
     for _ in range(2):
         open_sink(address, encoder.description(None), transport="tcp", segment=1.0).close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00.mkv", "part-01.mkv"]
+
+
+def test_hevc_is_tagged_so_that_apples_players_show_it(tmp_path: Path) -> None:
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0, codec="hevc")
+    address = sink_address(f"{tmp_path}/out.mp4", overwrite=False)
+    sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    encoder.key_frame_due()
+    publish(sink, encoder, range(5))
+    sink.close()
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+        assert len(list(container.decode(video=0))) == 5
+
+
+@pytest.mark.parametrize(("name", "file"), [("12:30.mkv", "12:30.mkv"), ("rtp:cam/", "rtp:cam/index.m3u8")])
+def test_a_colon_in_a_name_is_no_protocol(
+    name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(name, overwrite=False)
+    sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    encoder.key_frame_due()
+    publish(sink, encoder, range(25))
+    sink.close()
+    with Connection(source_address(file), transport="tcp", timeout=2) as source:
+        assert isinstance(next(source.items()), av.VideoFrame)
 
 
 def nobodys_source() -> LiveSource:

@@ -66,6 +66,17 @@ def test_a_file_that_appears_meanwhile_is_left_alone(clip: Path, tmp_path: Path)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"theirs"]
 
 
+def test_a_colon_in_a_name_is_no_protocol(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras name files by the time; relative names are the ones that FFmpeg misreads."""
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path / "2024-01-01T12:30:00.mp4", clip, Recipe(audio=["aac"]))
+    rewrite(Path("2024-01-01T12:30:00.mp4"), Path("http:out.mp4"))
+    assert len(see(tmp_path / "http:out.mp4").times) == 24
+    Path("12:30.mp4").write_bytes(b"no media at all")
+    with pytest.raises(InputError, match=r"^12:30.mp4 cannot be opened"):
+        VideoReader("12:30.mp4")
+
+
 def test_the_source_is_never_the_target(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to(clip)
     with pytest.raises(OutputError, match="the source itself"):
@@ -81,8 +92,15 @@ def test_a_target_that_cannot_be_is_refused_before_any_work(clip: Path, tmp_path
 
 @pytest.mark.parametrize("wrong", [{"codec": "nonsense"}, {"crf": 99}, {"preset": "nonsense"}])
 def test_a_wrong_option_is_named_and_leaves_nothing(clip: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """When the writer is made, not when it begins to write: the first pass over the source lies in between."""
     with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
-        rewrite(clip, tmp_path / "out.mp4", **wrong)
+        VideoWriter(tmp_path / "out.mp4", clip, **wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_codec_the_container_cannot_hold_is_refused_before_any_work(clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot hold vp9"):
+        VideoWriter(tmp_path / "out.mov", clip, codec="vp9")
     assert list(tmp_path.iterdir()) == []
 
 

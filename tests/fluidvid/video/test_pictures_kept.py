@@ -158,6 +158,44 @@ def test_colours_stored_as_rgb_are_tagged_as_what_they_become(clip: Path, tmp_pa
     assert np.abs(before - after).mean() < 6
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [("alpha_mode", "1", "transparency"), ("stereo_mode", "left_right", "two views"), ("stereo_mode", "mono", "")],
+)
+def test_transparency_and_second_views_are_lost_with_a_word(
+    clip: Path, tmp_path: Path, tag: str, value: str, words: str
+) -> None:
+    first = build(tmp_path / "first.mkv", clip, Recipe("libvpx-vp9", pts=range(0, 3003, 1001)))
+    with av.open(str(first)) as container, av.open(str(tmp_path / "in.webm"), "w") as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        stream.metadata[tag] = value
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    report, _ = rewrite(tmp_path / "in.webm", tmp_path / "out.mkv", codec="h264")
+    assert any(words in line for line in report.warnings) if words else report.warnings == ()
+
+
+def test_a_projection_is_lost_with_a_word(clip: Path, tmp_path: Path) -> None:
+    """Google's Spherical Video V1: XML in a box of the track."""
+    data = build(tmp_path / "first.mp4", clip, Recipe(pts=range(0, 3003, 1001))).read_bytes()
+    told = {"Spherical": "true", "Stitched": "true", "StitchingSoftware": "x", "ProjectionType": "equirectangular"}
+    words = "".join(f"<GSpherical:{name}>{value}</GSpherical:{name}>" for name, value in told.items())
+    xml = (
+        bytes.fromhex("ffcc8263f8554a938814587a02521fdd") + f"<rdf:SphericalVideo>{words}</rdf:SphericalVideo>".encode()
+    )
+    box = (len(xml) + 8).to_bytes(4, "big") + b"uuid" + xml
+    for name in (b"moov", b"trak"):
+        at = data.rindex(name) - 4
+        end = at + int.from_bytes(data[at : at + 4], "big")
+        data = data[:at] + (end - at + len(box)).to_bytes(4, "big") + data[at + 4 :]
+    source = tmp_path / "in.mp4"
+    source.write_bytes(data[:end] + box + data[end:])
+    report, _ = rewrite(source, tmp_path / "out.mp4")
+    assert any("360-degree" in line for line in report.warnings)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_hevc_of_a_few_pictures_keeps_its_times(clip: Path, tmp_path: Path, count: int) -> None:
     source = build(
@@ -168,3 +206,14 @@ def test_hevc_of_a_few_pictures_keeps_its_times(clip: Path, tmp_path: Path, coun
         packets = [(p.pts or 0, p.dts or 0) for p in container.demux(video=0) if p.size]
     assert sorted(pts for pts, _ in packets) == list(range(800, 800 + 100 * count, 100))
     assert all(abs(dts) < 10_000 for _, dts in packets)
+
+
+@pytest.mark.parametrize(("suffix", "tag"), [(".mp4", "hvc1"), (".mov", "hvc1"), (".mkv", None)])
+def test_hevc_is_tagged_so_that_apples_players_show_it(
+    clip: Path, tmp_path: Path, suffix: str, tag: str | None
+) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(pts=range(0, 3003, 1001)))
+    rewrite(source, tmp_path / f"out{suffix}", codec="hevc")
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert tag in (None, container.streams.video[0].codec_context.codec_tag)
+        assert len(list(container.decode(video=0))) == 3

@@ -14,6 +14,7 @@ from av.packet import Packet
 
 from fluidvid.errors import InputError
 from fluidvid.video import VideoReader
+from fluidvid.video.containers import codecs_held, target_for
 from fluidvid.video.info import picture_orientation
 from fluidvid.video.orientation import Orientation
 from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
@@ -103,6 +104,40 @@ def test_a_stream_the_container_cannot_hold_is_dropped_with_the_reason(clip: Pat
     assert any("subrip" in line for line in report.dropped_streams)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "recipe"),
+    [
+        (".mov", Recipe(audio=["flac"])),
+        (".mov", Recipe("libvpx-vp9", options={"deadline": "realtime"})),
+        (".flv", Recipe("mpeg4", time_base=Fraction(1, 30), pts=range(24))),
+    ],
+    ids=["flac in mov", "vp9 in mov", "mpeg4 in flv"],
+)
+def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
+    clip: Path, tmp_path: Path, suffix: str, recipe: Recipe
+) -> None:
+    """FFmpeg's lists are longer than its muxers': the first packet would have ended the run."""
+    source = build(tmp_path / "in.mkv", clip, recipe)
+    report, _ = rewrite(source, tmp_path / f"out{suffix}")
+    assert len(see(tmp_path / f"out{suffix}").times) == 24
+    assert report.codec == "h264"
+    assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
+
+
+def test_truehd_is_dropped_where_ffmpeg_calls_it_experimental() -> None:
+    assert "truehd" not in codecs_held(target_for(Path("out.mp4")))
+    assert "truehd" in codecs_held(target_for(Path("out.mkv")))
+
+
+def test_pictures_within_one_tick_move_to_the_next(clip: Path, tmp_path: Path) -> None:
+    """AVI counts frames at the mean rate, and its muxer refuses a number twice."""
+    source = build(tmp_path / "in.mp4", clip, Recipe(pts=UNEVEN))
+    rewrite(source, tmp_path / "out.avi")
+    times = see(tmp_path / "out.avi").times
+    assert len(times) == len(UNEVEN)
+    assert len(set(times)) == len(UNEVEN)
+
+
 TAGS = {"location": "+52.3702+004.8952/", "creation_time": "2020-01-02T03:04:05.000000Z", "comment": "Jane's phone"}
 
 
@@ -136,6 +171,24 @@ def test_a_cut_begins_at_zero_with_sound_and_subtitles_in_step(clip: Path, tmp_p
     inside = [(t - start, h) for t, h in before.of("audio")[0].packets if t is not None and start <= t < end]
     assert list(after.of("audio")[0].packets) == inside
     assert [t for t, _ in after.of("subtitle")[0].packets] == [SUBTITLES[1][0] - start]
+
+
+@pytest.mark.parametrize(("suffix", "codec", "sound"), [(".ts", "libx264", ["aac"]), (".mpg", "mpeg2video", [])])
+def test_a_cut_between_key_frames_of_a_broadcast_loses_nothing(
+    clip: Path, tmp_path: Path, suffix: str, codec: str, sound: list[str]
+) -> None:
+    """There is no index of key frames: a seek lands on any packet, and all up to the next key frame would be lost."""
+    recipe = Recipe(codec, time_base=Fraction(1, 30), pts=range(90), options={"g": "40", "bf": "0"}, audio=sound)
+    source = build(tmp_path / f"in{suffix}", clip, recipe)
+    before = see(source)
+    first = before.times[50]
+    with VideoReader(source) as reader:
+        begin = reader.info.start
+    rewrite(source, tmp_path / f"out{suffix}", start=first - begin)
+    after = see(tmp_path / f"out{suffix}")
+    assert list(after.times) == [time - first for time in before.times[50:]]
+    for was, became in zip(before.of("audio"), after.of("audio"), strict=True):
+        assert list(became.packets) == [(t - first, h) for t, h in was.packets if t is not None and t >= first]
 
 
 @pytest.mark.parametrize(("start", "end"), [(2, 1), (-1, None), (None, 0), (1000, None)])

@@ -1,0 +1,137 @@
+"""One clock for a broadcast's file that was joined from several: behind a seam its stored times begin anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any
+
+from av.packet import Packet
+
+from fluidvid.video.info import VideoInfo
+from fluidvid.video.opening import NO_INDEX
+
+_JUMP = Fraction(1, 2)
+"""Seconds by which the clock jumps back at a seam; by less it is merely unsteady."""
+_WRAP = Fraction(1 << 33, 90_000)
+"""Seconds after which such a clock begins anew by itself. FFmpeg takes a jump back for that at times, and adds them."""
+_PATIENCE = Fraction(5)
+"""Seconds of sound that wait for a seam of the picture. Sound that jumps by itself stays where it is."""
+_SHOWN = 3
+
+
+class SteadyClock:
+    """Moves the times behind a seam: the picture goes on after its last one, and all else stays in step with it.
+
+    Each reader of the file has its own. They come to the same times, as all see the video's packets from the beginning.
+    """
+
+    def __init__(self, info: VideoInfo) -> None:
+        self._info = info
+        self._frame = 1 / (info.average_rate or Fraction(25))
+        self._stored: dict[int, Fraction] = {}  # decoding time of each stream's last packet
+        self._offset = Fraction(0)
+        self._sound: dict[int, Fraction] = {}  # the offset of each stream of sound, which may lag behind
+        self._waiting: list[Packet[Any]] = []
+        self._end: Fraction | None = None
+        self._doubted: tuple[Fraction, Fraction, Fraction] | None = None  # time and offset before a seam; its place
+        self._seams: list[Fraction] = []
+
+    @property
+    def may_jump(self) -> bool:
+        """False: all packets are left as they are. True: `steady` must be given the video's packets, too."""
+        return self._info.container in NO_INDEX
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line if there was a seam."""
+        places = [f"{float(time - self._info.start):.3f} s" for time in self._seams]
+        if not places:
+            return []
+        more = f" and {len(places) - _SHOWN} times more" if len(places) > _SHOWN else ""
+        return [
+            f"the source's clock jumps back at {', '.join(places[:_SHOWN])}{more}, where recordings were joined: "
+            "picture and sound go on without a gap"
+        ]
+
+    def steady(self, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+        """All packets on one clock. Sound that comes to a seam before the picture waits for it."""
+        for packet in packets:
+            time = packet.dts if packet.dts is not None else packet.pts
+            if time is None or not self.may_jump:
+                yield packet
+            elif packet.stream_index == self._info.stream:
+                if self._meets_seam(packet, time * packet.time_base):
+                    yield from self._released(self._offset)
+                yield self._moved(packet, self._offset)
+                self._end = max(self._end or Fraction(0), self._ends(packet))
+            elif packet.stream.type == "audio":
+                yield from self._heard(packet, time * packet.time_base)
+            else:
+                yield self._moved(packet, self._offset)
+        yield from self._released(None)
+
+    def _meets_seam(self, packet: Packet[Any], time: Fraction) -> bool:
+        last = self._stored.get(packet.stream_index, time)
+        if self._doubted is not None:
+            before, offset, place = self._doubted
+            self._doubted = None
+            if _step(last, time) > _JUMP and 0 <= _step(before, time) < _JUMP:
+                self._offset = offset  # a single packet had a damaged time
+            else:
+                self._seams.append(place)
+        if not self._jumps(packet, time) or self._end is None:
+            return False
+        self._doubted = last, self._offset, self._end
+        pts = packet.pts if packet.pts is not None else packet.dts
+        assert pts is not None
+        self._offset = self._end - pts * packet.time_base
+        return True
+
+    def _heard(self, packet: Packet[Any], time: Fraction) -> Iterator[Packet[Any]]:
+        index = packet.stream_index
+        offset = self._sound.setdefault(index, self._offset)
+        waits = any(p.stream_index == index for p in self._waiting)
+        if self._jumps(packet, time):
+            waits = offset == self._offset
+            offset = self._sound[index] = self._offset
+        if not waits:
+            yield self._moved(packet, offset)
+            return
+        self._waiting.append(packet)
+        first = next(p for p in self._waiting if p.stream_index == index)
+        begun = first.dts if first.dts is not None else first.pts
+        assert begun is not None
+        if abs(_step(begun * first.time_base, time)) > _PATIENCE:
+            yield from self._released(None)
+
+    def _released(self, offset: Fraction | None) -> Iterator[Packet[Any]]:
+        """Whatever waits, by the offset of the picture's seam; None: there was none, it keeps its own."""
+        waiting, self._waiting = self._waiting, []
+        for packet in waiting:
+            if offset is not None:
+                self._sound[packet.stream_index] = offset
+            yield self._moved(packet, self._sound[packet.stream_index])
+
+    def _jumps(self, packet: Packet[Any], time: Fraction) -> bool:
+        last = self._stored.get(packet.stream_index, time)
+        self._stored[packet.stream_index] = time
+        return _step(last, time) < -_JUMP
+
+    def _ends(self, packet: Packet[Any]) -> Fraction:
+        pts = packet.pts if packet.pts is not None else packet.dts
+        assert pts is not None
+        return (pts * packet.time_base) + (packet.duration * packet.time_base if packet.duration else self._frame)
+
+    @staticmethod
+    def _moved(packet: Packet[Any], offset: Fraction) -> Packet[Any]:
+        if offset:
+            ticks = round(offset / packet.time_base)
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+            packet.dts = None if packet.dts is None else packet.dts + ticks
+        return packet
+
+
+def _step(before: Fraction, after: Fraction) -> Fraction:
+    """From one stored time to another, on a clock that begins anew by itself."""
+    return (after - before + _WRAP / 2) % _WRAP - _WRAP / 2

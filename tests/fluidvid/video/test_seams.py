@@ -1,0 +1,103 @@
+"""Joined recordings: the picture goes on behind a seam, and the sound stays in step with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from fluidvid.video import VideoReader, seams
+from fluidvid.video.seams import SteadyClock
+from tests.fluidvid.video.media_files import RATE, Recipe, build, rewrite, see
+
+BASE = Fraction(1, 90_000)
+FRAME = 3000
+PART = 30
+
+
+def part(path: Path, clip: Path, begin: int, frames_between: str = "0") -> Path:
+    """A second of a broadcast whose clock begins at `begin` seconds."""
+    pts = [begin * 90_000 + n * FRAME for n in range(PART)]
+    return build(path, clip, Recipe(time_base=BASE, pts=pts, audio=["aac"], options={"bf": frames_between}))
+
+
+def joined(path: Path, *parts: Path) -> Path:
+    path.write_bytes(b"".join(p.read_bytes() for p in parts))
+    return path
+
+
+@pytest.mark.parametrize("begins", [(10, 2, 2), (100, 2, 2)], ids=["back", "so far back that FFmpeg adds a turn"])
+@pytest.mark.parametrize("frames_between", ["0", "2"])
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_picture_and_sound_go_on_behind_a_seam(
+    clip: Path, tmp_path: Path, begins: tuple[int, ...], frames_between: str, suffix: str
+) -> None:
+    parts = [part(tmp_path / f"{n}.ts", clip, begin, frames_between) for n, begin in enumerate(begins)]
+    report, _ = rewrite(joined(tmp_path / "in.ts", *parts), tmp_path / f"out{suffix}")
+    after = see(tmp_path / f"out{suffix}")
+    assert len(after.times) == len(parts) * PART
+    assert {b - a for a, b in pairwise(after.times)} == {FRAME * BASE}
+    heard = [time for time, _ in after.of("audio")[0].packets]
+    for number, before in enumerate(map(see, parts)):
+        moved = after.times[number * PART] - before.times[0]
+        sound = [time for time, _ in before.of("audio")[0].packets]
+        mine, heard = heard[: len(sound)], heard[len(sound) :]
+        # Sound begins before the picture and ends behind it: the first packets of a part overlap the last ones'.
+        for was, became in list(zip(sound, mine, strict=True))[3:]:
+            assert was is not None and became is not None
+            assert abs(became - was - moved) <= Fraction(1, RATE)
+    assert heard == []
+    told = [line for line in report.warnings if "clock jumps back" in line]
+    assert len(told) == 1 and told[0].count(" s,") == 2
+
+
+def test_a_cut_behind_a_seam_is_found(clip: Path, tmp_path: Path) -> None:
+    source = joined(tmp_path / "in.ts", *(part(tmp_path / f"{n}.ts", clip, 5) for n in range(3)))
+    rewrite(source, tmp_path / "out.ts", start=Fraction(3, 2), end=Fraction(5, 2))
+    after = see(tmp_path / "out.ts")
+    assert len(after.times) == PART
+    assert {b - a for a, b in pairwise(after.times)} == {FRAME * BASE}
+    heard = [time for time, _ in after.of("audio")[0].packets if time is not None]
+    assert 0 <= heard[0] < Fraction(1, 5) and Fraction(4, 5) < heard[-1] < 1
+
+
+def test_a_single_damaged_time_is_no_seam(clip: Path, tmp_path: Path) -> None:
+    source = part(tmp_path / "in.ts", clip, 10)
+    with VideoReader(source) as reader:
+        clock = SteadyClock(reader.info)
+    packets = []
+    for n in range(10):
+        packet: av.Packet[Any] = av.Packet(b"picture")
+        packet.pts = packet.dts = 900_000 + n * FRAME if n != 5 else 12_345
+        packet.time_base, packet.duration = BASE, FRAME
+        packets.append(packet)
+    assert [p.pts for p in clock.steady(packets)] == [900_000 + n * FRAME for n in range(10)]
+    assert clock.warnings == []
+
+
+def test_sound_that_jumps_by_itself_is_kept(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture's clock rules: sound waits for its seam, but not for ever."""
+    monkeypatch.setattr(seams, "_PATIENCE", Fraction(1, 4))
+    source = part(tmp_path / "in.ts", clip, 10)
+    with VideoReader(source) as reader:
+        clock = SteadyClock(reader.info)
+
+    def jumping() -> Iterator[av.Packet[Any]]:
+        with av.open(str(source)) as container:
+            for packet in container.demux():
+                if packet.pts is not None and packet.dts is not None:
+                    back = 180_000 if packet.stream.type == "audio" and packet.pts > 10.4 * 90_000 else 0
+                    packet.pts, packet.dts = packet.pts - back, packet.dts - back
+                    yield packet
+
+    given = [(p.stream.type, p.pts) for p in jumping()]
+    seen = [(p.stream.type, p.pts) for p in clock.steady(jumping())]
+    assert seen != given, "nothing waited"
+    for kind in ("video", "audio"):
+        assert [pts for k, pts in seen if k == kind] == [pts for k, pts in given if k == kind]
+    assert clock.warnings == []

@@ -213,7 +213,16 @@ def _signature(*, live: bool = False) -> inspect.Signature:
             ],
             None,
         ),
-        parameter("overwrite", Annotated[bool, typer.Option("--overwrite", help="replace an existing OUT")], False),
+        parameter(
+            "overwrite",
+            Annotated[
+                bool,
+                typer.Option(
+                    "--overwrite", help="replace an existing OUT; older parts of one in parts are moved aside"
+                ),
+            ],
+            False,
+        ),
         parameter("as_json", Annotated[bool, typer.Option("--json", help="one JSON object on stdout")], False),
         parameter("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no summary")], False),
     ]

@@ -74,7 +74,7 @@ class Tracker:
         low_score: detections from here continue tracks.
         max_missed: frames a track lives on predictions before it ends.
         appearance_weight: share of appearance in the matching cost where embeddings are given.
-        rate: frames per second: the fewer, the further a face moves between two of them.
+        rate: frames per second: the fewer, the further a face moves between two of them; may be set later.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Tracker:
     ) -> None:
         self._high, self._low, self._max_missed = high_score, low_score, max_missed
         self._weight = appearance_weight
-        self._near = NEAR * max(1.0, USUAL_RATE / rate)
+        self.rate = rate
         self._tracks: list[_Track] = []
         self._next = 1
 
@@ -169,7 +169,8 @@ class Tracker:
         if embeddings is not None and weight > 0:
             likeness, known = self._likeness(free, embeddings[candidates])
             cost = np.where(known, (1 - weight) * cost + weight * (1 - likeness) / 2, cost)
-            reach = self._near * np.array([1 + STRAYING * (self._tracks[t].missed - 1) for t in free])
+            near = NEAR * max(1.0, USUAL_RATE / self.rate)
+            reach = near * np.array([1 + STRAYING * (self._tracks[t].missed - 1) for t in free])
             allowed |= known & (likeness >= LIKENESS) & _near(predicted, boxes, reach)
             large = (boxes[:, 2:] - boxes[:, :2]).min(1) >= LARGE
             allowed &= ~known | (likeness >= np.where(large, UNLIKE, SMALL_UNLIKE))

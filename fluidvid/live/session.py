@@ -30,6 +30,7 @@ from fluidvid.live.source import LiveFrame, LiveSource
 from fluidvid.memory import give_back
 from fluidvid.overlap import read_ahead
 from fluidvid.stages import Stages
+from fluidvid.trackers import Tracker
 from fluidvid.window import Window
 
 WAIT_SHARE = 0.3
@@ -204,6 +205,8 @@ class LiveSession:
         held = min(MAX_HELD, max(config.track.look_ahead, round(live.hold * rate)))
         holding = config.updated({"track.look_ahead": held})
         self._stages = replace(self._stages, complete=completing(holding.track))
+        if isinstance(self._stages.tracker, Tracker):
+            self._stages.tracker.rate = float(rate)
         self._window = Window(self._stages, holding, self._directions)
         if sound is not None:
             self.monitor.notes.append("the sound is kept unchanged: voices identify people too")

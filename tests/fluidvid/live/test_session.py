@@ -115,7 +115,9 @@ def test_without_a_good_edit_there_is_a_mask(play: Start, rig: Rig, reason: str)
 def test_a_face_is_held_after_its_last_detection(play: Start) -> None:
     """The detector misses it for half a second: it is covered all the same."""
     config = CONFIG.updated({"mode": "solid", "track.max_gap": 10})
-    report, out, _ = play(Rig(missing=range(20, 32), classic=True), config, tracker=Tracker())
+    tracker = Tracker(rate=1)
+    report, out, _ = play(Rig(missing=range(20, 32), classic=True), config, tracker=tracker)
+    assert tracker.rate == 25
     assert report.held >= 10 and max(raw(image) for image in out) < 0.002
 
 

@@ -18,6 +18,10 @@ GIVEN = 0.75
 the picture may have to share."""
 GENDER = 6.0
 """Misfit of another gender; ten years of age are 1, a likeness is 2 times its cosine by each recogniser."""
+AWAY = 1.0
+"""How far a direction is led away from what it shares with those of people like the pseudonym, in units of the rest."""
+LIKE = 60
+"""How many of the bank, the nearest in age and gender, are people like a pseudonym, itself among them."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,21 @@ class PseudonymBank:
         return {name: table[row] for name, table in self.embeddings.items()}
 
     def start(self, row: int) -> Tensor | None:
-        """Coordinates `(L, K)` of the universal direction to pseudonym `row`: usable without any optimisation."""
-        return None if self.coordinates is None else self.coordinates[row]
+        """Coordinates `(L, K)` of the universal direction to pseudonym `row`: usable without any optimisation.
+
+        Half of what training leads to is common to all directions, and makes two pseudonyms of a person alike. So the
+        direction turns away from its neighbours' mean, and stays as long as it was (benchmarks/PRIOR.md).
+        """
+        if self.coordinates is None:
+            return None
+        own = self.coordinates[row]
+        misfit = self.misfit(Person(float(self.ages[row]), float(self.males[row])))
+        if self.drawn is not None:
+            misfit[~self.drawn] = torch.inf
+        like = misfit.argsort()[: min(LIKE, int(misfit.isfinite().sum()))]
+        led = own + AWAY * (own - self.coordinates[like].mean(0))
+        length: Tensor = own.norm(dim=1, keepdim=True) / led.norm(dim=1, keepdim=True).clamp_min(1e-9)
+        return led * length
 
     def save(self, path: Path) -> None:
         """Write as float16 safetensors."""

@@ -701,6 +701,28 @@ def test_nobody_gets_another_gender_for_being_like_many() -> None:
     assert all(males[row] == 1 for row in rows)
 
 
+def test_directions_leave_what_people_of_one_kind_have_in_common() -> None:
+    generator = torch.Generator().manual_seed(0)
+    males = (torch.arange(400) % 2).float()
+    common = torch.randn(2, 1, 9, generator=generator)[males.long()]
+    coordinates = common + 0.5 * torch.randn(400, 1, 9, generator=generator)
+    table = torch.eye(400)
+    drawn = torch.arange(400) % 4 > 1
+    bank = PseudonymBank({"guide": table}, torch.full((400,), 30.0), males, coordinates, drawn)
+    men = [row for row in range(400) if males[row] == 1 and drawn[row]]
+    starts = torch.stack([start for row in men if (start := bank.start(row)) is not None])
+
+    def alike(values: torch.Tensor) -> float:
+        unit = F.normalize(values.flatten(1), dim=1)
+        return float((unit @ unit.T).mean())
+
+    assert alike(starts) < alike(coordinates[men]) - 0.2
+    torch.testing.assert_close(starts.norm(dim=2), coordinates[men].norm(dim=2))
+    assert all(float(F.cosine_similarity(s, c)) > 0.5 for s, c in zip(starts, coordinates[men], strict=True))
+    alone = PseudonymBank({}, torch.full((1,), 30.0), torch.ones(1), coordinates[:1])
+    torch.testing.assert_close(alone.start(0), coordinates[0])
+
+
 def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[str, Any], tmp_path: Path) -> None:
     bank = _bank()
     bank.save(tmp_path / "bank.safetensors")
@@ -712,7 +734,7 @@ def test_bank_is_drawn_from_once_each_and_the_search_starts_there(parts: dict[st
     for person in range(5):
         assert editor.prepare(person, faces(2, seed=person)).ok
     assert len(loaded.used) == 5
-    starts = [space.directions(bank.coordinates[row]) for row in loaded.used] if bank.coordinates is not None else []
+    starts = [space.directions(start) for row in loaded.used if (start := bank.start(row)) is not None]
     for person in range(5):
         state = editor.store.get(person)
         assert state is not None

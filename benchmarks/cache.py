@@ -224,8 +224,8 @@ def returns(clips: Path, work: Path) -> str:
             fused = {t: identify(c) for t, c in crops.items()}
             seen = {t: e[np.abs(e).max(1) > 0] for t, e in fused.items()}
             clear = {t for t in labels if len(seen[t])}
-            frames = {t: one["frame"].astype(np.int64) for t, one in found["tracks"].items()}
-            first = {t: int(f.min()) for t, f in frames.items()}
+            frames = {t: one["frame"][one["observed"]].astype(np.int64) for t, one in found["tracks"].items()}
+            first = {t: int(one["frame"].min()) for t, one in found["tracks"].items()}
             person_of = link_tracks(seen, frames, threshold=THRESHOLD)
             for kind, counted in (("recognisable", clear), ("all", set(labels))):
                 scored = _score(labels, person_of, first, counted)

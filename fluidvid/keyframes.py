@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.config import Config
 from fluidvid.editing import FaceEditor
 from fluidvid.geometry import similarity
 from fluidvid.stages import Pose
@@ -25,6 +26,15 @@ class KeyCrop:
     frame: int
     quality: float
     yaw: float
+
+
+def presentable(face: TrackedFace, config: Config) -> bool:
+    """Whether a face may stand for its track: a sure detection, and large enough to be edited.
+
+    Places alone tell whose an unsure detection is: it may be somebody else, with the tracked person gone.
+    """
+    sides = face.box[2] - face.box[0], face.box[3] - face.box[1]
+    return face.observed and face.score >= config.detect.score and min(sides) >= config.edit.min_face
 
 
 def key_crop(face: TrackedFace, image: NDArray[np.uint8], pose: Pose, editor: FaceEditor) -> KeyCrop:

@@ -23,7 +23,7 @@ from fluidvid.errors import NOTHING_WRITTEN, DetectionError, StrictError, detect
 from fluidvid.following import Follower
 from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
 from fluidvid.inspection import Inspected, inspect
-from fluidvid.keyframes import KeyCrops, key_crop, merge
+from fluidvid.keyframes import KeyCrops, key_crop, merge, presentable
 from fluidvid.memory import give_back
 from fluidvid.overlap import feed_behind, read_ahead
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
@@ -150,13 +150,9 @@ def _collect(
 ) -> None:
     """Keep key crops, and an embedding of each unless `identify` makes it later, of the faces that are good enough."""
     for face in faces:
-        box = face.box
-        # Places alone tell whose an unsure detection is: it may be somebody else, with the tracked person gone.
-        if not face.observed or face.score < config.detect.score:
+        if not presentable(face, config):
             continue
-        if min(box[2] - box[0], box[3] - box[1]) < config.edit.min_face:
-            continue
-        pose = stages.pose(face.landmarks, rgb, box)
+        pose = stages.pose(face.landmarks, rgb, face.box)
         if not np.isfinite(pose.yaw) or abs(pose.yaw) > config.edit.max_yaw:
             continue
         keep = found.key_crops.setdefault(face.track_id, KeyCrops(config.edit.key_frames))
@@ -165,7 +161,7 @@ def _collect(
         keep.offer(key_crop(face, rgb, pose, editor))
         if stages.embedder is not None and stages.identify is None:
             seen = found.embeddings.setdefault(face.track_id, [])
-            detection = Detection(box=box, score=face.score, landmarks=face.landmarks)
+            detection = Detection(box=face.box, score=face.score, landmarks=face.landmarks)
             seen.append(stages.embedder(rgb, [detection])[0])
             del seen[: -2 * config.edit.key_frames]
 

@@ -21,7 +21,7 @@ from fluidvid.editing import FaceEditor
 from fluidvid.errors import detection_errors
 from fluidvid.following import Follower
 from fluidvid.gating import CausalGate, GateLimits
-from fluidvid.keyframes import KeyCrop, KeyCrops, key_crop
+from fluidvid.keyframes import KeyCrop, KeyCrops, key_crop, presentable
 from fluidvid.masks import clip_region
 from fluidvid.stages import Stages
 from fluidvid.trackers.types import Detection, TrackedFace
@@ -196,11 +196,7 @@ class Window:
         if editor is None or directions is None:
             return
         for face in faces:
-            sides = face.box[2] - face.box[0], face.box[3] - face.box[1]
-            # Places alone tell whose an unsure detection is: it may be somebody else, with the tracked person gone.
-            if not face.observed or face.score < self.config.detect.score:
-                continue
-            if min(sides) < edit.min_face or not directions.wanted(face.track_id):
+            if not presentable(face, self.config) or not directions.wanted(face.track_id):
                 continue
             keys = self._keys.setdefault(face.track_id, KeyCrops(edit.key_frames))
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import av
@@ -71,6 +72,7 @@ def target_for(path: Path) -> Target:
     raise OutputError(f"cannot write {path}: {what}; use one of {known}")
 
 
+@cache
 def codecs_held(target: Target) -> frozenset[str]:
     """Codecs a container can hold, of video, sound and subtitles."""
     if target.only:

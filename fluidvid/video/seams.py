@@ -57,16 +57,15 @@ class SteadyClock:
     def steady(self, packets: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
         """All packets on one clock. Sound that comes to a seam before the picture waits for it."""
         for packet in packets:
-            time = packet.dts if packet.dts is not None else packet.pts
-            if time is None or not self.may_jump:
+            if not self.may_jump or (time := _stored(packet)) is None:
                 yield packet
             elif packet.stream_index == self._info.stream:
-                if self._meets_seam(packet, time * packet.time_base):
+                if self._meets_seam(packet, time):
                     yield from self._released(self._offset)
                 yield self._moved(packet, self._offset)
                 self._end = max(self._end or Fraction(0), self._ends(packet))
             elif packet.stream.type == "audio":
-                yield from self._heard(packet, time * packet.time_base)
+                yield from self._heard(packet, time)
             else:
                 yield self._moved(packet, self._offset)
         yield from self._released(None)
@@ -83,9 +82,7 @@ class SteadyClock:
         if not self._jumps(packet, time) or self._end is None:
             return False
         self._doubted = last, self._offset, self._end
-        pts = packet.pts if packet.pts is not None else packet.dts
-        assert pts is not None
-        self._offset = self._end - pts * packet.time_base
+        self._offset = self._end - _shown(packet)
         return True
 
     def _heard(self, packet: Packet[Any], time: Fraction) -> Iterator[Packet[Any]]:
@@ -100,9 +97,9 @@ class SteadyClock:
             return
         self._waiting.append(packet)
         first = next(p for p in self._waiting if p.stream_index == index)
-        begun = first.dts if first.dts is not None else first.pts
+        begun = _stored(first)
         assert begun is not None
-        if abs(_step(begun * first.time_base, time)) > _PATIENCE:
+        if abs(_step(begun, time)) > _PATIENCE:
             yield from self._released(None)
 
     def _released(self, offset: Fraction | None) -> Iterator[Packet[Any]]:
@@ -119,9 +116,7 @@ class SteadyClock:
         return _step(last, time) < -_JUMP
 
     def _ends(self, packet: Packet[Any]) -> Fraction:
-        pts = packet.pts if packet.pts is not None else packet.dts
-        assert pts is not None
-        return (pts * packet.time_base) + (packet.duration * packet.time_base if packet.duration else self._frame)
+        return _shown(packet) + (packet.duration * packet.time_base if packet.duration else self._frame)
 
     @staticmethod
     def _moved(packet: Packet[Any], offset: Fraction) -> Packet[Any]:
@@ -130,6 +125,19 @@ class SteadyClock:
             packet.pts = None if packet.pts is None else packet.pts + ticks
             packet.dts = None if packet.dts is None else packet.dts + ticks
         return packet
+
+
+def _stored(packet: Packet[Any]) -> Fraction | None:
+    """When a packet is decoded, or shown if it does not say."""
+    time = packet.dts if packet.dts is not None else packet.pts
+    return None if time is None else time * packet.time_base
+
+
+def _shown(packet: Packet[Any]) -> Fraction:
+    """When a packet is shown, or decoded if it does not say; one of them is known."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    assert time is not None
+    return time * packet.time_base
 
 
 def _step(before: Fraction, after: Fraction) -> Fraction:

@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +21,23 @@ from fluidvid.stdout import put
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
 
+def python(
+    *arguments: str | Path, cwd: Path | None = None, before: Callable[[], Any] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=ENVIRONMENT,
+        timeout=300,
+        check=False,
+        preexec_fn=before,
+    )
+
+
 def fluidvid(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fluidvid", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=300, check=False)
+    return python("-m", "fluidvid", *arguments, cwd=cwd)
 
 
 def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -131,18 +147,9 @@ runpy.run_module("fluidvid", run_name="__main__")
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_path: Path) -> None:
-    arguments = ["anonymize", str(clip), "b.mp4", "--mode", "blur", "-q"]
+    script = INTERRUPTED.replace("SIGNAL", str(int(sign)))
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in a shell's background ignore it otherwise
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED.replace("SIGNAL", str(int(sign))), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        timeout=300,
-        check=False,
-        preexec_fn=heard,
-    )
+    done = python("-c", script, "anonymize", clip, "b.mp4", "--mode", "blur", "-q", cwd=tmp_path, before=heard)
     assert done.stdout.strip() not in ("", "[]"), f"nothing was begun beside the target: {done}"
     assert done.returncode == 130 and done.stderr.strip() == "fluidvid: interrupted: nothing was written"
     assert list(tmp_path.iterdir()) == []

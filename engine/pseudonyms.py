@@ -114,8 +114,8 @@ class PseudonymBank:
     def start(self, row: int) -> Tensor | None:
         """Coordinates `(L, K)` of the universal direction to pseudonym `row`: usable without any optimisation.
 
-        Half of what training leads to is common to all directions, and makes two pseudonyms of a person alike. So the
-        direction turns away from its neighbours' mean, and stays as long as it was (benchmarks/PRIOR.md).
+        What training leads all directions to alike makes two pseudonyms of a person alike. So the direction turns away
+        from the mean of those of like people, and stays as long as it was (benchmarks/PRIOR.md).
         """
         if self.coordinates is None:
             return None

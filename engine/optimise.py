@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +39,7 @@ from fluidvid.engine.losses import (
     weighted_sum,
 )
 from fluidvid.engine.plan import CropEditor
+from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
@@ -126,6 +129,32 @@ class _Aim:
     begun: Tensor | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """Where the prior looks at a step's crop: noise `(c, s, s)` and timestep; None where nobody asks it."""
+
+    noise: Tensor
+    level: int
+
+
+Terms = dict[str, Tensor]
+"""Loss terms by the name of their weight, each of shape `()`."""
+
+
+class _Known(torch.autograd.Function):
+    """A loss of `x` that was computed elsewhere, with its gradient: `_Known.apply(x, value, gradient)`."""
+
+    @staticmethod
+    def forward(ctx: Any, _: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return above[0] * gradient, None, None
+
+
 class _Objective:
     """The loss of a direction on one of a person's key crops; what does not depend on it is computed once for all."""
 
@@ -140,10 +169,10 @@ class _Objective:
         source: Mapping[str, Tensor],
         noise: Tensor,
         options: OptimiseOptions,
-        generator: torch.Generator | None,
+        shares: Shares,
     ) -> None:
-        self.backbone, self.space, self.options = backbone, space, options
-        self.guides, self.attributes, self.generator, self.source = guides, attributes, generator, source
+        self.backbone, self.space, self.options, self.shares = backbone, space, options, shares
+        self.guides, self.attributes, self.source = guides, attributes, source
         self.crops = crops.to(backbone.device)
         # A cosine means the more, the lower the threshold it is compared with; on average 1.
         strict = torch.tensor([g.threshold for g in guides]).pow(-2)
@@ -177,48 +206,89 @@ class _Objective:
         """All crops with a direction applied, `(K, 3, S, S)`."""
         return torch.cat([self.edited(coordinates, crop)[2] for crop in range(len(self.crops))])
 
+    def look(self, generator: torch.Generator | None) -> _Look | None:
+        """Where the prior looks next."""
+        if not self.options.weights.manifold:
+            return None
+        noise = torch.randn(self.z.shape[1:], generator=generator).to(self.z)
+        level = int(torch.randint(*MANIFOLD, (1,), generator=generator))
+        return _Look(noise, min(level, len(self.backbone.schedule.alphas_cumprod) - 1))
+
     def __call__(
-        self, coordinates: Tensor, aim: _Aim, guides: Sequence[Recogniser], crop: int
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        self, coordinates: Tensor, aim: _Aim, guides: Sequence[Recogniser], crop: int, look: _Look | None
+    ) -> tuple[Tensor, Terms, dict[str, Tensor]]:
         """Loss of a direction as some guides see it on one crop, its terms, and what the guides see."""
-        options, weights = self.options, self.options.weights
-        this = slice(crop, crop + 1)
-        z, mask, windows = self.z[this], self.mask[this], self.windows[this]
+        weights, this = self.options.weights, slice(crop, crop + 1)
         after, decoded, edited = self.edited(coordinates, crop)
-        change = mask * (decoded - self.before[this])
-        terms = {name: edited.new_zeros(()) for name in ("suppress", "displace", "apart")}
-        seen: dict[str, Tensor] = {}
-        regular = often(self.guides)
-        for guide in guides:
-            # Who looks at every second step counts twice.
-            share = (1 if guide in regular else 2) / (2 * len(self.guides) - len(regular))
-            with self.backbone.unet.autocast():  # gradients need no more; what verifies looks in full precision
-                embedding = guide(edited)
-            margin = options.margin * guide.threshold
-            stress = share * self.stress[guide.name]
-            terms["suppress"] = terms["suppress"] + stress * suppress(embedding, self.source[guide.name][this], margin)
-            if guide.name in aim.candidate.targets:
-                goal = aim.candidate.targets[guide.name].to(embedding)
-                terms["displace"] = terms["displace"] + share * displace_to(embedding, goal)
-            if guide.name in aim.rivals:
-                terms["apart"] = terms["apart"] + share * apart_from(embedding, aim.rivals[guide.name].to(embedding))
-            seen[guide.name] = embedding.detach()[0]
-        terms |= attribute_terms(self.attributes(edited, mesh=weights.mesh > 0), self.kept[this])
-        terms["parts"] = part_correlation(parts(edited, windows), self.parts[this])
-        terms["residual"], terms["variation"] = change.abs().mean(), total_variation(change)
+        change = self.mask[this] * (decoded - self.before[this])
+        terms: Terms = {"residual": change.abs().mean(), "variation": total_variation(change)}
         if weights.skin:
             terms["skin"] = change_within(change, self.skin[this])
-        if weights.manifold:
-            level_noise = torch.randn(z.shape[1:], generator=self.generator).to(z)
-            level = int(torch.randint(*MANIFOLD, (1,), generator=self.generator))
-            level = min(level, len(self.backbone.schedule.alphas_cumprod) - 1)
-            terms["manifold"] = manifold(self.backbone, after, z, level_noise, (level,))
         if aim.begun is not None:
-            terms["begun"] = change_within(edited - aim.begun[this], mask)
+            terms["begun"] = change_within(edited - aim.begun[this], self.mask[this])
             terms["brows"] = darker_than(edited, aim.begun[this], self.between[this])
         start = aim.candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
-        return weighted_sum(terms, weights), terms, seen
+        loss = weighted_sum(terms, weights)
+        # The networks do not wait for each other; the dearest begin.
+        seen: dict[str, Tensor] = {}
+        regular = often(self.guides)
+        jobs = [
+            partial(self._seen_by, guide, aim, this, seen)
+            for guide in sorted(guides, key=lambda guide: guide in regular)
+        ]
+        apart = [self._apart(partial(self._kept, this), edited), *(self._apart(job, edited) for job in jobs)]
+        if look is not None:
+            apart.insert(1, self._apart(partial(self._likely, this, look), after))
+        for part, found in self.shares.each(apart):
+            loss = loss + part
+            for name, value in found.items():
+                terms[name] = terms[name] + value if name in terms else value
+        return loss, terms, seen
+
+    def _apart(self, job: Callable[[Tensor], Terms], x: Tensor) -> Callable[[], tuple[Tensor, Terms]]:
+        """What computes a job's loss of `x`, and any gradient of it, apart from the graph behind `x`."""
+        wanted = x.requires_grad and torch.is_grad_enabled()
+
+        def work() -> tuple[Tensor, Terms]:
+            leaf = x.detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                terms = job(leaf)
+                loss = weighted_sum(terms, self.options.weights)
+                if not wanted:
+                    return loss, terms
+                (gradient,) = torch.autograd.grad(loss, leaf)
+                known: Tensor = _Known.apply(x, loss.detach(), gradient)  # type: ignore[no-untyped-call]
+            return known, {name: value.detach() for name, value in terms.items()}
+
+        return work
+
+    def _seen_by(self, guide: Recogniser, aim: _Aim, this: slice, seen: dict[str, Tensor], edited: Tensor) -> Terms:
+        """What one guide says of the person, the pseudonym and its rivals; adds what it sees, `(D,)`, to `seen`."""
+        regular = often(self.guides)
+        # Who looks at every second step counts twice.
+        share = (1 if guide in regular else 2) / (2 * len(self.guides) - len(regular))
+        with self.backbone.unet.autocast():  # gradients need no more; what verifies looks in full precision
+            embedding = guide(edited)
+        margin = self.options.margin * guide.threshold
+        source = self.source[guide.name][this]
+        terms = {"suppress": share * self.stress[guide.name] * suppress(embedding, source, margin)}
+        if guide.name in aim.candidate.targets:
+            terms["displace"] = share * displace_to(embedding, aim.candidate.targets[guide.name].to(embedding))
+        if guide.name in aim.rivals:
+            terms["apart"] = share * apart_from(embedding, aim.rivals[guide.name].to(embedding))
+        seen[guide.name] = embedding.detach()[0]
+        return terms
+
+    def _kept(self, this: slice, edited: Tensor) -> Terms:
+        """How far attributes, eyes and mouth are from the source's."""
+        terms = attribute_terms(self.attributes(edited, mesh=self.options.weights.mesh > 0), self.kept[this])
+        terms["parts"] = part_correlation(parts(edited, self.windows[this]), self.parts[this])
+        return terms
+
+    def _likely(self, this: slice, look: _Look, after: Tensor) -> Terms:
+        """How little the prior takes edited latents for a face."""
+        return {"manifold": manifold(self.backbone, after, self.z[this], look.noise, (look.level,))}
 
 
 def often(guides: Sequence[Recogniser]) -> Sequence[Recogniser]:
@@ -240,6 +310,7 @@ def optimise_direction(
     rivals: Sequence[Candidate] = (),
     options: OptimiseOptions | None = None,
     generator: torch.Generator | None = None,
+    shares: Shares | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Optimised:
     """Optimise one direction over a person's key crops.
@@ -257,6 +328,7 @@ def optimise_direction(
         rivals: further pseudonyms that were `seen` and must not be looked like, as must not be the others of these.
         options: budget and weights.
         generator: source of the manifold term's noise.
+        shares: lets networks look at once; None: one after another.
         stopping: asked at every step.
 
     Raises:
@@ -264,13 +336,19 @@ def optimise_direction(
     """
     options = options or OptimiseOptions()
     began = time.monotonic()
-    objective = _Objective(backbone, editor, space, guides, attributes, crops, source, noise, options, generator)
+    shares = shares or Shares(backbone.device, 1)
+    objective = _Objective(backbone, editor, space, guides, attributes, crops, source, noise, options, shares)
     ordered = list(candidates) or [Candidate()]
     if len(ordered) > 1:  # one crop tells them apart
-        with torch.no_grad():
-            looked = [(objective(_start(c, space, backbone), _Aim(c), guides, 0), c) for c in ordered]
-        looked.sort(key=lambda each: float(each[0][0]))
-        ordered = [c if c.start is None else replace(c, seen=found) for (_, _, found), c in looked]
+        look = objective.look(generator)
+
+        @torch.no_grad()
+        def judged(candidate: Candidate) -> tuple[float, Candidate]:
+            loss, _, seen = objective(_start(candidate, space, backbone), _Aim(candidate), guides, 0, look)
+            return float(loss), candidate if candidate.start is None else replace(candidate, seen=seen)
+
+        looked = shares.each([partial(judged, candidate) for candidate in ordered])
+        ordered = [candidate for _, candidate in sorted(looked, key=lambda each: each[0])]
     chosen, *others = ordered
     seen = [rival.seen for rival in (*rivals, *others) if rival.seen]
     apart = {guide.name: torch.stack([each[guide.name] for each in seen]) for guide in guides} if seen else {}
@@ -286,7 +364,7 @@ def optimise_direction(
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
-        loss, terms, _ = objective(coordinates, aim, *_looks(step, guides, len(crops)))
+        loss, terms, _ = objective(coordinates, aim, *_looks(step, guides, len(crops)), objective.look(generator))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction, extrapolated
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
+from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
 
 log = logging.getLogger(__name__)
@@ -211,6 +213,7 @@ class DirectionSearch:
         options: budgets and limits.
         generator: the run's secret randomness.
         basis: digest of everything a direction depends on, for its provenance.
+        shares: lets networks look at once.
     """
 
     def __init__(
@@ -225,10 +228,11 @@ class DirectionSearch:
         options: EditorOptions,
         generator: torch.Generator,
         basis: str,
+        shares: Shares,
     ) -> None:
         self.apply, self.path, self.space = apply, path, space
         self.guides, self.verifiers, self.attributes, self.bank = guides, verifiers, attributes, bank
-        self.options, self.generator, self.basis = options, generator, basis
+        self.options, self.generator, self.basis, self.shares = options, generator, basis, shares
         self.stopping = threading.Event()
         """Once set, searches end by `SearchStopped` at their next step."""
         self.pace: Callable[[], None] = lambda: None
@@ -295,6 +299,7 @@ class DirectionSearch:
                 rivals=[c for c in drawn if c.row != candidates[0].row],
                 options=options,
                 generator=self.generator,
+                shares=self.shares,
                 stopping=self._stopping,
             )
             total += options.steps
@@ -391,8 +396,9 @@ class DirectionSearch:
 
     def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""
-        nets = (*self.guides, *self.verifiers)
-        return {net.name: net(x) for net in nets if names is None or net.name in names}
+        nets = [net for net in (*self.guides, *self.verifiers) if names is None or net.name in names]
+        embeddings = self.shares.each([partial(net, x) for net in nets])
+        return dict(zip((net.name for net in nets), embeddings, strict=True))
 
     @torch.no_grad()
     def verify(
@@ -406,23 +412,24 @@ class DirectionSearch:
         those crops ("seeing"). `edit` makes the edits with the direction's noise, if several directions are judged.
         """
         edited = (edit or self._edits(source, direction.noise))(direction.values)
+        others = [net for net in self.guides if thorough and net not in self.judges]
+        found = self.embeddings(edited, {net.name for net in (*self.judges, *others)})
+        cosines = {name: (embedding * source.embeddings[name]).sum(1) for name, embedding in found.items()}
         figures = {}
         limit = self.options.frame_limit * self.guides[0].threshold
+        watched = cosines[self.guides[0].name]  # by the one that watches every frame
+        figures["weak"] = float(((watched > WEAK * limit) & (watched <= LOST * limit)).float().mean())
+        shown = watched <= limit
+        if int(shown.sum()) < max(2, len(shown) / 2):
+            shown = torch.ones_like(shown)
         for net in self.judges:
-            cosine = (net(edited) * source.embeddings[net.name]).sum(1)
-            if net is self.guides[0]:  # the one that watches every frame
-                figures["weak"] = float(((cosine > WEAK * limit) & (cosine <= LOST * limit)).float().mean())
-                shown = cosine <= limit
-                if int(shown.sum()) < max(2, len(shown) / 2):
-                    shown = torch.ones_like(shown)
+            cosine = cosines[net.name]
             role = "verifier" if net in self.verifiers else "guide"
             figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
             figures[f"{role}.{net.name}.worst"] = float(cosine.max())
         if thorough:
-            others = [net for net in self.guides if net not in self.judges]
-            seen = [float((net(edited) * source.embeddings[net.name]).sum(1)[shown].mean()) for net in others]
-            seeing = sum(c > self.options.frame_limit * net.threshold for c, net in zip(seen, others, strict=True))
-            figures["seeing"] = seeing / max(1, len(others))
+            seeing = [float(cosines[g.name][shown].mean()) > self.options.frame_limit * g.threshold for g in others]
+            figures["seeing"] = sum(seeing) / max(1, len(others))
         if source.surprise is not None:
             figures["unlikely"] = self.surprise(edited[: self.options.key_crops]) / max(source.surprise, 1e-9)
         moved = self.attributes.landmarks(edited) - source.landmarks

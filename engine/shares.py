@@ -1,19 +1,22 @@
-"""Run a network on shares of a batch at once, one thread each: two small runs beat one that is split inside."""
+"""Run networks at once, one thread each, on shares of a batch or side by side: two small runs beat one split inside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Shares:
     """Calls a function of batches from as many threads as torch has, each with a share of the rows.
 
-    For inference only; on other devices than the CPU, with one thread or one row it calls the function as it is.
+    On other devices than the CPU, with one thread or one row it calls the function as it is.
 
     Args:
         device: where the batches are.
@@ -43,7 +46,7 @@ class Shares:
             torch.set_num_threads(threads)
 
     def __call__(self, work: Callable[..., tuple[Tensor, ...]], *batches: Tensor) -> tuple[Tensor, ...]:
-        """`work(*batches)`: tensors of `(N, ...)` in, a tuple of tensors of `(N, ...)` out."""
+        """`work(*batches)`: tensors of `(N, ...)` in, a tuple of tensors of `(N, ...)` out. For inference only."""
         rows = len(batches[0])
         if self._pool is None or rows < 2:
             return work(*batches)
@@ -55,3 +58,12 @@ class Shares:
         parts = zip(*(batch.tensor_split(min(self.count, rows)) for batch in batches), strict=True)
         done = list(self._pool.map(share, parts))
         return tuple(torch.cat(column) for column in zip(*done, strict=True))
+
+    def each(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        """The results of jobs that do not wait for each other, begun in this order: the longest should come first.
+
+        A caller that has but one thread, as a job itself has, does them one after another.
+        """
+        if self._pool is None or len(jobs) < 2 or torch.get_num_threads() < 2:
+            return [job() for job in jobs]
+        return [done.result() for done in [self._pool.submit(job) for job in jobs]]

@@ -27,12 +27,14 @@ from fluidvid.engine.optimise import (
     Optimised,
     OptimiseOptions,
     SearchStopped,
+    _Aim,
     _looks,
     _Objective,
     optimise_direction,
 )
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
+from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import ComponentSpace
 from tests.engine.tiny import easy_options, editor_parts, faces, tiny_recogniser
 
@@ -287,7 +289,7 @@ def test_what_is_verified_is_as_strong_as_what_is_applied_and_the_search_is_at_o
     known = Known(coordinates, noise, None, Provenance(editor.basis))
     values = search.direction(known).values
     networks = editor.backbone, search.path, search.space, search.guides, editor.attributes
-    objective = _Objective(*networks, x, source.embeddings, noise, EASY.optimise, None)
+    objective = _Objective(*networks, x, source.embeddings, noise, EASY.optimise, Shares(torch.device("cpu"), 1))
     editor.store.put(0, PersonState(search.direction(known), known))
     applied = np.stack([e.residual for e in editor.edit([0, 0], faces(2), np.ones(2, np.float32))]) / 127.5
     with torch.no_grad():
@@ -297,6 +299,48 @@ def test_what_is_verified_is_as_strong_as_what_is_applied_and_the_search_is_at_o
     torch.testing.assert_close(shown, verified, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(objective.pictures(coordinates), plain, atol=1e-4, rtol=1e-3)
     assert float((verified - plain).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_networks_that_look_apart_give_the_gradient_of_the_whole(parts: dict[str, Any], threads: int) -> None:
+    weights = replace(EASY.optimise.weights, manifold=1.0, begun=1.0)
+    editor = _editor(parts, replace(EASY, optimise=replace(EASY.optimise, weights=weights)))
+    search, x, noise = editor.search, editor._crops(faces(2)), torch.zeros(4, 8, 8)
+    networks = editor.backbone, search.path, search.space, search.guides, editor.attributes
+    source = search.source(x)
+    start = torch.randn(search.space.zero().shape, generator=torch.Generator().manual_seed(3))
+    goal = source.embeddings["guide"][1]
+    aim = _Aim(Candidate(0, {"guide": goal}, start), {"guide": goal[None]}, x)
+
+    def within(job: Callable[[torch.Tensor], Any], seen: torch.Tensor) -> Callable[[], Any]:
+        def work() -> Any:
+            terms = job(seen)
+            return losses.weighted_sum(terms, weights), terms
+
+        return work
+
+    def gradient(*, whole: bool) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        shares = Shares(torch.device("cpu"))
+        objective = _Objective(*networks, x, source.embeddings, noise, search.options.optimise, shares)
+        if whole:
+            object.__setattr__(objective, "_apart", within)
+        look = objective.look(torch.Generator().manual_seed(1))
+        coordinates = start.clone().requires_grad_()
+        loss, terms, seen = objective(coordinates, aim, search.guides, 0, look)
+        assert seen.keys() == {"guide"}
+        (found,) = torch.autograd.grad(loss, coordinates)
+        return loss.detach(), found, {name: value.detach() for name, value in terms.items()}
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        loss, found, terms = gradient(whole=False)
+        expected = gradient(whole=True)
+    finally:
+        torch.set_num_threads(before)
+    assert terms.keys() >= {"suppress", "displace", "apart", "landmarks", "parts", "manifold", "begun", "prior"}
+    assert float(found.norm()) > 0
+    torch.testing.assert_close((loss, found, terms), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_verifier_that_still_recognises_refuses_the_person(parts: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -37,3 +38,32 @@ def test_an_error_in_a_share_is_the_callers() -> None:
 
     with pytest.raises(ValueError, match="the second share"):
         Shares(torch.device("cpu"), 2)(work, torch.arange(4.0))
+
+
+def test_jobs_run_at_once_and_answer_in_order() -> None:
+    """Each waits for the other: one after another they would never end."""
+    met = threading.Barrier(2, timeout=60)
+
+    def job(name: str) -> tuple[str, int]:
+        met.wait()
+        return name, torch.get_num_threads()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        shares = Shares(torch.device("cpu"), 2)
+        assert shares.each([partial(job, "a"), partial(job, "b")]) == [("a", 1), ("b", 1)]
+        # A job that asks for more does its own jobs itself.
+        inner = shares.each([lambda: shares.each([threading.get_ident, threading.get_ident]) for _ in range(2)])
+        assert all(len(set(who)) == 1 and threading.get_ident() not in who for who in inner)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_who_has_one_thread_does_all_jobs_itself() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert set(Shares(torch.device("cpu"), 2).each([threading.get_ident] * 3)) == {threading.get_ident()}
+    finally:
+        torch.set_num_threads(threads)

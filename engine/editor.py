@@ -108,11 +108,11 @@ class FluidEditor:
         difference = DifferenceEditor(backbone, plan)
         path = InversionEditor(backbone, plan) if options.path == "inversion" else difference
         self.apply = AppliedEdit(backbone, path, attributes, options.optimise.gaze)
-        self._shares = Shares(backbone.device)
         networks = self.guides, self.verifiers, attributes
-        self.search = DirectionSearch(
-            self.apply, difference, space, *networks, bank, options, generator, basis, self._shares
-        )
+        # Threads of its own: live, edits must not wait for those of a search.
+        shares = Shares(backbone.device)
+        self.search = DirectionSearch(self.apply, difference, space, *networks, bank, options, generator, basis, shares)
+        self._shares = Shares(backbone.device)
         self._run = RunEditor(self.apply, self.guides[0], options, self.template, self.crop_size, self._shares)
         self.store: DirectionStore = MemoryStore() if store is None else store
         self.memory, self.basis = memory, basis

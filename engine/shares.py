@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,8 +63,22 @@ class Shares:
     def each(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
         """The results of jobs that do not wait for each other, begun in this order: the longest should come first.
 
-        A caller that has but one thread, as a job itself has, does them one after another.
+        As many at once as the caller has threads; who has but one, as a job itself has, does them one after another.
         """
-        if self._pool is None or len(jobs) < 2 or torch.get_num_threads() < 2:
+        wide = min(torch.get_num_threads(), self.count, len(jobs))
+        if self._pool is None or wide < 2:
             return [job() for job in jobs]
-        return [done.result() for done in [self._pool.submit(job) for job in jobs]]
+        waiting = deque(enumerate(jobs))
+        results: dict[int, T] = {}
+
+        def work() -> None:
+            while waiting:
+                try:
+                    place, job = waiting.popleft()
+                except IndexError:  # another took the last
+                    return
+                results[place] = job()
+
+        for done in [self._pool.submit(work) for _ in range(wide)]:
+            done.result()
+        return [results[place] for place in range(len(jobs))]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -67,3 +68,39 @@ def test_who_has_one_thread_does_all_jobs_itself() -> None:
         assert set(Shares(torch.device("cpu"), 2).each([threading.get_ident] * 3)) == {threading.get_ident()}
     finally:
         torch.set_num_threads(threads)
+
+
+def test_no_more_jobs_run_at_once_than_the_caller_has_threads() -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def job() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Shares(torch.device("cpu"), 4).each([job] * 8)
+    finally:
+        torch.set_num_threads(before)
+    assert most == 2
+
+
+def test_an_error_in_a_job_is_the_callers() -> None:
+    def job(number: int) -> int:
+        if number == 3:
+            raise ValueError("the fourth job")
+        return number
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="the fourth job"):
+            Shares(torch.device("cpu"), 2).each([partial(job, number) for number in range(6)])
+    finally:
+        torch.set_num_threads(before)

@@ -88,7 +88,7 @@ def test_no_more_jobs_run_at_once_than_the_caller_has_threads() -> None:
         Shares(torch.device("cpu"), 4).each([job] * 8)
     finally:
         torch.set_num_threads(before)
-    assert most == 2
+    assert most <= 2
 
 
 def test_an_error_in_a_job_is_the_callers() -> None:

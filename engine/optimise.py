@@ -130,19 +130,19 @@ class _Aim:
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
-    """Where the prior looks at a step's crop: noise `(c, s, s)` and timestep; None where nobody asks it."""
+class _Noise:
+    """With what the prior is asked about a crop: noise `(c, s, s)` and the timestep to which it is added."""
 
     noise: Tensor
-    level: int
+    timestep: int
 
 
 Terms = dict[str, Tensor]
 """Loss terms by the name of their weight, each of shape `()`."""
 
 
-class _Known(torch.autograd.Function):
-    """A loss of `x` that was computed elsewhere, with its gradient: `_Known.apply(x, value, gradient)`."""
+class _Computed(torch.autograd.Function):
+    """A loss of `x` that was computed elsewhere, with its gradient: `_Computed.apply(x, value, gradient)`."""
 
     @staticmethod
     def forward(ctx: Any, _: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -206,16 +206,16 @@ class _Objective:
         """All crops with a direction applied, `(K, 3, S, S)`."""
         return torch.cat([self.edited(coordinates, crop)[2] for crop in range(len(self.crops))])
 
-    def look(self, generator: torch.Generator | None) -> _Look | None:
-        """Where the prior looks next."""
+    def draw(self, generator: torch.Generator | None) -> _Noise | None:
+        """With what the prior is asked next; None: it is not asked."""
         if not self.options.weights.manifold:
             return None
         noise = torch.randn(self.z.shape[1:], generator=generator).to(self.z)
-        level = int(torch.randint(*MANIFOLD, (1,), generator=generator))
-        return _Look(noise, min(level, len(self.backbone.schedule.alphas_cumprod) - 1))
+        timestep = int(torch.randint(*MANIFOLD, (1,), generator=generator))
+        return _Noise(noise, min(timestep, len(self.backbone.schedule.alphas_cumprod) - 1))
 
     def __call__(
-        self, coordinates: Tensor, aim: _Aim, guides: Sequence[Recogniser], crop: int, look: _Look | None
+        self, coordinates: Tensor, aim: _Aim, guides: Sequence[Recogniser], crop: int, drawn: _Noise | None
     ) -> tuple[Tensor, Terms, dict[str, Tensor]]:
         """Loss of a direction as some guides see it on one crop, its terms, and what the guides see."""
         weights, this = self.options.weights, slice(crop, crop + 1)
@@ -238,8 +238,8 @@ class _Objective:
             for guide in sorted(guides, key=lambda guide: guide in regular)
         ]
         apart = [self._apart(partial(self._kept, this), edited), *(self._apart(job, edited) for job in jobs)]
-        if look is not None:
-            apart.insert(1, self._apart(partial(self._likely, this, look), after))
+        if drawn is not None:
+            apart.insert(1, self._apart(partial(self._likely, this, drawn), after))
         for part, found in self.shares.each(apart):
             loss = loss + part
             for name, value in found.items():
@@ -258,8 +258,8 @@ class _Objective:
                 if not wanted:
                     return loss, terms
                 (gradient,) = torch.autograd.grad(loss, leaf)
-                known: Tensor = _Known.apply(x, loss.detach(), gradient)  # type: ignore[no-untyped-call]
-            return known, {name: value.detach() for name, value in terms.items()}
+                computed: Tensor = _Computed.apply(x, loss.detach(), gradient)  # type: ignore[no-untyped-call]
+            return computed, {name: value.detach() for name, value in terms.items()}
 
         return work
 
@@ -286,9 +286,9 @@ class _Objective:
         terms["parts"] = part_correlation(parts(edited, self.windows[this]), self.parts[this])
         return terms
 
-    def _likely(self, this: slice, look: _Look, after: Tensor) -> Terms:
+    def _likely(self, this: slice, drawn: _Noise, after: Tensor) -> Terms:
         """How little the prior takes edited latents for a face."""
-        return {"manifold": manifold(self.backbone, after, self.z[this], look.noise, (look.level,))}
+        return {"manifold": manifold(self.backbone, after, self.z[this], drawn.noise, (drawn.timestep,))}
 
 
 def often(guides: Sequence[Recogniser]) -> Sequence[Recogniser]:
@@ -340,11 +340,11 @@ def optimise_direction(
     objective = _Objective(backbone, editor, space, guides, attributes, crops, source, noise, options, shares)
     ordered = list(candidates) or [Candidate()]
     if len(ordered) > 1:  # one crop tells them apart
-        look = objective.look(generator)
+        drawn = objective.draw(generator)
 
         @torch.no_grad()
         def judged(candidate: Candidate) -> tuple[float, Candidate]:
-            loss, _, seen = objective(_start(candidate, space, backbone), _Aim(candidate), guides, 0, look)
+            loss, _, seen = objective(_start(candidate, space, backbone), _Aim(candidate), guides, 0, drawn)
             return float(loss), candidate if candidate.start is None else replace(candidate, seen=seen)
 
         looked = shares.each([partial(judged, candidate) for candidate in ordered])
@@ -364,7 +364,7 @@ def optimise_direction(
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
-        loss, terms, _ = objective(coordinates, aim, *_looks(step, guides, len(crops)), objective.look(generator))
+        loss, terms, _ = objective(coordinates, aim, *_looks(step, guides, len(crops)), objective.draw(generator))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -68,15 +67,11 @@ class Shares:
         wide = min(torch.get_num_threads(), self.count, len(jobs))
         if self._pool is None or wide < 2:
             return [job() for job in jobs]
-        waiting = deque(enumerate(jobs))
+        waiting = enumerate(jobs)  # each takes the next one
         results: dict[int, T] = {}
 
         def work() -> None:
-            while waiting:
-                try:
-                    place, job = waiting.popleft()
-                except IndexError:  # another took the last
-                    return
+            for place, job in waiting:
                 results[place] = job()
 
         for done in [self._pool.submit(work) for _ in range(wide)]:

@@ -302,7 +302,9 @@ def test_what_is_verified_is_as_strong_as_what_is_applied_and_the_search_is_at_o
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_networks_that_look_apart_give_the_gradient_of_the_whole(parts: dict[str, Any], threads: int) -> None:
+def test_networks_that_look_apart_give_the_gradient_of_the_whole(
+    parts: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights = replace(EASY.optimise.weights, manifold=1.0, begun=1.0)
     editor = _editor(parts, replace(EASY, optimise=replace(EASY.optimise, weights=weights)))
     search, x, noise = editor.search, editor._crops(faces(2)), torch.zeros(4, 8, 8)
@@ -323,10 +325,10 @@ def test_networks_that_look_apart_give_the_gradient_of_the_whole(parts: dict[str
         shares = Shares(torch.device("cpu"))
         objective = _Objective(*networks, x, source.embeddings, noise, search.options.optimise, shares)
         if whole:
-            object.__setattr__(objective, "_apart", within)
-        look = objective.look(torch.Generator().manual_seed(1))
+            monkeypatch.setattr(objective, "_apart", within)
+        drawn = objective.draw(torch.Generator().manual_seed(1))
         coordinates = start.clone().requires_grad_()
-        loss, terms, seen = objective(coordinates, aim, search.guides, 0, look)
+        loss, terms, seen = objective(coordinates, aim, search.guides, 0, drawn)
         assert seen.keys() == {"guide"}
         (found,) = torch.autograd.grad(loss, coordinates)
         return loss.detach(), found, {name: value.detach() for name, value in terms.items()}

@@ -71,20 +71,22 @@ class DiffusersStage(nn.Module):
     Args:
         model: the autoencoder.
         scale: what its latents are multiplied by for the U-Net.
+        shift: what is taken off before (`shift_factor`).
     """
 
-    def __init__(self, model: Any, scale: float) -> None:
+    def __init__(self, model: Any, scale: float, shift: float = 0.0) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.scale = scale
+        self.shift = shift
 
     def encode(self, crops: Tensor) -> Tensor:
         out = self.model.encode(crops)
         z = out.latent_dist.mean if hasattr(out, "latent_dist") else out.latents
-        return cast(Tensor, z * self.scale)
+        return cast(Tensor, (z - self.shift) * self.scale)
 
     def decode(self, z: Tensor) -> Tensor:
-        return cast(Tensor, self.model.decode(z / self.scale).sample)
+        return cast(Tensor, self.model.decode(z / self.scale + self.shift).sample)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +196,7 @@ def _load_first_stage(folder: Path) -> FirstStage:
             # A VQ folder that names no scale has none (ldm-celebahq-256); diffusers would fill in Stable Diffusion's.
             scales = said if kind == "VQModel" else model.config
             scale = 1.0 if kind == "AutoencoderTiny" else float(scales.get("scaling_factor") or 1.0)
-            return DiffusersStage(model, scale)
+            return DiffusersStage(model, scale, float(said.get("shift_factor") or 0.0))
     return IdentityStage()
 
 

@@ -17,6 +17,7 @@ from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.soon import EditorSoon, alignment
 from fluidvid.stages import Stages
+from fluidvid.trackers.session import CPU, Provider
 from fluidvid.trackers.tracking import USUAL_RATE
 from fluidvid.trackers.types import TrackedFace
 
@@ -336,13 +337,14 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
     return RefinedDetector(found, mesh, sure_score=detect.score, providers=providers, threads=threads)
 
 
-def execution_providers(device: str) -> tuple[str, ...]:
-    """Providers of onnxruntime for a device, in order of preference."""
-    if device.startswith("cuda"):
-        return ("CUDAExecutionProvider", "CPUExecutionProvider")
+def execution_providers(device: str) -> tuple[Provider, ...]:
+    """Providers of onnxruntime for a device, in order of preference; `cuda:1` is the second card."""
+    kind, _, card = device.partition(":")
+    if kind == "cuda":
+        return (("CUDAExecutionProvider", {"device_id": int(card)}) if card else "CUDAExecutionProvider", *CPU)
     if device == "auto":
         import onnxruntime
 
         if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            return ("CUDAExecutionProvider", "CPUExecutionProvider")
-    return ("CPUExecutionProvider",)
+            return ("CUDAExecutionProvider", *CPU)
+    return CPU

@@ -12,7 +12,9 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-CPU = ("CPUExecutionProvider",)
+Provider = str | tuple[str, dict[str, int]]
+"""An execution provider of onnxruntime: its name, or its name and its options."""
+CPU: tuple[Provider, ...] = ("CPUExecutionProvider",)
 TINY = 32
 """Side of a picture that every detector takes."""
 
@@ -50,12 +52,12 @@ def give_back(session: Any) -> None:
         log.debug("nothing given back: %s", error)
 
 
-def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0) -> Any:
+def open_session(path: Path, providers: Sequence[Provider] = CPU, *, threads: int = 0) -> Any:
     """An `onnxruntime.InferenceSession` on the first provider that is really there.
 
     Args:
         path: the ONNX file.
-        providers: onnxruntime's names in order of preference.
+        providers: onnxruntime's, in order of preference.
         threads: CPU threads of one run; 0: as many as there are cores. With 1, several runs at once scale better.
 
     Raises:
@@ -73,12 +75,13 @@ def open_session(path: Path, providers: Sequence[str] = CPU, *, threads: int = 0
     if share_arena.cache_info().currsize:
         options.add_session_config_entry("session.use_env_allocators", "1")
     here = onnxruntime.get_available_providers()
-    wanted = [name for name in providers if name in here] or list(CPU)
+    names = {entry if isinstance(entry, str) else entry[0]: entry for entry in providers}
+    wanted = [entry for name, entry in names.items() if name in here] or list(CPU)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:
         raise ValueError(f"{path} is not a model that onnxruntime can load: {error}") from error
-    missing = [name for name in providers if name not in session.get_providers()]
+    missing = [name for name in names if name not in session.get_providers()]
     if missing:
         log.warning("%s runs on %s: %s not available", path.name, session.get_providers()[0], ", ".join(missing))
     return session

@@ -114,6 +114,20 @@ def test_a_vq_folder_without_a_scale_has_none(tmp_path: Path) -> None:
         torch.testing.assert_close(load_backbone(tmp_path).encode(crops), model.encode(crops).latents)
 
 
+def test_latents_are_shifted_as_the_autoencoder_says(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = _kl().eval()
+    model.register_to_config(scaling_factor=0.5, shift_factor=0.25)
+    model.save_pretrained(tmp_path / "vae")
+    tiny_unet().save_pretrained(tmp_path / "unet")
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    backbone, crops = load_backbone(tmp_path), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        latents = model.encode(crops).latent_dist.mean
+        torch.testing.assert_close(backbone.encode(crops), (latents - 0.25) * 0.5)
+        torch.testing.assert_close(backbone.decode((latents - 0.25) * 0.5), model.decode(latents).sample.clamp(-1, 1))
+
+
 @pytest.mark.parametrize("scheduler", [ScoreSdeVeScheduler, FlowMatchEulerDiscreteScheduler])
 def test_other_kinds_of_noise_are_refused(scheduler: type, tmp_path: Path) -> None:
     tiny_unet().save_pretrained(tmp_path / "unet")

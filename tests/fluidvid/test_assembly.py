@@ -90,3 +90,16 @@ def test_the_tracker_knows_the_rate_of_a_file(monkeypatch: pytest.MonkeyPatch, c
     assembly.file_stages(clip, tmp_path / "out.mp4", config, overwrite=False)
     assembly.frame_stages(config)
     assert rates == [pytest.approx(30000 / 1001, rel=1e-3), 25]
+
+
+@pytest.mark.parametrize(
+    ("device", "first"),
+    [
+        ("cpu", "CPUExecutionProvider"),
+        ("cuda", "CUDAExecutionProvider"),
+        ("cuda:1", ("CUDAExecutionProvider", {"device_id": 1})),
+    ],
+)
+def test_detectors_run_on_the_card_that_was_asked_for(device: str, first: object) -> None:
+    providers = assembly.execution_providers(device)
+    assert providers[0] == first and providers[-1] == "CPUExecutionProvider"

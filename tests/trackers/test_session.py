@@ -38,6 +38,13 @@ def test_a_provider_that_is_not_there_is_told(mesh: Path, caplog: pytest.LogCapt
     assert "facemesh468.onnx runs on CPUExecutionProvider: MadeUpExecutionProvider not available" in caplog.text
 
 
+def test_a_provider_with_options_is_told_by_its_name(mesh: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        session = open_session(mesh, (("MadeUpExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"))
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    assert "MadeUpExecutionProvider not available" in caplog.text
+
+
 def test_the_wanted_provider_is_no_news(mesh: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         open_session(mesh)

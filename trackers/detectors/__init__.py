@@ -13,7 +13,7 @@ from fluidvid.trackers.detectors.refined import RefinedDetector
 from fluidvid.trackers.detectors.scrfd import Scrfd
 from fluidvid.trackers.detectors.tiny_face import TinyFace
 from fluidvid.trackers.detectors.yunet import YuNet
-from fluidvid.trackers.session import CPU
+from fluidvid.trackers.session import CPU, Provider
 
 DETECTORS = ("centerface", "centerface_int8", "tiny_face", "scrfd", "yunet", "insightface")
 
@@ -27,7 +27,7 @@ def build_detector(
     landmarks: Path | None = None,
     score: float = 0.3,
     long_side: int = 1280,
-    providers: Sequence[str] = CPU,
+    providers: Sequence[Provider] = CPU,
     threads: int = 0,
 ) -> FaceDetector:
     """Build a detector by its name.

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.session import CPU, give_back, open_session
+from fluidvid.trackers.session import CPU, Provider, give_back, open_session
 from fluidvid.trackers.types import Detection, Image
 
 STRIDE = 32
@@ -88,7 +88,7 @@ class OnnxDetector(FaceDetector):
         *,
         score: float = 0.3,
         long_side: int = 1280,
-        providers: Sequence[str] = CPU,
+        providers: Sequence[Provider] = CPU,
         threads: int = 0,
     ) -> None:
         self._session = open_session(path, providers, threads=threads)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fluidvid.trackers.detectors.base import FaceDetector, scaled, session_providers
-from fluidvid.trackers.session import CPU
+from fluidvid.trackers.session import CPU, Provider
 from fluidvid.trackers.types import Detection, Image
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class InsightFace(FaceDetector):
         *,
         score: float = 0.3,
         long_side: int = 1280,
-        providers: Sequence[str] = CPU,
+        providers: Sequence[Provider] = CPU,
         threads: int = 0,
     ) -> None:
         try:

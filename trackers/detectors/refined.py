@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fluidvid.geometry import invert, transform
 from fluidvid.trackers.align import crop
 from fluidvid.trackers.detectors.base import FaceDetector, share_inside
-from fluidvid.trackers.session import CPU, check_outputs, open_session
+from fluidvid.trackers.session import CPU, Provider, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
 SIDE = 192
@@ -65,7 +65,7 @@ class RefinedDetector(FaceDetector):
         mesh: Path,
         *,
         sure_score: float = 0.5,
-        providers: Sequence[str] = CPU,
+        providers: Sequence[Provider] = CPU,
         threads: int = 0,
     ) -> None:
         self._detector = detector

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import crop
 from fluidvid.trackers.detectors.base import HINT, OnnxDetector, fitted, scaled, split, suppressed
-from fluidvid.trackers.session import CPU, check_outputs, open_session
+from fluidvid.trackers.session import CPU, Provider, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
 CELL = 32
@@ -48,7 +48,7 @@ class TinyFace(OnnxDetector):
         landmarks: Path,
         score: float = 0.3,
         long_side: int = 1280,
-        providers: Sequence[str] = CPU,
+        providers: Sequence[Provider] = CPU,
         threads: int = 0,
     ) -> None:
         super().__init__(path, score=score, long_side=long_side, providers=providers, threads=threads)

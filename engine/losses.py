@@ -32,7 +32,7 @@ class LossWeights:
     expression: float = 12.0
     parts: float = 1.5
     age_gender: float = 0.3
-    skin: float = 10.0
+    skin: float = 1000.0
     residual: float = 0.5
     variation: float = 0.5
     manifold: float = 65.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import ARCFACE_112
 from fluidvid.trackers.align import crop as aligned_crop
-from fluidvid.trackers.session import open_session
+from fluidvid.trackers.session import CPU, Provider, open_session
 from fluidvid.trackers.types import Detection
 
 SIDE = 112
@@ -26,7 +26,7 @@ class OnnxEmbedder:
         threads: CPU threads of one run; 0: as many as there are cores.
     """
 
-    def __init__(self, path: Path, providers: Sequence[str] = ("CPUExecutionProvider",), *, threads: int = 0) -> None:
+    def __init__(self, path: Path, providers: Sequence[Provider] = CPU, *, threads: int = 0) -> None:
         self._session = open_session(path, providers, threads=threads)
         self._input = self._session.get_inputs()[0].name
 

@@ -700,6 +700,40 @@ def test_only_a_denied_unsure_box_upon_a_sure_face_is_a_double(
     assert _is_double(_moved(detection(shift, 0, 100, 100, score=score), 0, score), mesh_score, face) is double
 
 
+FACE = Detection(
+    np.array([576, 194, 811, 481], np.float32),
+    0.94,
+    np.array([(672, 292), (769, 302), (729, 356), (669, 414), (737, 420)], np.float32),
+    "first",
+)
+HEAD = np.array([(670, 220), (739, 220), (714, 255), (658, 285), (729, 287)], np.float32)
+"""Points of a box around the whole head of `FACE`, from the clip fsgan_shinzo; the mesh is sure of them."""
+
+
+@pytest.mark.parametrize(
+    ("box", "shift", "score", "double"),
+    [
+        ((517, 67, 858, 355), (0, 0), 0.42, True),
+        ((517, 67, 858, 355), (0, 0), 0.7, False),  # its detector is sure
+        ((517, 67, 858, 355), (0, -40), 0.42, False),  # both its eyes are above the face
+        ((517, 67, 858, 355), (-110, 0), 0.42, False),  # one half of it is beside the face
+        ((517, 67, 858, 280), (0, 0), 0.42, False),  # it holds the forehead alone
+        ((640, 190, 760, 355), (0, 0), 0.42, False),  # smaller than the face: a child's in front of it
+    ],
+)
+def test_a_head_around_a_face_is_not_a_second_face(
+    box: tuple[int, int, int, int], shift: tuple[int, int], score: float, double: bool
+) -> None:
+    points = (HEAD + np.array(shift)).astype(np.float32)
+    assert _is_double(Detection(np.array(box, np.float32), score, points, "second"), 1.0, FACE) is double
+
+
+@pytest.mark.parametrize(("x", "y"), [(40, 45), (80, 40), (100, 40), (45, 100)])
+def test_two_people_of_whom_one_looks_over_the_others_shoulder_stay_two(x: float, y: float) -> None:
+    front, behind = detection(100, 100, 100, 125, score=0.98), detection(x, y, 100, 125, score=0.4)
+    assert not _is_double(behind, 1.0, front)
+
+
 def test_an_unsure_face_beside_a_sure_one_stays(
     detectors: dict[str, FaceDetector], pictures: list[Image], mesh: Path
 ) -> None:

@@ -43,6 +43,9 @@ DENIED = 0.1
 DOUBTFUL, KNOWN, HALF_UPON, SAME_POINTS = 0.65, 0.8, 0.35, 0.5
 """Doubles: largest score of an unsure face, least of a sure one, share of the smaller box inside the other, and mean
 distance of the points in eye distances."""
+IN_THE_FACE, IN_THE_HEAD = 4, 2
+"""A head around a sure face: how many of its five points lie in the face's box, and of the face's in its own. With four
+at least one eye is in the face's box: of another person behind that face there is nothing left to see."""
 
 
 class RefinedDetector(FaceDetector):
@@ -144,14 +147,28 @@ def _without_doubles(found: list[Detection], picture: int, surely: dict[tuple[in
 def _is_double(face: Detection, mesh_score: float | None, known: Detection) -> bool:
     """Whether a face is a surer one seen again in a misplaced box.
 
-    Either the mesh led both to the same points, or it denies a face where an unsure box lies half upon a sure face.
+    Either the mesh led both to the same points; or the box is unsure, the other face sure, and it is the head around
+    that face, or the mesh denies a face in it and it lies half upon the other.
     """
     eyes = float(np.linalg.norm(known.landmarks[1] - known.landmarks[0]))
     if float(np.linalg.norm(face.landmarks - known.landmarks, axis=1).mean()) < SAME_POINTS * eyes:
         return True
-    if mesh_score is None or mesh_score > DENIED or face.score > DOUBTFUL or known.score < KNOWN:
+    if face.score > DOUBTFUL or known.score < KNOWN:
         return False
-    return share_inside(face.box, known.box) > HALF_UPON
+    if _is_head_around(face, known):
+        return True
+    return mesh_score is not None and mesh_score <= DENIED and share_inside(face.box, known.box) > HALF_UPON
+
+
+def _is_head_around(face: Detection, known: Detection) -> bool:
+    areas = [float((f.box[2:] - f.box[:2]).prod()) for f in (face, known)]
+    in_the_face, in_the_head = _held(face.landmarks, known.box), _held(known.landmarks, face.box)
+    return areas[0] >= areas[1] and in_the_face >= IN_THE_FACE and in_the_head >= IN_THE_HEAD
+
+
+def _held(points: NDArray[np.float32], box: NDArray[np.float32]) -> int:
+    """How many of `(5, 2)` points lie in a `(4,)` box."""
+    return int(((points > box[:2]) & (points < box[2:])).all(axis=1).sum())
 
 
 def _mesh_crop(landmarks: NDArray[np.float32]) -> NDArray[np.float64] | None:

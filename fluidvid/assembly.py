@@ -11,14 +11,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fluidvid.config import Config, TrackConfig
+from fluidvid.config import USUAL_RATE, Config, TrackConfig
 from fluidvid.editing import FaceEditor
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.soon import EditorSoon, alignment
 from fluidvid.stages import Stages
 from fluidvid.trackers.session import CPU, Provider
-from fluidvid.trackers.tracking import USUAL_RATE
 from fluidvid.trackers.types import TrackedFace
 
 MAX_WORKERS = 4
@@ -193,7 +192,7 @@ def _stages(
             detector=detector,
             tracker=tracker,
             cuts=SceneCutDetector(threshold=track.cut_threshold),
-            complete=completing(track),
+            complete=completing(track.at_rate(rate), rate),
             smooth=smooth_transforms,
             pose=face_pose,
             editor=editor,
@@ -206,6 +205,7 @@ def _stages(
             identify=_identify(editor) if track.link else None,
             memory=memory,
             looked=looked,
+            rate=rate,
         )
         stack.pop_all()
     return stages
@@ -217,13 +217,18 @@ def _identify(editor: Any) -> Callable[..., Any] | None:
     return getattr(editor, "identify", None)
 
 
-def completing(track: TrackConfig) -> Callable[..., Mapping[int, list[TrackedFace]]]:
-    """`Stages.complete`: gaps filled and ends extended as the configuration says."""
+def completing(track: TrackConfig, rate: Fraction | None = None) -> Callable[..., Mapping[int, list[TrackedFace]]]:
+    """`Stages.complete`: gaps filled and ends extended as the configuration for this rate says."""
     from fluidvid.trackers import complete_tracks
 
     def complete(faces: list[TrackedFace], frames: int, cuts: Collection[int]) -> Mapping[int, list[TrackedFace]]:
         completed: Mapping[int, list[TrackedFace]] = complete_tracks(
-            faces, frames=frames, look_ahead=track.look_ahead, max_gap=track.max_gap, cuts=cuts
+            faces,
+            frames=frames,
+            look_ahead=track.look_ahead,
+            max_gap=track.max_gap,
+            cuts=cuts,
+            rate=float(rate or USUAL_RATE),
         )
         return completed
 

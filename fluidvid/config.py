@@ -7,6 +7,7 @@ metadata are also command-line options. Wrong keys, types and ranges become one 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from fluidvid.errors import ConfigError
 Mode = Literal["fluid", "blur", "pixelate", "solid"]
 MaskKind = Literal["solid", "pixelate", "blur"]
 PRESETS = ("default", "fast", "quality", "live")
+USUAL_RATE = 25
+"""Frames per second for which figures in frames are meant."""
 
 
 _TIME = re.compile(r"([0-9]{1,9}:){0,2}[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -110,23 +113,40 @@ class DetectConfig(_Section):
 
 
 class TrackConfig(_Section):
-    """How faces are followed."""
+    """How faces are followed. Frames are those of 25 a second: see `at_rate`."""
 
     look_ahead: int = _option(
-        12, "frames a track is applied before its first and after its last detection", ge=0, le=120
+        12, "frames (25 per second) a track is applied before its first and after its last detection", ge=0, le=120
     )
-    max_gap: int = _option(30, "longest gap inside a track, in frames, that is filled from both sides", ge=0, le=600)
+    max_gap: int = _option(
+        30, "longest gap inside a track, in frames (25 per second), that is filled from both sides", ge=0, le=600
+    )
     cut_threshold: float = _option(0.35, "scene-cut sensitivity: distance of consecutive pictures", gt=0, le=1)
     link: bool = _option(True, "give a person who returns the same pseudonym within the run")
     strict_held: int = _option(
-        15, "with --strict: longest stretch of frames a face may be held without a detection", ge=0, le=600
-    )
-    strict_gap: int = _option(
-        60,
-        "with --strict: a face that vanishes and reappears in place within these frames is suspicious",
+        15,
+        "with --strict: longest stretch of frames (25 per second) a face may be held without a detection",
         ge=0,
         le=600,
     )
+    strict_gap: int = _option(
+        60,
+        "with --strict: a face that vanishes and reappears in place within these frames (25 per second) is suspicious",
+        ge=0,
+        le=600,
+    )
+
+    def at_rate(self, rate: Fraction | None) -> TrackConfig:
+        """The same with more frames where there are more of them a second, so that all lasts as long as at 25.
+
+        Args:
+            rate: pictures a second; None: not known.
+        """
+        faster = max(Fraction(1), (rate or Fraction(1)) / USUAL_RATE)
+        if faster == 1:
+            return self
+        kinds = ("look_ahead", "max_gap", "strict_held", "strict_gap")
+        return self.model_copy(update={kind: math.ceil(getattr(self, kind) * faster) for kind in kinds})
 
 
 class EditConfig(_Section):

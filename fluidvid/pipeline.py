@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.config import Config
+from fluidvid.config import Config, TrackConfig
 from fluidvid.coverage import Coverage, Reason
 from fluidvid.editing import FaceEditor, Preparation
 from fluidvid.errors import NOTHING_WRITTEN, DetectionError, StrictError, detection_errors
@@ -92,7 +92,7 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
     """
     analysis = analyse(stages, config, progress)
     if config.strict:
-        check_strict(analysis, config)
+        check_strict(analysis, config.track.at_rate(stages.rate))
     plan(stages, analysis, config)
     preparations = prepare(stages, analysis, config, progress)
     withhold(stages, analysis, preparations)
@@ -123,8 +123,9 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
         stages.looked()
     give_back()
     found.table.finish(found.frames, found.shape, lambda faces: stages.complete(faces, found.frames, found.cuts))
-    found.gaps = suspicious_gaps(found.table, found.cuts, config.track.strict_gap)
-    found.longest_held = longest_held(found.table, found.cuts, config.track.strict_gap)
+    near = config.track.at_rate(stages.rate).strict_gap
+    found.gaps = suspicious_gaps(found.table, found.cuts, near)
+    found.longest_held = longest_held(found.table, found.cuts, near)
     _link(stages, found)
     return found
 
@@ -191,12 +192,12 @@ def _identities(stages: Stages, found: Analysis) -> dict[int, NDArray[np.float32
     return known
 
 
-def check_strict(analysis: Analysis, config: Config) -> None:
-    """Raise StrictError naming the first offence."""
-    if analysis.longest_held > config.track.strict_held:
+def check_strict(analysis: Analysis, track: TrackConfig) -> None:
+    """Raise StrictError naming the first offence against the limits for the source's frame rate."""
+    if analysis.longest_held > track.strict_held:
         raise StrictError(
             f"a face was held for {analysis.longest_held} frames without a detection, --strict allows "
-            f"{config.track.strict_held} (track.strict_held): look at the source or lower detect.score; "
+            f"{track.strict_held} (track.strict_held): look at the source or lower detect.score; "
             "nothing was written"
         )
     if analysis.gaps:

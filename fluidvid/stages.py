@@ -134,6 +134,7 @@ class Stages:
         identify: surer of a person than `embedder`, and slower: for linking only. None: `embedder` does it.
         memory: the editor's memory of people, or None.
         looked: called when no picture will be looked at any more; `detector` and `near` are not used afterwards.
+        rate: of the source, pictures a second; None: not known.
     """
 
     open_reader: Callable[[], AbstractContextManager[Any]]
@@ -154,3 +155,4 @@ class Stages:
     identify: Identify | None = None
     memory: Memory | None = None
     looked: Callable[[], None] | None = None
+    rate: Fraction | None = None

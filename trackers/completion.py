@@ -9,18 +9,26 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.config import USUAL_RATE
 from fluidvid.trackers.tracking import carried
 from fluidvid.trackers.types import TrackedFace
 
 VELOCITY_SPAN = 5
 """Observed frames at an end from which its velocity is taken."""
 DAMPING = 0.9
+"""Velocity that is left per frame of 25 a second."""
 GROWTH = 0.02
-"""Growth of an extrapolated box per frame, as a share of its side: the place is less and less sure."""
+"""Growth of an extrapolated box in the same time, as a share of its side: the place is less and less sure."""
 
 
 def complete_tracks(
-    faces: Sequence[TrackedFace], *, frames: int, look_ahead: int, max_gap: int, cuts: Collection[int] = ()
+    faces: Sequence[TrackedFace],
+    *,
+    frames: int,
+    look_ahead: int,
+    max_gap: int,
+    cuts: Collection[int] = (),
+    rate: float = USUAL_RATE,
 ) -> dict[int, list[TrackedFace]]:
     """Fill and extend the faces of one or several tracks.
 
@@ -31,6 +39,7 @@ def complete_tracks(
             before and the first after a gap that is not filled.
         max_gap: longest gap, in frames, that is filled by interpolation.
         cuts: frames that begin a new shot; nothing is filled or extended across them.
+        rate: frames per second: the more, the less an extrapolated box slows down and grows from one to the next.
 
     Returns:
         frame -> faces, in rising order of frames and tracks.
@@ -48,13 +57,13 @@ def complete_tracks(
     found: dict[int, list[TrackedFace]] = {}
     for _, seen in sorted(tracks.items()):
         seen.sort(key=lambda f: f.frame)
-        for face in _complete_one(seen, frames, look_ahead, max_gap, borders):
+        for face in _complete_one(seen, frames, look_ahead, max_gap, borders, min(1.0, USUAL_RATE / rate)):
             found.setdefault(face.frame, []).append(face)
     return dict(sorted(found.items()))
 
 
 def _complete_one(
-    seen: list[TrackedFace], frames: int, look_ahead: int, max_gap: int, cuts: list[int]
+    seen: list[TrackedFace], frames: int, look_ahead: int, max_gap: int, cuts: list[int], pace: float
 ) -> list[TrackedFace]:
     pieces: list[list[TrackedFace]] = [[seen[0]]]
     for a, b in pairwise(seen):
@@ -75,7 +84,7 @@ def _complete_one(
         done |= {face.frame: face for face in piece}
         away |= dict.fromkeys((face.frame for face in piece), 0)
         start, stop = max(before, first - look_ahead), min(after, last + look_ahead + 1)
-        for face in [*_beyond(piece, -1, start), *_beyond(piece, 1, stop - 1)]:
+        for face in [*_beyond(piece, -1, start, pace), *_beyond(piece, 1, stop - 1, pace)]:
             distance = max(first - face.frame, face.frame - last)
             if distance < away.get(face.frame, frames):
                 done[face.frame], away[face.frame] = face, distance
@@ -89,8 +98,8 @@ def _between(a: TrackedFace, b: TrackedFace, frame: int) -> TrackedFace:
     return TrackedFace(a.track_id, frame, box.astype(np.float32), landmarks.astype(np.float32), 0.0, False)
 
 
-def _beyond(piece: list[TrackedFace], sign: int, until: int) -> list[TrackedFace]:
-    """Held faces from an end of the piece to frame `until`: damped motion, growing boxes."""
+def _beyond(piece: list[TrackedFace], sign: int, until: int, pace: float) -> list[TrackedFace]:
+    """Held faces from an end of the piece to frame `until`, `pace` / 25 s each: damped motion, growing boxes."""
     ordered = piece if sign > 0 else piece[::-1]
     end = ordered[-1]
     speed = velocity(ordered[-VELOCITY_SPAN:])
@@ -98,10 +107,10 @@ def _beyond(piece: list[TrackedFace], sign: int, until: int) -> list[TrackedFace
     held = []
     shift = np.zeros(2)
     for step in range(1, abs(until - end.frame) + 1 if (until - end.frame) * sign > 0 else 1):
-        speed = speed * DAMPING
+        speed = speed * DAMPING**pace
         shift = shift + speed
         moved = end.box + np.tile(shift, 2)
-        grow = step * GROWTH * side
+        grow = step * pace * GROWTH * side
         box = (moved + np.array([-grow, -grow, grow, grow])).astype(np.float32)
         landmarks = carried(end.landmarks, end.box, moved.astype(np.float32))
         held.append(TrackedFace(end.track_id, end.frame + sign * step, box, landmarks, 0.0, False))

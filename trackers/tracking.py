@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from fluidvid.config import USUAL_RATE
 from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.motion import BoxMotion
 from fluidvid.trackers.types import Detection, TrackedFace
@@ -28,8 +29,6 @@ NEAR = 1.0
 looks like."""
 STRAYING = 0.25
 """By how many of its sides more a face may be away for each further frame in which nobody saw it: a walker's pace."""
-USUAL_RATE = 25
-"""Frames per second for which figures per frame are meant."""
 LIKENESS = 0.56
 """Cosine from which an appearance counts as the same without overlap (fast motion, long gap)."""
 UNLIKE, SMALL_UNLIKE = 0.4, 0.15
@@ -72,7 +71,7 @@ class Tracker:
     Args:
         high_score: detections from here are sure: they start tracks.
         low_score: detections from here continue tracks.
-        max_missed: frames a track lives on predictions before it ends.
+        max_missed: frames a track lives on predictions before it ends, of 25 a second; more where there are more.
         appearance_weight: share of appearance in the matching cost where embeddings are given.
         rate: frames per second: the fewer, the further a face moves between two of them; may be set later.
     """
@@ -125,7 +124,8 @@ class Tracker:
         for index, chosen in taken.items():
             self._observe(self._tracks[index], detections[chosen], None if embeddings is None else embeddings[chosen])
         seen = {id(self._tracks[index]): detections[chosen] for index, chosen in taken.items()}
-        self._tracks = [t for t in self._tracks if t.missed <= self._max_missed]
+        longest = self._max_missed * max(1.0, self.rate / USUAL_RATE)
+        self._tracks = [t for t in self._tracks if t.missed <= longest]
         for i in sure:
             if i not in claimed:
                 track = self._start(detections[i], None if embeddings is None else embeddings[i])

@@ -12,7 +12,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 
 from fluidvid.assembly import completing
-from fluidvid.config import Config
+from fluidvid.config import USUAL_RATE, Config
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.inspection import inspect
@@ -37,7 +37,7 @@ WAIT_SHARE = 0.3
 """Share of the latency budget in which a picture may wait for those behind it: a track covers its first frames."""
 KEPT = 1000
 """Pictures after which a track that was not seen is folded into the account of all."""
-MAX_RATE, USUAL_RATE = Fraction(120), Fraction(25)
+MAX_RATE = Fraction(120)
 """Pictures per second; an announced rate outside is not believed."""
 MAX_HELD = 120
 """Pictures that a track is held at most."""
@@ -188,7 +188,7 @@ class LiveSession:
     ) -> None:
         """The first picture is here, its size settled: make what depends on it and start the outputs."""
         config, live, media = self._config, self._live, self._config.media
-        rate = rate if 1 <= rate <= MAX_RATE else USUAL_RATE
+        rate = rate if 1 <= rate <= MAX_RATE else Fraction(USUAL_RATE)
         self._encoder = LiveEncoder(
             size,
             rate,
@@ -199,12 +199,13 @@ class LiveSession:
             look=look,
         )
         # By the clock, not in pictures: when some are dropped, the others must not wait the longer for it.
-        wait = min(float(config.track.look_ahead / rate), WAIT_SHARE * live.latency)
+        track = config.track.at_rate(rate)
+        wait = min(float(track.look_ahead / rate), WAIT_SHARE * live.latency)
         self._wait = int(wait / float(TIME_BASE))
         self._every = min(config.detect.every, 1 + int(LOOK_SHARE * live.latency * rate))
-        held = min(MAX_HELD, max(config.track.look_ahead, round(live.hold * rate)))
-        holding = config.updated({"track.look_ahead": held})
-        self._stages = replace(self._stages, complete=completing(holding.track))
+        held = min(MAX_HELD, max(track.look_ahead, round(live.hold * rate)))
+        holding = config.model_copy(update={"track": track.model_copy(update={"look_ahead": held})})
+        self._stages = replace(self._stages, complete=completing(holding.track, rate))
         if isinstance(self._stages.tracker, Tracker):
             self._stages.tracker.rate = float(rate)
         self._window = Window(self._stages, holding, self._directions)

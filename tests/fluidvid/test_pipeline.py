@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,8 @@ def test_strict_refuses_before_anything_is_opened_for_writing() -> None:
         go(rig, CONFIG.updated({"strict": True, "track.strict_held": 9}))
     assert rig.writers == []
     go(Rig(missing=set(range(10, 20))), CONFIG.updated({"strict": True, "track.strict_held": 10}))
+    quick = dataclasses.replace(Rig(missing=set(range(10, 20))).stages(), rate=Fraction(50))
+    run(quick, CONFIG.updated({"strict": True, "track.strict_held": 5}))
 
 
 def test_strict_refuses_a_suspicious_gap() -> None:

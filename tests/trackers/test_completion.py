@@ -75,6 +75,14 @@ def test_look_ahead_covers_both_ends() -> None:
         assert (done[f].box[2:] > truth[2:] - 12).all()
 
 
+def test_two_frames_at_fifty_a_second_are_one_at_twentyfive() -> None:
+    slow = _one(complete_tracks([observed(1, f, 100 + 8 * f) for f in (4, 5)], frames=20, look_ahead=10, max_gap=0))
+    faces = [observed(1, f, 100 + 4 * f) for f in (8, 9, 10)]
+    quick = _one(complete_tracks(faces, frames=40, look_ahead=20, max_gap=0, rate=50))
+    for frame in range(6, 16):
+        np.testing.assert_allclose(quick[2 * frame].box, slow[frame].box, atol=2.0)
+
+
 def test_held_boxes_grow_with_the_distance() -> None:
     done = _one(complete_tracks([observed(1, 20, 100)], frames=100, look_ahead=10, max_gap=0))
     sizes = [float(done[f].box[2] - done[f].box[0]) for f in range(20, 31)]

@@ -183,6 +183,15 @@ def test_a_track_ends_after_max_missed_and_its_id_is_not_used_again() -> None:
     assert len(set(run.ids["a"])) == 2
 
 
+@pytest.mark.parametrize(("rate", "frames"), [(50, 6), (25, 3), (10, 3)])
+def test_a_track_lives_as_long_at_higher_frame_rates(rate: float, frames: int) -> None:
+    run = Run(Tracker(max_missed=3, rate=rate))
+    run.step({"a": detection(100, 100)})
+    for _ in range(frames):
+        assert len(run.step({})) == 1
+    assert run.step({}) == []
+
+
 def test_ids_are_never_used_again() -> None:
     run = Run(Tracker(max_missed=2))
     first_seen: dict[int, int] = {}

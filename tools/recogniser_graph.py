@@ -31,8 +31,10 @@ def recogniser(
         [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["n", values])],
         weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    if opset != OPSET:
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8 if opset <= OPSET else 10
+    )
+    if opset < OPSET:
         model = version_converter.convert_version(model, OPSET)
     onnx.checker.check_model(model)
     return model

@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 F32 = np.float32
 
 
-def _model(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], outputs: int = 1) -> Path:
+def _model(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], outputs: int = 1, opset: int = 17) -> Path:
     graph = helper.make_graph(
         nodes,
         "g",
@@ -28,7 +28,10 @@ def _model(path: Path, nodes: list[Any], weights: dict[str, np.ndarray], outputs
         [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in range(outputs)],
         [numpy_helper.from_array(v, k) for k, v in weights.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9 if opset < 21 else 10),
+        path,
+    )
     return path
 
 
@@ -111,9 +114,35 @@ def test_split_has_several_outputs(tmp_path: Path) -> None:
     torch.testing.assert_close(out["y1"], x[:, 1:])
 
 
+@pytest.mark.parametrize(
+    ("shape", "scales", "attributes"),
+    [((4, 3, 3, 3), (4,), {"axis": 0}), ((4, 6, 1, 1), (4, 2, 1, 1), {"axis": 1, "block_size": 3})],
+)
+def test_weights_in_eight_bits(
+    shape: tuple[int, ...], scales: tuple[int, ...], attributes: dict[str, int], tmp_path: Path
+) -> None:
+    """A scale and a zero per row, and per block of each row; codes are not kept beside what they stand for."""
+    weights = {
+        "codes": RNG.integers(-128, 128, shape).astype(np.int8),
+        "scales": RNG.uniform(0.01, 0.1, scales).astype(F32),
+        "zeros": RNG.integers(-20, 20, scales).astype(np.int8),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", list(weights), ["w"], **attributes),
+        helper.make_node("Conv", ["x", "w"], ["y0"]),
+    ]
+    path = _model(tmp_path / "m.onnx", nodes, weights, opset=21)
+    x = RNG.normal(size=(2, shape[1], 8, 8)).astype(F32)
+    expected = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    module = OnnxModule(path)
+    np.testing.assert_allclose(module(torch.from_numpy(x))["y0"].numpy(), expected, rtol=1e-4, atol=1e-4)
+    assert [tuple(b.shape) for b in module.buffers()] == [shape]
+
+
 EMBEDDED = {
     "identity_student": 112,
     "faceplugin": 112,
+    "sface": 112,
     "dlib_resnet": 150,
     "faceres": 112,
     "landmark68": 112,

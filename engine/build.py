@@ -56,7 +56,7 @@ TEACHERS = {"mobileface": Calibration(0.37), "sirius": Calibration(0.53)}
 """What taught the second and third student (tools/): for training, nothing else asks for them."""
 
 GUIDES = ("faceplugin", "identity_student_2", "identity_student_3", "faceres", "sface")
-"""What a search is guided by: the first watches every frame, too; the last is the dearest."""
+"""What a search is guided by: the first watches every frame, too; the last two are the dearest."""
 
 
 def load_recogniser(name: str, resolve: Resolve, template: np.ndarray) -> Recogniser:

@@ -292,8 +292,8 @@ class _Objective:
 
 
 def often(guides: Sequence[Recogniser]) -> Sequence[Recogniser]:
-    """Guides that look at every step: all but the last, which is the dearest and looks at every second."""
-    return guides[: max(1, len(guides) - 1)]
+    """Guides that look at every step: all but the last two, which are the dearest and take turns."""
+    return guides[: max(1, len(guides) - 2)]
 
 
 def optimise_direction(
@@ -375,9 +375,10 @@ def optimise_direction(
 
 
 def _looks(step: int, guides: Sequence[Recogniser], crops: int) -> tuple[Sequence[Recogniser], int]:
-    """Who looks at which crop in a step: in 2 K steps everybody looks at each of K crops, the others once more."""
+    """Who looks at which crop in a step: in 2 K steps everybody looks at each of K crops, most of them once more."""
     pair, odd = divmod(step, 2)
-    return (often(guides) if odd else guides), (pair + odd * (crops // 2)) % crops
+    regular = often(guides)
+    return [*regular, *guides[len(regular) :][odd::2]], (pair + odd * (crops // 2)) % crops
 
 
 def _start(candidate: Candidate, space: DirectionSpace, backbone: Backbone) -> Tensor:

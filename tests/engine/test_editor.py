@@ -248,10 +248,13 @@ def test_every_further_round_is_held_less_where_it_begins(
 
 @pytest.mark.parametrize("crops", [1, 2, 3, 4])
 def test_every_guide_looks_at_every_crop(crops: int) -> None:
-    guides: Any = ["cheap", "dear"]
-    looks = [_looks(step, guides, crops) for step in range(2 * crops)]
-    counts = Counter((str(guide), crop) for guides, crop in looks for guide in guides)
-    assert all(counts["cheap", crop] == 2 and counts["dear", crop] == 1 for crop in range(crops)), looks
+    for dear in (["dear"], ["dear", "dearer"]):
+        guides: Any = ["cheap", *dear]
+        looks = [_looks(step, guides, crops) for step in range(2 * crops)]
+        counts = Counter((str(guide), crop) for guides, crop in looks for guide in guides)
+        assert all(counts["cheap", crop] == 2 for crop in range(crops)), looks
+        assert all(counts[name, crop] == 1 for crop in range(crops) for name in dear), looks
+        assert max(len(guides) for guides, _ in looks) == 2  # the dear ones take turns
 
 
 def test_a_search_looks_at_every_crop(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

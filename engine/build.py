@@ -39,8 +39,9 @@ class Calibration:
     centred: bool = False
 
 
-# Thresholds: pairs of different people, real ones for all but the centred ones (the students' a little below what the
-# clips of benchmarks/identity.py give, sface's just that, faceplugin's what 16 of the people there give), synthetic faces for these.
+# Thresholds: pairs of different people, real ones for all but the centred ones (sface's is what the clips of
+# benchmarks/identity.py give, the students' a little below that, faceplugin's what 16 of the people there give),
+# synthetic faces for these.
 RECOGNISERS = {
     "identity_student": Calibration(0.45),
     "identity_student_2": Calibration(0.37),

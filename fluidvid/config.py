@@ -29,6 +29,8 @@ MaskKind = Literal["solid", "pixelate", "blur"]
 PRESETS = ("default", "fast", "quality", "live")
 USUAL_RATE = 25
 """Frames per second for which figures in frames are meant."""
+FASTEST = 240
+"""A header that says more is wrong."""
 
 
 _TIME = re.compile(r"([0-9]{1,9}:){0,2}[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -140,9 +142,9 @@ class TrackConfig(_Section):
         """The same with more frames where there are more of them a second, so that all lasts as long as at 25.
 
         Args:
-            rate: pictures a second; None: not known.
+            rate: pictures a second, as the source says; None: not known.
         """
-        faster = max(Fraction(1), (rate or Fraction(1)) / USUAL_RATE)
+        faster = Fraction(min(max(rate or 0, USUAL_RATE), FASTEST), USUAL_RATE)
         if faster == 1:
             return self
         kinds = ("look_ahead", "max_gap", "strict_held", "strict_gap")

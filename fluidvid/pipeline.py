@@ -197,7 +197,7 @@ def check_strict(analysis: Analysis, track: TrackConfig) -> None:
     if analysis.longest_held > track.strict_held:
         raise StrictError(
             f"a face was held for {analysis.longest_held} frames without a detection, --strict allows "
-            f"{track.strict_held} (track.strict_held): look at the source or lower detect.score; "
+            f"{track.strict_held} at this frame rate (track.strict_held): look at the source or lower detect.score; "
             "nothing was written"
         )
     if analysis.gaps:

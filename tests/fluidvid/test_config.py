@@ -26,7 +26,10 @@ def test_default_preset_is_the_defaults_and_lists_every_key(root: Path) -> None:
         assert any(line.startswith((f"{leaf} =", f"# {leaf} =")) for line in text.splitlines()), key
 
 
-@pytest.mark.parametrize(("rate", "frames"), [(60, (29, 72, 36, 144)), (25, (12, 30, 15, 60)), (10, (12, 30, 15, 60))])
+@pytest.mark.parametrize(
+    ("rate", "frames"),
+    [(60, (29, 72, 36, 144)), (25, (12, 30, 15, 60)), (10, (12, 30, 15, 60)), (90000, (116, 288, 144, 576))],
+)
 def test_tracks_are_held_as_long_at_higher_frame_rates(rate: int, frames: tuple[int, ...]) -> None:
     track = Config().track.at_rate(Fraction(rate))
     assert (track.look_ahead, track.max_gap, track.strict_held, track.strict_gap) == frames

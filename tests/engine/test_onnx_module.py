@@ -119,10 +119,10 @@ def test_split_has_several_outputs(tmp_path: Path) -> None:
     [((4, 3, 3, 3), (4,), {"axis": 0}), ((4, 6, 1, 1), (4, 2, 1, 1), {"axis": 1, "block_size": 3})],
 )
 def test_weights_in_eight_bits(
-    shape: tuple[int, ...], scales: tuple[int, ...], attributes: dict[str, int], tmp_path: Path
+    shape: tuple[int, ...], scales: tuple[int, ...], attributes: dict[str, Any], tmp_path: Path
 ) -> None:
     """A scale and a zero per row, and per block of each row; codes are not kept beside what they stand for."""
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "codes": RNG.integers(-128, 128, shape).astype(np.int8),
         "scales": RNG.uniform(0.01, 0.1, scales).astype(F32),
         "zeros": RNG.integers(-20, 20, scales).astype(np.int8),

@@ -728,6 +728,19 @@ def test_a_head_around_a_face_is_not_a_second_face(
     assert _is_double(Detection(np.array(box, np.float32), score, points, "second"), 1.0, FACE) is double
 
 
+@pytest.mark.parametrize(
+    ("up", "score", "double"),
+    [(0.4, 0.8, True), (0.65, 0.5, True), (0.65, 0.7, False), (0.85, 0.5, False)],
+)
+def test_points_near_a_sure_faces_are_its_own_if_the_box_is_unsure(up: float, score: float, double: bool) -> None:
+    """A forehead as a face of its own; a sure face must be nearer, for it may be a child's before the other."""
+    eyes = float(np.linalg.norm(FACE.landmarks[1] - FACE.landmarks[0]))
+    points = (FACE.landmarks - np.array([0, up * eyes])).astype(np.float32)
+    assert (
+        _is_double(Detection(np.array([582, 199, 806, 314], np.float32), score, points, "second"), 1.0, FACE) is double
+    )
+
+
 @pytest.mark.parametrize(("x", "y"), [(40, 45), (80, 40), (100, 40), (45, 100)])
 def test_two_people_of_whom_one_looks_over_the_others_shoulder_stay_two(x: float, y: float) -> None:
     front, behind = detection(100, 100, 100, 125, score=0.98), detection(x, y, 100, 125, score=0.4)

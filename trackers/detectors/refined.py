@@ -40,9 +40,9 @@ CONFIRMED = 0.9
 """Mesh score that lifts an unsure detection."""
 DENIED = 0.1
 """Mesh score below which it sees no face."""
-DOUBTFUL, KNOWN, HALF_UPON, SAME_POINTS = 0.65, 0.8, 0.35, 0.75
+DOUBTFUL, KNOWN, HALF_UPON, SAME_POINTS, NEAR_POINTS = 0.65, 0.8, 0.35, 0.5, 0.75
 """Doubles: largest score of an unsure face, least of a sure one, share of the smaller box inside the other, and mean
-distance of the points in eye distances (where boxes of two people are so near, the detectors see one face anyway)."""
+distance of the points in eye distances: of any two faces, and of an unsure one from a sure one."""
 IN_THE_FACE, IN_THE_HEAD = 4, 2
 """A head around a sure face: how many of its five points lie in the face's box, and of the face's in its own. With four
 at least one eye is in the face's box: of another person behind that face there is nothing left to see."""
@@ -147,15 +147,16 @@ def _without_doubles(found: list[Detection], picture: int, surely: dict[tuple[in
 def _is_double(face: Detection, mesh_score: float | None, known: Detection) -> bool:
     """Whether a face is a surer one seen again in a misplaced box.
 
-    Either the mesh led both to the same points; or the box is unsure, the other face sure, and it is the head around
-    that face, or the mesh denies a face in it and it lies half upon the other.
+    Either the mesh led both to the same points; or the box is unsure, the other face sure, and the points are near to
+    its own, or it is the head around that face, or the mesh denies a face in it and it lies half upon the other.
     """
     eyes = float(np.linalg.norm(known.landmarks[1] - known.landmarks[0]))
-    if float(np.linalg.norm(face.landmarks - known.landmarks, axis=1).mean()) < SAME_POINTS * eyes:
+    apart = float(np.linalg.norm(face.landmarks - known.landmarks, axis=1).mean())
+    if apart < SAME_POINTS * eyes:
         return True
     if face.score > DOUBTFUL or known.score < KNOWN:
         return False
-    if _is_head_around(face, known):
+    if apart < NEAR_POINTS * eyes or _is_head_around(face, known):
         return True
     return mesh_score is not None and mesh_score <= DENIED and share_inside(face.box, known.box) > HALF_UPON
 

@@ -88,24 +88,25 @@ def convert(raw: onnx.ModelProto) -> onnx.ModelProto:
     new.add("Mul", ["input", new.constant(np.array([127.5 * scale], np.float32))], "scaled")
     new.add("Add", ["scaled", new.constant(np.array([(127.5 - middle) * scale], np.float32))], "pixels")
     new.names[body[1].output[0]] = "pixels"
-    for node, after in zip(body[2:], [*body[3:], None], strict=True):
+    following = iter(body[2:])
+    for node in following:
         source = new.names.get(node.input[0], node.input[0])
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type in ("Conv", "Gemm") and after is not None and after.op_type == "BatchNormalization":
+        if node.op_type in ("Conv", "Gemm"):
+            after = next(following)  # its normalisation
             factors, summands = new.normaliser(after)
             if node.op_type == "Conv":
                 name, shape = reshaped[node.input[1]]
-                weight = new.weight(name, factors, tuple(new.known[shape].tolist()))
+                weight, result = new.weight(name, factors, tuple(new.known[shape].tolist())), after.output[0]
             else:
-                weight = new.weight(node.input[1], factors, new.known[new.stored[node.input[1]].input[0]].shape)
+                codes = new.known[new.stored[node.input[1]].input[0]]
+                weight, result = new.weight(node.input[1], factors, codes.shape), "embedding"
                 summands = summands + new.bias(node.input[2]) * factors
-            result = after.output[0] if after is not body[-1] else "embedding"
             new.add(node.op_type, [source, weight, new.constant(summands.astype(np.float32))], result, **attributes)
-        elif node.op_type == "BatchNormalization":
-            if node.output[0] not in (made.output[0] for made in new.nodes) and node is not body[-1]:
-                gain, shift = (new.constant(v.reshape(-1, 1, 1).astype(np.float32)) for v in new.normaliser(node))
-                new.add("Mul", [source, gain], f"{node.output[0]}_scaled")
-                new.add("Add", [f"{node.output[0]}_scaled", shift], node.output[0])
+        elif node.op_type == "BatchNormalization":  # after a PRelu
+            gain, shift = (new.constant(v.reshape(-1, 1, 1).astype(np.float32)) for v in new.normaliser(node))
+            new.add("Mul", [source, gain], f"{node.output[0]}_scaled")
+            new.add("Add", [f"{node.output[0]}_scaled", shift], node.output[0])
         elif node.op_type == "PRelu":
             new.add("PRelu", [source, new.constant(new.known[node.input[1]].reshape(-1, 1, 1))], node.output[0])
         elif node.op_type == "Flatten":

@@ -260,8 +260,8 @@ class FluidEditor:
             strengths: `(N,)` in [0, 1].
 
         Returns:
-            N results; a person that was never prepared, a non-finite edit and a frame in which the guide still sees the
-            person come back with `ok` False.
+            N results; a person that was never prepared, a non-finite edit, a frame in which the guide still sees the
+            person and one on which the new face stands beside the head come back with `ok` False.
         """
         with self._shares.alone():
             return self._edit(person_ids, crops, strengths)
@@ -279,7 +279,7 @@ class FluidEditor:
         states = [state for state in found if state is not None]
         x = self._crops(crops[known])
         strength = torch.from_numpy(np.asarray(strengths, np.float32)[known]).to(x.device)
-        change, mask, cosine = self._run(states, x, strength)
+        change, mask, cosine, aside = self._run(states, x, strength)
         residual = (change * 127.5).permute(0, 2, 3, 1).cpu().numpy().astype(np.float32)
         for position, i in enumerate(known):
             reason = ""
@@ -287,6 +287,8 @@ class FluidEditor:
                 reason = "the edit is not finite"
             elif strengths[i] >= 1 and not float(cosine[position]) <= self._run.limit:
                 reason = "weak edit"
+            elif bool(aside[position]):
+                reason = "misplaced edit"
             results[i] = EditedCrop(residual[position], mask[position, 0].cpu().numpy(), not reason, reason)
         return results
 

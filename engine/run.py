@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fluidvid.engine.between import Between, Sample, choose, windows
 from fluidvid.engine.cache import PersonState
 from fluidvid.engine.face_networks import Recogniser
+from fluidvid.engine.readable import beside
 from fluidvid.engine.search import WEAK, AppliedEdit, EditorOptions
 from fluidvid.engine.shares import Shares
 
@@ -68,7 +69,7 @@ class RunEditor:
         sources = torch.stack([next(fresh) if sample is None else sample.source for sample in recent])
         return ~((results * sources).sum(1) <= self.limit)
 
-    def __call__(self, states: list[PersonState], x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, states: list[PersonState], x: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Edit crops of several people, each person's in the order of the frames; keeps each one's `recent`.
 
         Args:
@@ -77,17 +78,19 @@ class RunEditor:
             strength: `(N,)` in [0, 1], share of the options'.
 
         Returns:
-            Changes `(N, 3, S, S)`, masks `(N, 1, S, S)`, and the guide's cosines `(N,)` between source and result.
+            Changes `(N, 3, S, S)`, masks `(N, 1, S, S)`, the guide's cosines `(N,)` between source and result, and
+            `(N,)` bool where the new face stands beside the head.
         """
         between = self._between(states, x, strength)
         own = [k for k in range(len(x)) if k not in between]
         # How an edited frame looks to its neighbours, by position; negative ones are edits of earlier calls.
         done = {~k: state.recent for k, state in enumerate(states) if state.recent is not None}
         change, mask, cosine = torch.zeros_like(x), torch.zeros_like(x[:, :1]), x.new_ones(len(x))
+        aside = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
         def edit(chosen: list[int]) -> None:
             source = self._see(x[chosen])
-            change[chosen], mask[chosen], cosine[chosen] = self._direct(
+            change[chosen], mask[chosen], cosine[chosen], aside[chosen] = self._direct(
                 [states[k] for k in chosen], x[chosen], strength[chosen], source
             )
             done.update({k: Sample(x[k], change[k], mask[k], seen) for k, seen in zip(chosen, source, strict=True)})
@@ -105,11 +108,16 @@ class RunEditor:
             seen = self._see((x[chosen] + change[chosen]).clamp(-1, 1))
             cosine[chosen] = (seen * F.normalize(torch.stack(sources), dim=1)).sum(1)
             # What was not good enough at a neighbour's, or is not here, is edited after all.
-            poor = [k for k in chosen if not float(cosine[k]) <= WEAK * self.limit]
+            poor = [
+                k
+                for k, place in between.items()
+                if not float(cosine[k]) <= WEAK * self.limit
+                or any(n >= 0 and bool(aside[n]) for n in (place.earlier, place.later))
+            ]
             if poor:
                 edit(poor)
-        self._keep(states, done, strength, cosine)
-        return change, mask, cosine
+        self._keep(states, done, strength, (cosine <= self.limit) & ~aside)
+        return change, mask, cosine, aside
 
     def _between(self, states: list[PersonState], x: Tensor, strength: Tensor) -> dict[int, Between]:
         """Positions that need no edit of their own; `~k` stands for the `recent` edit of the person of position k."""
@@ -128,16 +136,16 @@ class RunEditor:
                 found[run[place]] = replace(between, earlier=run[between.earlier], later=run[between.later])
         return found
 
-    def _keep(self, states: list[PersonState], done: dict[int, Sample], strength: Tensor, cosine: Tensor) -> None:
-        """Remember each person's last edit for the frames that follow it, unless it was partial or weak."""
+    def _keep(self, states: list[PersonState], done: dict[int, Sample], strength: Tensor, passed: Tensor) -> None:
+        """Remember each person's last edit for the frames that follow it, unless it was partial or did not pass."""
         for k, state in enumerate(states):  # the last of a person is always edited
-            good = k in done and float(strength[k]) >= 1 and float(cosine[k]) <= self.limit
+            good = k in done and float(strength[k]) >= 1 and bool(passed[k])
             # Copies: a view would keep the whole batch alive.
             state.recent = Sample(*(t.clone() for t in vars(done[k]).values())) if good else None
 
     def _direct(
         self, states: list[PersonState], x: Tensor, strength: Tensor, source: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Edit crops, those more strongly in which the guide still sees the person: see `__call__`."""
         turn = [sum(other is state for other in states[:k]) for k, state in enumerate(states)]
         values = torch.stack([s.values(self.options.transition, ahead) for s, ahead in zip(states, turn, strict=True)])
@@ -147,7 +155,8 @@ class RunEditor:
         ]
         noise = torch.stack([state.direction.noise for state in states])
         full = self.options.strength * strength
-        edited, mask = self._shares(self.apply, x, values, noise, full * torch.tensor(boosts, device=x.device))
+        boosted = full * torch.tensor(boosts, device=x.device)
+        edited, mask, landmarks = self._shares(self.apply, x, values, noise, boosted)
         cosine = (self._see(edited) * source).sum(1)
         for boost in self.options.boosts:
             weak: list[int] = []
@@ -157,11 +166,11 @@ class RunEditor:
                 if still and (not float(cosine[k]) <= self.limit or any(states[j] is state for j in weak)):
                     weak.append(k)
             if weak:
-                edited[weak], _ = self._shares(self.apply, x[weak], values[weak], noise[weak], boost * full[weak])
+                edited[weak], *_ = self._shares(self.apply, x[weak], values[weak], noise[weak], boost * full[weak])
                 cosine[weak] = (self._see(edited[weak]) * source[weak]).sum(1)
                 for k in weak:
                     boosts[k] = boost
         for k, state in enumerate(states):
             state.boost, state.calm = boosts[k], float(cosine[k]) < WEAK * self.limit
             state.progress += 1
-        return edited - x, mask, cosine
+        return edited - x, mask, cosine, beside(self.apply.attributes, landmarks, edited)

@@ -104,8 +104,10 @@ class AppliedEdit:
     attributes: AttributeNetworks
     gaze: bool = True
 
-    def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float) -> tuple[Tensor, Tensor]:
-        """Composited crops `(N, 3, S, S)` in [-1, 1] and masks `(N, 1, S, S)` of crops `x`.
+    def __call__(
+        self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Composited crops `(N, 3, S, S)` in [-1, 1], masks `(N, 1, S, S)` and landmarks `(N, 68, 2)` of crops `x`.
 
         Args:
             x: `(N, 3, S, S)` in [-1, 1].
@@ -118,7 +120,7 @@ class AppliedEdit:
         latents = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s.clamp_max(1))
         landmarks = self.attributes.landmarks(x)
         mask = face_region(landmarks, x.shape[-1])
-        return self._put(x, z, *latents, s, landmarks, mask), mask
+        return self._put(x, z, *latents, s, landmarks, mask), mask, landmarks
 
     def at(self, x: Tensor, landmarks: Tensor, noise: Tensor, strength: float) -> TriedEdit:
         """The same for several directions tried on crops with known landmarks `(N, 68, 2)`."""

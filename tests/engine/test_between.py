@@ -14,6 +14,7 @@ from fluidvid.engine.plan import Direction
 from fluidvid.engine.run import RunEditor
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.shares import Shares
+from tests.engine.tiny import face68
 
 TEMPLATE = np.array([(0.36, 0.42), (0.64, 0.42), (0.5, 0.58), (0.38, 0.71), (0.62, 0.71)])
 SIZE = 64
@@ -67,14 +68,24 @@ class Brighter:
     """An edit that adds 0.2 times the direction, and remembers how many crops it was given."""
 
     backbone = SimpleNamespace(unet=SimpleNamespace(autocast=nullcontext))
+    ahead = torch.from_numpy(face68()).float()
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[float], list[float]]] = []  # crops, and how strongly each was edited
 
-    def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+    def landmarks(self, x: Tensor) -> Tensor:
+        """Of a crop's face."""
+        return self.ahead.expand(len(x), 68, 2)
+
+    @property
+    def attributes(self) -> SimpleNamespace:
+        """The landmarker, which asks `landmarks`."""
+        return SimpleNamespace(landmarks=self.landmarks)
+
+    def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         amount = strength * values.flatten(1)[:, 0]
         self.calls.append(([round(v, 3) for v in x[:, 0, 0, 0].tolist()], [round(v, 3) for v in amount.tolist()]))
-        return x + 0.2 * amount[:, None, None, None], torch.ones_like(x[:, :1])
+        return x + 0.2 * amount[:, None, None, None], torch.ones_like(x[:, :1]), self.landmarks(x)
 
 
 class Dim:
@@ -107,18 +118,18 @@ def test_frames_between_take_their_share_of_the_changes_and_cost_no_edit() -> No
     class Darker(Brighter):
         """Adds the less the brighter the picture is."""
 
-        def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor]:
+        def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             super().__call__(x, values, noise, strength)
-            return 0.5 * x + 0.2, torch.ones_like(x[:, :1])
+            return 0.5 * x + 0.2, torch.ones_like(x[:, :1]), self.landmarks(x)
 
     run, _, state = _run(Dim())
     run.apply = apply = Darker()  # type: ignore[assignment]
-    change, mask, cosine = run([state] * 4, _crops(0.0, 0.02, 0.04, 0.06), torch.ones(4))
+    change, mask, cosine, _ = run([state] * 4, _crops(0.0, 0.02, 0.04, 0.06), torch.ones(4))
     assert [seen for seen, _ in apply.calls] == [[0.0, 0.06]]
     torch.testing.assert_close(change[:, 0, 0, 0], torch.tensor([0.2, 0.19, 0.18, 0.17]))
     assert bool((mask == 1).all()) and bool((cosine < 0.5).all())
     # The next call goes on from the last edited frame.
-    change, _, _ = run([state] * 2, _crops(0.08, 0.10), torch.ones(2))
+    change, *_ = run([state] * 2, _crops(0.08, 0.10), torch.ones(2))
     assert [seen for seen, _ in apply.calls[1:]] == [[0.1]]
     torch.testing.assert_close(change[:, 0, 0, 0], torch.tensor([0.16, 0.15]))
 
@@ -148,6 +159,31 @@ def test_nothing_is_taken_from_a_weak_or_partial_edit() -> None:
     assert state.recent is None
     run([state], _crops(0.0), torch.ones(1))
     assert state.recent is not None and float(state.recent.change[0, 0, 0]) == pytest.approx(0.2)
+
+
+class Aside(Brighter):
+    """Heads turned far; the face of a darker one comes to stand beside it."""
+
+    def landmarks(self, x: Tensor) -> Tensor:
+        points = super().landmarks(x).clone()
+        points[:, 30, 0] += 0.15  # the nose
+        edited_of_dark = (x[:, 0, 0, 0] > 0.15) & (x[:, 0, 0, 0] < 0.3)
+        return points + 0.1 * edited_of_dark[:, None, None]
+
+
+def test_a_face_beside_a_turned_head_is_told_and_nothing_is_taken_from_it() -> None:
+    run, _, state = _run(Dim())
+    run.apply = apply = Aside()  # type: ignore[assignment]
+    *_, aside = run([state], _crops(0.4), torch.ones(1))
+    assert aside.tolist() == [False] and state.recent is not None
+    *_, aside = run([state], _crops(0.0), torch.ones(1))
+    assert aside.tolist() == [True] and state.recent is None
+    before = len(apply.calls)
+    *_, aside = run([state] * 3, _crops(0.0, 0.0, 0.0), torch.ones(3))
+    assert [len(crops) for crops, _ in apply.calls[before:]] == [2, 1], "the one between is edited itself"
+    assert aside.tolist() == [True, True, True]
+    run.apply = Brighter()  # ahead: nobody asks where the face is now
+    assert run([state], _crops(0.0), torch.ones(1))[3].tolist() == [False]
 
 
 def test_two_people_do_not_share_a_run() -> None:

@@ -297,7 +297,7 @@ def test_what_is_verified_is_as_strong_as_what_is_applied_and_the_search_is_at_o
     applied = np.stack([e.residual for e in editor.edit([0, 0], faces(2), np.ones(2, np.float32))]) / 127.5
     with torch.no_grad():
         verified = search._edits(source, noise)(values)
-        plain, _ = editor.apply(x, values.expand(2, *values.shape), noise, 1.0)
+        plain, *_ = editor.apply(x, values.expand(2, *values.shape), noise, 1.0)
     shown = x + torch.from_numpy(applied).permute(0, 3, 1, 2)
     torch.testing.assert_close(shown, verified, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(objective.pictures(coordinates), plain, atol=1e-4, rtol=1e-3)
@@ -476,6 +476,23 @@ def test_a_boosted_edit_is_replaced_without_a_step(parts: dict[str, Any]) -> Non
     assert state is not None and state.boost == 1.3
 
 
+def test_a_face_beside_its_head_is_not_shown(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = _editor(parts)
+    assert editor.prepare(0, faces(2)).ok
+    landmarks, looks = editor.attributes.landmarks, [0.0, 0.0, 0.0, 0.1]  # of source and edit, twice
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        points = landmarks(x).clone()
+        points[:, 30, 0] += 0.2  # the nose
+        return points + looks.pop(0)
+
+    monkeypatch.setattr(editor.attributes, "landmarks", turned)
+    (edited,) = editor.edit([0], faces(1), np.ones(1, np.float32))
+    assert edited.ok
+    (edited,) = editor.edit([0], faces(1), np.ones(1, np.float32))
+    assert (edited.ok, edited.reason) == (False, "misplaced edit") and not looks
+
+
 def test_a_guide_that_cannot_tell_shows_nobody(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     editor = _editor(parts)
     assert editor.prepare(0, faces(2)).ok
@@ -623,7 +640,7 @@ def test_directions_tried_on_the_same_crops_are_applied_as_to_any(parts: dict[st
     tried = search.apply.at(source.crops, source.landmarks, noise, 1.0)
     for _ in range(2):
         values = search.space.directions(torch.randn(search.space.zero().shape, generator=generator)).detach()
-        applied, _ = search.apply(source.crops, values.expand(3, *values.shape), noise, 1.0)
+        applied, *_ = search.apply(source.crops, values.expand(3, *values.shape), noise, 1.0)
         torch.testing.assert_close(tried(values), applied, atol=1e-4, rtol=1e-4)
         assert (applied - source.crops).abs().max() > 1e-3
 
@@ -632,7 +649,7 @@ def test_a_crop_that_no_direction_changes_is_not_weak(parts: dict[str, Any]) -> 
     search = _editor(parts, replace(EASY, frame_limit=0.4 / parts["guides"][0].threshold)).search
     source = search.source(_editor(parts)._crops(faces(4)))
     direction = search.direction(Known(search.space.zero(), torch.zeros(4, 8, 8), None, Provenance("")))
-    edited, _ = search.apply(source.crops, direction.values.expand(4, *direction.values.shape), direction.noise, 1.0)
+    edited, *_ = search.apply(source.crops, direction.values.expand(4, *direction.values.shape), direction.noise, 1.0)
     new = search.guides[0](edited)
     wanted = 0.4 * torch.tensor([0.5, 0.9, 1.5, 2.2])  # well, weak, weak, lost
     beside = F.normalize(torch.roll(new, 1, 1) - (torch.roll(new, 1, 1) * new).sum(1, keepdim=True) * new, dim=1)
@@ -834,6 +851,6 @@ def test_a_frame_that_no_boost_helps_is_a_weak_edit(parts: dict[str, Any]) -> No
     made: list[int] = []
     apply = editor._run.apply
     editor._run.apply = lambda *arguments: made.append(1) or apply(*arguments)  # type: ignore[assignment, func-returns-value]
-    editor._run.apply.backbone = apply.backbone  # type: ignore[misc]
+    editor._run.apply.backbone, editor._run.apply.attributes = apply.backbone, apply.attributes  # type: ignore[misc]
     assert editor.edit([0], crops, np.ones(1, np.float32))[0].reason == "weak edit"
     assert len(made) == 1 + len(EASY.boosts)

@@ -11,7 +11,7 @@ import torch
 
 from fluidvid.engine.editor import UNREADABLE, FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks
-from fluidvid.engine.readable import disagreement, readable
+from fluidvid.engine.readable import beside, disagreement, readable, turned
 from fluidvid.engine.search import Source
 from tests.engine.tiny import easy_options, editor_parts, face68, face_mesh, faces, tiny_attributes
 
@@ -23,6 +23,37 @@ def test_disagreement_is_in_eye_distances_whatever_the_faces_size() -> None:
     aside = torch.tensor([0.3 * between, 0.0])
     assert float(disagreement(points, mesh + aside)) == pytest.approx(0.3, rel=1e-4)
     assert float(disagreement(points / 3, (mesh + aside) / 3)) == pytest.approx(0.3, rel=1e-4)
+
+
+def test_how_far_a_head_is_turned_is_in_jaw_widths_whatever_its_size_and_tilt() -> None:
+    ahead = torch.from_numpy(face68()).float()
+    aside, gone = ahead.clone(), torch.full((68, 2), torch.nan)
+    aside[30, 0] -= 0.12  # the jaw is .6 wide
+    angle = torch.tensor(0.4)
+    tilt = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()]).reshape(2, 2)
+    points = torch.stack([ahead, aside, 0.3 * aside @ tilt, gone])
+    assert turned(points).tolist() == pytest.approx([0, 0.2, 0.2, float("nan")], abs=1e-5, nan_ok=True)
+
+
+def test_a_face_beside_its_turned_head_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attributes = tiny_attributes(tmp_path)
+    ahead = torch.from_numpy(face68()).float()
+    aside = ahead.clone()
+    aside[30, 0] += 0.12
+    gone = torch.full((68, 2), torch.nan)
+    eyes = 0.276
+    before = torch.stack([ahead, aside, aside, gone, aside])
+    after = torch.stack([ahead + 0.3 * eyes, aside + 0.05 * eyes, aside + 0.15 * eyes, aside, gone])
+    asked: list[int] = []
+
+    def landmarks(crops: torch.Tensor) -> torch.Tensor:
+        asked.append(len(crops))
+        return after[1:]
+
+    monkeypatch.setattr(attributes, "landmarks", landmarks)
+    found = beside(attributes, before, torch.zeros(5, 3, 64, 64))
+    assert found.tolist() == [False, False, True, True, True] and asked == [4]
+    assert beside(attributes, before[:1], torch.zeros(1, 3, 64, 64)).tolist() == [False] and asked == [4]
 
 
 def _blind(monkeypatch: pytest.MonkeyPatch, attributes: AttributeNetworks) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fluidvid.geometry import similarity, transform
-from fluidvid.trackers.align import ARCFACE_112, crop
+from fluidvid.trackers.align import ARCFACE_112, _softened_outside, crop
 from tests.trackers.scenes import texture
 
 
@@ -46,8 +46,8 @@ def _whole(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> 
     if scale < 0.75:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.45 / scale), dtype=np.uint8)
     how = cv2.INTER_LINEAR if scale < 1 else cv2.INTER_CUBIC
-    warped = cv2.warpAffine(image, matrix, (size, size), flags=how, borderMode=cv2.BORDER_REFLECT)
-    return np.asarray(warped, dtype=np.uint8)
+    warped = np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=how, borderMode=cv2.BORDER_REFLECT), np.uint8)
+    return _softened_outside(warped, image.shape[:2], matrix)
 
 
 def test_the_identity_copies() -> None:
@@ -107,15 +107,32 @@ def test_a_reduction_keeps_the_mean() -> None:
     np.testing.assert_allclose(got.mean((0, 1)), image.mean((0, 1)), atol=1.5)
 
 
-def test_what_lies_outside_is_mirrored() -> None:
+def test_what_lies_outside_is_mirrored_and_blurred() -> None:
     image = texture(4, 100, 120, blur=3)
     got = crop(image, np.array([[1.0, 0, 40], [0, 1, 40]]), 100)
+    mirrored = np.pad(image, ((40, 0), (40, 0), (0, 0)), "symmetric")[:100, :100]
+    blurred = cv2.GaussianBlur(mirrored, (0, 0), 8, borderType=cv2.BORDER_REFLECT)
     np.testing.assert_array_equal(got[40:, 40:], image[:60, :60])
-    np.testing.assert_array_equal(got[40:, :40], image[:60, :40][:, ::-1])
-    np.testing.assert_array_equal(got[:40, :40], image[:40, :40][::-1, ::-1])
-    far = crop(image, np.array([[1.0, 0, -60], [0, 1, -50]]), 100)
-    np.testing.assert_array_equal(far[:50, :60], image[50:, 60:])
-    np.testing.assert_array_equal(far[50:, :60], image[:, 60:][::-1][:50])
+    far = (slice(33), slice(None))  # six pixels and more from the edge
+    assert np.abs(got[far].astype(int) - blurred[far]).max() <= 1
+    shares = [np.abs(got[row, 60:].astype(float) - mirrored[row, 60:]).mean() for row in range(39, 33, -1)]
+    goals = [np.abs(blurred[row, 60:].astype(float) - mirrored[row, 60:]).mean() for row in range(39, 33, -1)]
+    np.testing.assert_allclose(np.divide(shares, goals), np.arange(1, 7) / 6, atol=0.05)
+    beyond = crop(image, np.array([[1.0, 0, -60], [0, 1, -50]]), 100)
+    np.testing.assert_array_equal(beyond[:50, :60], image[50:, 60:])
+
+
+def test_a_mirrored_face_does_not_look_like_a_second_one() -> None:
+    """Of the stripes just inside the edge hardly anything is left just beyond it."""
+    image = np.full((80, 80, 3), 128, np.uint8)
+    image[4:20:4] = 255
+    image[6:20:4] = 0
+    got = crop(image, np.array([[1.0, 0, 0], [0, 1, 30]]), 80).astype(float)
+    assert got[34:50].std() > 60 and got[8:24].std() < 6
+    whole = np.full((200, 200, 3), 128, np.uint8)
+    whole[60:140] = texture(7, 80, 200)
+    within = np.array([[1.0, 0, -60], [0, 1, -60]])
+    np.testing.assert_array_equal(crop(whole, within, 80), whole[60:140, 60:140])
 
 
 @pytest.mark.parametrize("scale", [0.2, 0.6, 1.0, 2.0])

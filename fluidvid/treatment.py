@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,6 +63,14 @@ class _Edit:
     reason: str | None
 
 
+def _good_ahead(made: Mapping[tuple[int, int], _Edit], place: int, track_id: int) -> int:
+    """Frames from `place` on whose edits of a track, by place and track, are there and good."""
+    end = place
+    while (end, track_id) in made and made[end, track_id].edited is not None:
+        end += 1
+    return end - place
+
+
 class FrameTreatment:
     """Applies edits and masks to frames in order.
 
@@ -72,7 +80,8 @@ class FrameTreatment:
         editor: None in the classic modes.
         batch: faces edited at once.
         fade_frames: after a failed edit a track stays masked this long and then fades in over as many frames; twice as
-            long at every failure soon after the last one.
+            long at every failure soon after the last one. Where so many frames ahead are known to be good it fades in
+            at once.
     """
 
     def __init__(
@@ -114,7 +123,7 @@ class FrameTreatment:
         if not faces:
             return TreatedFrame(source, (), ())
         canvas = source.copy()
-        wanted = [self._with_recovery(face) for face in faces]
+        wanted = [self._with_recovery(face, _good_ahead(made, place, face.track_id)) for face in faces]
         edits = [
             replace(made.get((place, face.track_id), _Edit(face, None, Reason.NOT_PREPARED)), face=face)
             for face in wanted
@@ -161,14 +170,17 @@ class FrameTreatment:
         self._patience[track_id] = self._fade if before is None else min(2 * before, PATIENCE * self._fade)
         self._blocked[track_id] = 0
 
-    def _with_recovery(self, face: PlannedFace) -> PlannedFace:
+    def _with_recovery(self, face: PlannedFace, good: int) -> PlannedFace:
+        """What becomes of a plan after a failed edit; `good` frames from this one on are known to have edits."""
         if face.weight > 0 and (self._editor is None or face.matrix is None):
             return replace(face, weight=0.0, reason=face.reason or Reason.NOT_PREPARED)
         since = self._blocked.get(face.track_id)
         if since is None:
             return face
-        self._blocked[face.track_id] = since + 1
         patience = self._patience[face.track_id]
+        if since < patience <= good:
+            since = patience
+        self._blocked[face.track_id] = since + 1
         shown = since - patience  # frames since it may be seen again
         if shown >= self._fade + patience:  # that long without another failure: forgiven
             del self._blocked[face.track_id], self._patience[face.track_id]
@@ -185,7 +197,7 @@ class FrameTreatment:
             (place, face)
             for place, (_, faces) in enumerate(frames)
             for face in faces
-            if face.weight > 0 and face.matrix is not None and not self._stays_masked(face.track_id, place)
+            if face.weight > 0 and face.matrix is not None and not self._stays_masked(face.track_id, place, len(frames))
         ]
         if self._editor is None:
             return {}
@@ -202,9 +214,10 @@ class FrameTreatment:
                 edits[place, face.track_id] = _Edit(face, result if result.ok else None, reason)
         return edits
 
-    def _stays_masked(self, track_id: int, ahead: int) -> bool:
+    def _stays_masked(self, track_id: int, place: int, count: int) -> bool:
+        """Whatever the edits of `count` frames turn out to be."""
         since = self._blocked.get(track_id)
-        return since is not None and since + ahead < self._patience[track_id]
+        return since is not None and since + place < self._patience[track_id] and self._patience[track_id] > count
 
     def _edit_group(
         self,

@@ -151,6 +151,38 @@ def test_a_face_that_keeps_failing_stays_masked_longer_each_time() -> None:
     assert masked_after_a_failure() == 3
 
 
+@pytest.mark.parametrize(
+    ("bad", "count", "waited", "edits"),
+    [
+        ({2}, 16, 0, 16),  # the next three are known to be good
+        ({2, 4}, 16, 2, 16),  # between the two nobody knows; then six are
+        ({2}, 5, 2, 5),  # too few are known
+        ({2}, 1, 3, 1),
+        ({2, 4, 6}, 12, 9, 12),  # three, then six, of which only five are known
+    ],
+)
+def test_a_face_is_shown_again_as_soon_as_the_frames_ahead_are_known_to_be_good(
+    bad: set[int], count: int, waited: int, edits: int
+) -> None:
+    class Failing(FakeEditor):
+        def edit(self, person_ids: Sequence[int], crops: Any, *rest: Any) -> Any:
+            done = super().edit(person_ids, crops, *rest)
+            first = len(made)
+            made.extend(person_ids)
+            return [replace(e, ok=first + i not in bad) for i, e in enumerate(done)]
+
+    made: list[int] = []
+    under_test = FrameTreatment(MASK, "solid", Failing(Boom()), batch=4, fade_frames=3)
+    outcomes = []
+    for begin in range(0, 16, count):
+        group = [(picture(5), [face()]) for _ in range(begin, min(16, begin + count))]
+        outcomes += [result.outcomes[0] for result in under_test.apply_all(group)]
+        if begin == 0:
+            assert len(made) == edits
+    assert sum(o.reason == "after a failed edit" for o in outcomes) == waited
+    assert all(outcomes[i].treatment == "masked" for i in bad)
+
+
 def ramp(size: int) -> NDArray[np.float32]:
     """A smooth residual that is zero at the rim."""
     line = np.sin(np.linspace(0, np.pi, size))

@@ -15,15 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.assembly import completing
 from fluidvid.audit.graders import Panel
 from fluidvid.audit.look import SIZE, Look, concatenated, crops_of, look, spread
+from fluidvid.config import USUAL_RATE, TrackConfig
 from fluidvid.geometry import FFHQ_112, similarity
-from fluidvid.trackers import SceneCutDetector, Tracker, complete_tracks, link_tracks
+from fluidvid.trackers import SceneCutDetector, Tracker, link_tracks
 from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.types import TrackedFace
 from fluidvid.video import VideoReader
 
-LOOK_AHEAD, MAX_GAP = 3, 15
+TRACKS = TrackConfig(look_ahead=3, max_gap=15)
+"""How far tracks are completed, in frames of 25 a second: less than for masking, for these places are judged."""
 SURE = 0.65
 """A track whose best detection scores less may be no face at all: it is listed, and no verdict rests on it."""
 TOGETHER, APART = 3, 0.2
@@ -142,11 +145,13 @@ def study_source(
     Raises:
         InputError: the source cannot be read.
     """
-    tracker, cutter = Tracker(), SceneCutDetector()
+    cutter = SceneCutDetector()
     online: list[TrackedFace] = []
     cuts: set[int] = set()
     times, size = [], (0, 0)
     with VideoReader(path, start=start, end=end) as reader:
+        rate = reader.info.average_rate
+        tracker = Tracker(rate=float(rate or USUAL_RATE))
         for frame in reader:
             picture = frame.rgb()
             cut = cutter.update(picture)
@@ -155,7 +160,7 @@ def study_source(
             times.append(frame.time)
             size = (picture.shape[1], picture.shape[0])
             tick("source", len(times), reader.info.frames_estimate)
-    completed = complete_tracks(online, frames=len(times), look_ahead=LOOK_AHEAD, max_gap=MAX_GAP, cuts=cuts)
+    completed = completing(TRACKS.at_rate(rate), rate)(online, len(times), cuts)
     faces = [face for frame in sorted(completed) for face in completed[frame] if _inside(face, size)]
     matrices = np.stack([crop_matrix(f.landmarks) for f in faces]) if faces else np.zeros((0, 2, 3))
     large = np.array([_side(f) >= min_face for f in faces], bool)

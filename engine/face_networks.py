@@ -189,8 +189,14 @@ class AttributeNetworks(nn.Module):
 
     def mesh(self, crops: Tensor) -> Tensor:
         """`(N, 468, 2)` mesh in unit crop coordinates; only where there is a mesh network."""
+        return self.solid_mesh(crops)[..., :2]
+
+    def solid_mesh(self, crops: Tensor) -> Tensor:
+        """`(N, 468, 3)` the same with the depth, away from the camera, in sides of the crop."""
         assert self.mesh468 is not None
-        return self.mesh_view.back(self.mesh468(self.mesh_view(crops))["mesh"][..., :2])
+        found = self.mesh468(self.mesh_view(crops))["mesh"]
+        side = float(np.sqrt(np.linalg.det(self.mesh_view.inverse[:, :2])))
+        return torch.cat([self.mesh_view.back(found[..., :2]), side * found[..., 2:]], -1)
 
     def ages(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """`(N,)` years, and `(N,)` probabilities of a man."""

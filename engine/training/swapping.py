@@ -35,6 +35,7 @@ from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, held, warmed
 from fluidvid.engine.training.swaps import swapped
 from fluidvid.engine.training.targets import Targets
+from fluidvid.engine.training.turns import turns
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ class PairCache:
         picked = self.rng.choice(len(self.pictures), people, p=self.chances)
         x = augment(to_crops(self.pictures[picked]), self.generator)
         with autocast():
-            mesh = self.attributes.mesh(x).float()
+            solid = self.attributes.solid_mesh(x).float()
+        x, mesh = turns(x, solid, self.generator)
         x = grimaces(x, mesh, self.generator)
         with autocast():
             kept = self.attributes(x, mesh=True).repeat(2)

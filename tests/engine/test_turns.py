@@ -55,7 +55,12 @@ def test_some_are_turned_none_beyond_the_furthest_and_pictures_follow_their_mesh
     before = crops.clone()
     asked: list[torch.Tensor] = []
     turned_mesh = made.turned_mesh
-    monkeypatch.setattr(made, "turned_mesh", lambda mesh, by: asked.append(by) or turned_mesh(mesh, by))
+
+    def noted(mesh: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+        asked.append(by)
+        return turned_mesh(mesh, by)
+
+    monkeypatch.setattr(made, "turned_mesh", noted)
     monkeypatch.setattr(made, "EVERY", 1)
     done, flat = made.turns(crops, head, torch.Generator().manual_seed(0))
     assert torch.equal(crops, before)

@@ -80,8 +80,8 @@ class FrameTreatment:
         editor: None in the classic modes.
         batch: faces edited at once.
         fade_frames: after a failed edit a track stays masked this long and then fades in over as many frames; twice as
-            long at every failure soon after the last one. Where so many frames ahead are known to be good it fades in
-            at once.
+            long at every failure soon after the last one. Where half as many frames ahead are known to be good it fades
+            in at once: what fails while it fades in, mostly masked, is no flash.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class FrameTreatment:
         if since is None:
             return face
         patience = self._patience[face.track_id]
-        if since < patience <= good:
+        if since < patience <= 2 * good:
             since = patience
         self._blocked[face.track_id] = since + 1
         shown = since - patience  # frames since it may be seen again
@@ -217,7 +217,7 @@ class FrameTreatment:
     def _stays_masked(self, track_id: int, place: int, count: int) -> bool:
         """Whatever the edits of `count` frames turn out to be."""
         since = self._blocked.get(track_id)
-        return since is not None and since + place < self._patience[track_id] and self._patience[track_id] > count
+        return since is not None and since + place < self._patience[track_id] and self._patience[track_id] > 2 * count
 
     def _edit_group(
         self,

@@ -154,11 +154,12 @@ def test_a_face_that_keeps_failing_stays_masked_longer_each_time() -> None:
 @pytest.mark.parametrize(
     ("bad", "count", "waited", "edits"),
     [
-        ({2}, 16, 0, 16),  # the next three are known to be good
-        ({2, 4}, 16, 2, 16),  # between the two nobody knows; then six are
-        ({2}, 5, 2, 5),  # too few are known
+        ({2}, 16, 0, 16),  # the next two are known to be good
+        ({2, 4}, 16, 2, 16),  # between the two nobody knows; then they are
+        ({2}, 4, 1, 4),  # too few are known
         ({2}, 1, 3, 1),
-        ({2, 4, 6}, 12, 9, 12),  # three, then six, of which only five are known
+        ({2, 4, 6}, 12, 3, 12),  # five are known, of six that are waited for after the second failure that is seen
+        ({2, 4, 6}, 9, 5, 9),  # two are known
     ],
 )
 def test_a_face_is_shown_again_as_soon_as_the_frames_ahead_are_known_to_be_good(

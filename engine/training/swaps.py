@@ -40,7 +40,9 @@ def bend(pictures: Tensor, points: Tensor, goals: Tensor) -> Tensor:
     system = here.new_zeros(n, count + 3, count + 3)
     system[:, :count, :count] = _kernel(here, here) + STIFF * torch.eye(count, device=here.device)
     system[:, :count, count:], system[:, count:, :count] = affine, affine.transpose(1, 2)
-    weights = torch.linalg.solve(system, F.pad(there - here, (0, 0, 0, 3))).float()
+    shifts = F.pad(there - here, (0, 0, 0, 3))
+    # One by one: in several threads MKL fails on batches of systems of more than some 128 unknowns (torch 2.13).
+    weights = torch.stack([torch.linalg.solve(a, b) for a, b in zip(system, shifts, strict=True)]).float()
     axis = (torch.arange(size // 4, device=points.device) + 0.5) / (size // 4)
     ys, xs = torch.meshgrid(axis, axis, indexing="ij")
     grid = torch.stack([xs, ys], -1).reshape(1, -1, 2).expand(n, -1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -44,6 +45,15 @@ def test_nothing_of_a_head_folds_over() -> None:
         assert torch.all(across.diff()[order[skin][:-1].abs() < 0.9] > 0)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")  # where batches of large systems cannot be solved
 def test_some_are_turned_none_beyond_the_furthest_and_pictures_follow_their_mesh(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -123,7 +123,7 @@ class FrameTreatment:
         if not faces:
             return TreatedFrame(source, (), ())
         canvas = source.copy()
-        wanted = [self._with_recovery(face, _good_ahead(made, place, face.track_id)) for face in faces]
+        wanted = [self._with_recovery(face, made, place) for face in faces]
         edits = [
             replace(made.get((place, face.track_id), _Edit(face, None, Reason.NOT_PREPARED)), face=face)
             for face in wanted
@@ -170,15 +170,15 @@ class FrameTreatment:
         self._patience[track_id] = self._fade if before is None else min(2 * before, PATIENCE * self._fade)
         self._blocked[track_id] = 0
 
-    def _with_recovery(self, face: PlannedFace, good: int) -> PlannedFace:
-        """What becomes of a plan after a failed edit; `good` frames from this one on are known to have edits."""
+    def _with_recovery(self, face: PlannedFace, made: Mapping[tuple[int, int], _Edit], place: int) -> PlannedFace:
+        """What becomes of a plan after a failed edit, for the frame at a place among those whose edits are `made`."""
         if face.weight > 0 and (self._editor is None or face.matrix is None):
             return replace(face, weight=0.0, reason=face.reason or Reason.NOT_PREPARED)
         since = self._blocked.get(face.track_id)
         if since is None:
             return face
         patience = self._patience[face.track_id]
-        if since < patience <= 2 * good:
+        if since < patience <= 2 * _good_ahead(made, place, face.track_id):
             since = patience
         self._blocked[face.track_id] = since + 1
         shown = since - patience  # frames since it may be seen again

@@ -47,8 +47,7 @@ def _softened_outside(
 ) -> NDArray[np.uint8]:
     """A crop with what lies outside a picture of `shape` blurred."""
     size, (height, width) = sampled.shape[0], shape
-    inverse = np.linalg.inv(matrix[:, :2])
-    corners = (np.array([(0, 0), (size, 0), (0, size), (size, size)]) - matrix[:, 2]) @ inverse.T
+    corners = _corners(matrix, size)
     if (corners >= -1).all() and (corners <= (width, height)).all():
         return sampled
     inside = cv2.warpAffine(np.ones((height, width), np.uint8), matrix, (size, size), flags=cv2.INTER_NEAREST)
@@ -63,8 +62,7 @@ def _around(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The part of the picture that the crop can see, and the matrix for it: the blur then costs what a face costs."""
     sides = np.array([image.shape[1], image.shape[0]])
-    inverse = np.linalg.inv(matrix[:, :2])
-    corners = (np.array([(0, 0), (size, 0), (0, size), (size, size)]) - matrix[:, 2]) @ inverse.T
+    corners = _corners(matrix, size)
     margin = 4 + 2.0 / scale
     low, high = corners.min(0) - margin, corners.max(0) + margin
     # What the crop sees beyond an edge is mirrored from as far inside.
@@ -74,3 +72,9 @@ def _around(
     moved = matrix.copy()
     moved[:, 2] += matrix[:, :2] @ low
     return np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]), moved
+
+
+def _corners(matrix: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """`(4, 2)` where a crop's corners lie in the picture."""
+    square = np.array([(0, 0), (size, 0), (0, size), (size, size)])
+    return np.asarray((square - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T)

@@ -183,3 +183,33 @@ def test_unknown_operator_and_foreign_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"not a model")
     with pytest.raises(ModelError, match=r"junk\.onnx"):
         OnnxModule(tmp_path / "junk.onnx")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_slope_per_channel_is_torch_s_own(tmp_path: Path, dtype: torch.dtype) -> None:
+    slope = RNG.normal(size=(5, 1, 1)).astype(F32)
+    path = _model(tmp_path / "m.onnx", [helper.make_node("PRelu", ["x", "s"], ["y0"])], {"s": slope})
+    x = torch.randn(2, 5, 6, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x[0, 0, 0, 0] = 0.0  # there the slope counts, as torch has it
+    above = torch.randn(2, 5, 6, 6, generator=torch.Generator().manual_seed(1)).to(dtype)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    one = OnnxModule(path)(ours)["y0"]
+    other = torch.nn.functional.prelu(theirs, torch.from_numpy(slope).flatten().to(dtype))
+    assert torch.equal(one, other)
+    found = [torch.autograd.grad(y, leaf, above)[0] for y, leaf in ((one, ours), (other, theirs))]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_depthwise_convolutions_do_not_depend_on_the_precision(tmp_path: Path, stride: int) -> None:
+    weights = {"w": RNG.normal(size=(8, 1, 3, 3)).astype(F32), "b": RNG.normal(size=8).astype(F32)}
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y0"], group=8, strides=[stride] * 2, pads=[1, 1, 1, 1])
+    module = OnnxModule(_model(tmp_path / "m.onnx", [node], weights))
+    x = torch.randn(1, 8, 9, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    plain = module(x)["y0"]
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = module(x.bfloat16())["y0"]
+    assert reduced.dtype == torch.bfloat16
+    torch.testing.assert_close(reduced.float(), plain, rtol=0.05, atol=0.05)
+    found = [torch.autograd.grad(y.float().pow(2).sum(), x)[0] for y in (plain, reduced)]
+    torch.testing.assert_close(found[1], found[0], rtol=0.05, atol=0.5)

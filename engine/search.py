@@ -21,6 +21,7 @@ from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction, extrapolated
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
+from fluidvid.engine.readable import readable
 from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
 
@@ -84,6 +85,8 @@ class EditorOptions:
     between: float = 0.0
 
 
+Look = Callable[[], tuple[Tensor, ...]]
+"""A job that asks a network."""
 TriedEdit = Callable[[Tensor], Tensor]
 """From a direction `(L, C, h, w)` to what it makes of some crops, `(K, 3, S, S)` in [-1, 1]."""
 
@@ -162,13 +165,26 @@ class Source:
         crops: `(K, 3, S, S)`.
         embeddings: their unit embeddings `(K, D)` by recogniser.
         landmarks: `(K, 68, 2)`.
+        clear: `(K,)` bool which can be read, see `fluidvid.engine.readable`.
+        ages: `(K,)` years.
+        males: `(K,)` probabilities.
         surprise: `DirectionSearch.surprise` of those that are searched on; None: nobody asks how a result looks.
     """
 
     crops: Tensor
     embeddings: dict[str, Tensor]
     landmarks: Tensor
+    clear: Tensor
+    ages: Tensor
+    males: Tensor
     surprise: float | None = None
+
+    def readable(self) -> Source:
+        """Those crops that can be read."""
+        kept = {name: embedding[self.clear] for name, embedding in self.embeddings.items()}
+        seen = (self.landmarks, self.clear, self.ages, self.males)
+        landmarks, clear, ages, males = (tensor[self.clear] for tensor in seen)
+        return Source(self.crops[self.clear], kept, landmarks, clear, ages, males)
 
     def means(self, nets: Sequence[Recogniser], count: int | None = None) -> dict[str, Tensor]:
         """Unit mean embedding `(D,)` over the first `count` crops, or all, by those recognisers that looked."""
@@ -263,8 +279,7 @@ class DirectionSearch:
         if self.bank is None:
             return []
         keys = slice(self.options.key_crops)
-        ages, males = self.attributes.ages(source.crops[keys])
-        person = Person(float(ages.mean()), float(males.mean()))
+        person = Person(float(source.ages[keys].mean()), float(source.males[keys].mean()))
         seen = source.means(self.guides, self.options.key_crops)
         found = []
         count = self.options.candidates
@@ -392,15 +407,33 @@ class DirectionSearch:
         return [self.guides[0], *(self.verifiers or self.guides[1:])]
 
     @torch.no_grad()
-    def source(self, x: Tensor, names: Collection[str] | None = None, landmarks: Tensor | None = None) -> Source:
-        """The crops `(K, 3, S, S)` as recognisers see them: as those that are named, or as all; and their landmarks."""
-        return Source(x, self.embeddings(x, names), self.attributes.landmarks(x) if landmarks is None else landmarks)
+    def source(self, x: Tensor, names: Collection[str] | None = None) -> Source:
+        """The crops `(K, 3, S, S)` as the networks see them, these at once: recognisers that are named, or all."""
+
+        def placed() -> tuple[Tensor, ...]:
+            landmarks = self.attributes.landmarks(x)
+            return landmarks, readable(self.attributes, x, landmarks)
+
+        looks = self._looks(x, names)
+        jobs: list[Look] = [*looks.values(), placed, partial(self.attributes.ages, x)]
+        *seen, (landmarks, clear), (ages, males) = self.shares.each(jobs)
+        embeddings = {name: embedding for name, (embedding,) in zip(looks, seen, strict=True)}
+        return Source(x, embeddings, landmarks, clear, ages, males)
 
     def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""
+        looks = self._looks(x, names)
+        seen = self.shares.each(list(looks.values()))
+        return {name: embedding for name, (embedding,) in zip(looks, seen, strict=True)}
+
+    def _looks(self, x: Tensor, names: Collection[str] | None) -> dict[str, Look]:
+        """What gives the crops' embeddings, by recogniser name."""
+
+        def look(net: Recogniser) -> tuple[Tensor, ...]:
+            return (net(x),)
+
         nets = [net for net in (*self.guides, *self.verifiers) if names is None or net.name in names]
-        embeddings = self.shares.each([partial(net, x) for net in nets])
-        return dict(zip((net.name for net in nets), embeddings, strict=True))
+        return {net.name: partial(look, net) for net in nets}
 
     @torch.no_grad()
     def verify(

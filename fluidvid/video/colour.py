@@ -94,15 +94,16 @@ def layout(name: str) -> Layout:
     form = av.VideoFormat(name, 64, 64)
     parts = form.components
     colours = [c for c in parts if not c.is_alpha]
-    grey = len(colours) == 1
+    rgb = form.is_rgb or form.has_palette
+    grey = len(colours) == 1 and not rgb
     own_planes = len({c.plane for c in parts}) == len(parts)
     known = (form.is_rgb and name.startswith("gbr")) or name.startswith(("yuv", "gray"))
     planar = own_planes and known and not form.has_palette and not form.is_big_endian and not name.endswith("msble")
     planar = planar and not name.endswith(("f32le", "f16le"))
-    right = 0 if grey or form.is_rgb else (64 // form.chroma_width(64)).bit_length() - 1
-    down = 0 if grey or form.is_rgb else (64 // form.chroma_height(64)).bit_length() - 1
+    right = 0 if grey or rgb else (64 // form.chroma_width(64)).bit_length() - 1
+    down = 0 if grey or rgb else (64 // form.chroma_height(64)).bit_length() - 1
     bits = max((c.bits for c in colours), default=8)
-    return Layout(planar, form.is_rgb or form.has_palette, grey, bits, right, down, len(parts) > len(colours))
+    return Layout(planar, rgb, grey, bits, right, down, len(parts) > len(colours))
 
 
 def loss(source: Layout, target: Layout) -> tuple[int, ...]:

@@ -57,7 +57,8 @@ ENCODERS: Mapping[str, Encoder] = {
     "mpeg1video": Encoder("mpeg1video", 2, **_QSCALE),  # type: ignore[arg-type]
     "mpeg2video": Encoder("mpeg2video", 2, **_QSCALE),  # type: ignore[arg-type]
     "mpeg4": Encoder("mpeg4", 2, **_QSCALE),  # type: ignore[arg-type]
-    "mjpeg": Encoder("mjpeg", 2, **_QSCALE),  # type: ignore[arg-type]
+    # Without this it takes pictures of full range only.
+    "mjpeg": Encoder("mjpeg", 2, **_QSCALE, options={"strict": "unofficial"}),  # type: ignore[arg-type]
     "prores": Encoder("prores_ks"),
     "ffv1": Encoder("ffv1"),
     "huffyuv": Encoder("huffyuv"),
@@ -223,7 +224,10 @@ def _plan(
         notes.append(f"{encoder.name} is not told the source's HDR mastering data: they are dropped")
     if crf is not None and quality is None:
         notes.append(f"{encoder.name} has no quality setting: crf is ignored")
-    if any(loss(layout(info.pix_fmt), layout(pix_fmt))[:5]):
+    *precision, transparency = loss(layout(info.pix_fmt), layout(pix_fmt))[:5]
+    if transparency:
+        notes.append(f"the source's transparency is lost: {pix_fmt} has none")
+    if any(precision):
         notes.append(f"{encoder.name} stores {pix_fmt}, the source has {info.pix_fmt}: some precision is lost")
     elif layout(pix_fmt) != layout(info.pix_fmt) and layout(info.pix_fmt).planar:
         notes.append(f"stored as {pix_fmt} because {encoder.name} cannot store {info.pix_fmt} of this size")

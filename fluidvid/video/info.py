@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -209,6 +210,9 @@ def _lost(picture: av.VideoFrame, stream: VideoStream) -> Iterator[str]:
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
+    with suppress(ValueError, ZeroDivisionError):  # as Matroska says it; the container's counts the sound, too
+        hours, minutes, seconds = map(Fraction, stream.metadata.get("DURATION", "").split(":"))
+        return 3600 * hours + 60 * minutes + seconds
     return Fraction(container.duration, av.time_base) if container.duration else None
 
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from av.video.reformatter import VideoReformatter
 
-from fluidvid.errors import InputError
+from fluidvid.errors import ConfigError, InputError
 from fluidvid.video.decoding import Decoded, PictureDecoder
 from fluidvid.video.frame import Frame, copy_picture
 from fluidvid.video.info import VideoInfo, read_info
@@ -49,11 +49,12 @@ class VideoReader:
             max_bad_packets: so many undecodable packets in a row end the run.
 
         Raises:
-            InputError: missing, empty, a folder, without video, not decodable, or an impossible cut.
+            ConfigError: nothing lies between start and end.
+            InputError: missing, empty, a folder, without video, not decodable, or cut behind its end.
         """
         self.start, self.end = start, end
         if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
-            raise InputError(f"nothing lies between start {start} and end {end}: give 0 <= start < end in seconds")
+            raise ConfigError(f"nothing lies between start {start} and end {end}: give 0 <= start < end in seconds")
         self.info = read_info(Path(path), max_bad_packets)
         told = self._announced()
         if start is not None and told is not None and start >= told + self._lead():

@@ -158,6 +158,41 @@ def test_colours_stored_as_rgb_are_tagged_as_what_they_become(clip: Path, tmp_pa
     assert np.abs(before - after).mean() < 6
 
 
+def test_colours_of_a_palette_stay(clip: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in.mov"
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream("png", rate=25, options={"pred": "none"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        indices = np.repeat(np.arange(64, dtype=np.uint8)[None], 48, axis=0)
+        for shift in range(3):
+            palette = np.full((256, 4), 255, np.uint8)  # alpha, red, green, blue
+            palette[:32, 1:], palette[32:64, 1:] = (255, 0, 85 * shift), (0, 170, 255)
+            picture = av.VideoFrame.from_ndarray((indices, palette), format="pal8")  # type: ignore[arg-type]
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    report, _ = rewrite(source, tmp_path / "out.mkv", codec="ffv1")
+    with VideoReader(source) as reader, VideoReader(tmp_path / "out.mkv") as result:
+        before, after = ([frame.rgb() for frame in file] for file in (reader, result))
+    assert np.ptp(before[0].astype(int), axis=2).min() > 100, "the source has colours"
+    np.testing.assert_array_equal(np.stack(before), np.stack(after))
+    assert not any("lost" in line for line in report.warnings)
+
+
+def test_limited_range_goes_into_mjpeg(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mp4", clip, Recipe(pts=range(0, 3003, 1001)))
+    rewrite(source, tmp_path / "out.mkv", codec="mjpeg")
+    with VideoReader(source) as reader, VideoReader(tmp_path / "out.mkv") as result:
+        before, after = (next(iter(file)).rgb().astype(int) for file in (reader, result))
+    assert np.abs(before - after).mean() < 3
+
+
+@pytest.mark.parametrize("pix_fmt", ["rgba", "ya8"])
+def test_lost_transparency_is_said(clip: Path, tmp_path: Path, pix_fmt: str) -> None:
+    source = build(tmp_path / "in.mov", clip, Recipe("png", pix_fmt, pts=range(0, 3003, 1001)))
+    report, _ = rewrite(source, tmp_path / "out.mkv", codec="ffv1")
+    assert any("transparency is lost" in line for line in report.warnings)
+
+
 @pytest.mark.parametrize(
     ("tag", "value", "words"),
     [("alpha_mode", "1", "transparency"), ("stereo_mode", "left_right", "two views"), ("stereo_mode", "mono", "")],

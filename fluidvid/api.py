@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from fluidvid.assembly import file_stages
-from fluidvid.config import Config
+from fluidvid.config import Config, EditConfig
 from fluidvid.editing import Preparation
+from fluidvid.errors import ConfigError
 from fluidvid.pipeline import Outcome, reasons_not_prepared, run
 from fluidvid.progress import ProgressCallback, silent
 from fluidvid.report import RunReport
@@ -39,6 +41,7 @@ def anonymize(
         The account of the run. `edited + held + masked == faces`, `raw == 0`.
 
     Raises:
+        ConfigError: the cache would go into the source or the target.
         InputError: the source is missing or cannot be decoded.
         OutputError: the target exists, or cannot be written.
         ModelError: a model is missing or altered.
@@ -48,6 +51,7 @@ def anonymize(
     chosen = config or Config()
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
+    _check_apart(where_from, where_to, chosen)
     began = time.perf_counter()
     stages = file_stages(where_from, where_to, chosen, overwrite=overwrite)
     with closing(stages.memory) if stages.memory is not None else nullcontext() as memory:
@@ -69,6 +73,27 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
     check_target(target, source, overwrite)
 
 
+def _check_apart(source: Path, target: Path, config: Config) -> None:
+    """Raise ConfigError if what is to be remembered would go into the source or the target."""
+    for name in ("path", "key_file"):
+        kept = getattr(config.cache, name)
+        if kept is not None and Path(kept).resolve() in (source.resolve(), target.resolve()):
+            raise ConfigError(f"cache.{name} = {kept} is a video of this run: choose another file")
+
+
+def _unused(config: Config) -> Iterator[str]:
+    """What was asked for that a mode without pseudonyms does not use."""
+    asked = {
+        "--cache": config.cache.path is not None,
+        "--key-file": config.cache.key_file is not None,
+        "--cache-passphrase": config.cache.passphrase,
+        "--backbone": config.edit.backbone != EditConfig().backbone,
+    }
+    names = [flag for flag, given in asked.items() if given]
+    if config.mode != "fluid" and names:
+        yield f"mode {config.mode} makes no pseudonyms: {', '.join(names)} not used, nothing is remembered"
+
+
 def make_report(
     source: Path, target: Path, config: Config, outcome: Outcome, seconds: float, memory: Memory | None = None
 ) -> RunReport:
@@ -86,6 +111,7 @@ def make_report(
     mux: Any = getattr(outcome.writer, "report", None)
     duration = analysis.duration
     warnings = [
+        *_unused(config),
         *getattr(outcome.reader, "warnings", ()),
         *getattr(mux, "warnings", ()),
         *getattr(mux, "converted", ()),

@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
@@ -62,7 +62,11 @@ app.add_typer(prior_app, name="prior")
 def _console(quiet: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, quiet=quiet)
+    class Words(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the process
+            self.quiet = True
+
+    return Words(stderr=True, quiet=quiet)
 
 
 def _anonymize(
@@ -98,7 +102,7 @@ def _anonymize(
     with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
         report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
     if not quiet:
-        report.print_summary(console)
+        _for_people(lambda: report.print_summary(console))
     if as_json:
         put(report.to_json())
 
@@ -127,7 +131,7 @@ def _run_stream(
 
     def done(report: LiveReport) -> None:
         if not quiet:
-            report.print_summary(_console())
+            _for_people(lambda: report.print_summary(_console()))
         if as_json:
             put(report.to_json())
 
@@ -333,7 +337,7 @@ def audit(
         quiet=quiet,
     )
     if not quiet:
-        report.print_summary(console)
+        _for_people(lambda: report.print_summary(console))
     if as_json:
         put(report.to_json())
     if not report.passed:
@@ -467,17 +471,24 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def _fail(message: str, code: ExitCode) -> int:
-    sys.stderr.write("fluidvid: " + " ".join(message.split()) + "\n")
+    _for_people(lambda: sys.stderr.write("fluidvid: " + " ".join(message.split()) + "\n"))
     return int(code)
+
+
+def _for_people(say: Callable[[], object]) -> None:
+    """Words on stderr: where they cannot be written, what was done is no worse for it."""
+    with suppress(OSError, ValueError, AttributeError):  # full, closed, not there
+        say()
 
 
 def main() -> NoReturn:
     """Entry point of the `fluidvid` command."""
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored on purpose
-        signal.signal(signal.SIGINT, _terminate)
-    command = typer.main.get_command(app)
-    sys.exit(run(lambda: command(standalone_mode=False)))
+    for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == usual:  # else it is ignored on purpose
+            signal.signal(number, _terminate)
+    sys.exit(run(lambda: typer.main.get_command(app)(standalone_mode=False)))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ metadata are also command-line options. Wrong keys, types and ranges become one 
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 import re
@@ -51,7 +52,16 @@ def _checked_time(text: str) -> str:
     return text
 
 
-Time = Annotated[str, AfterValidator(_checked_time)]
+def _as_text(value: object) -> object:
+    """A TOML file may also hold a number of seconds, or a time without quotes."""
+    if isinstance(value, datetime.time):
+        return value.isoformat()
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return f"{value:.9f}".rstrip("0").rstrip(".")
+    return value
+
+
+Time = Annotated[str, BeforeValidator(_as_text), AfterValidator(_checked_time)]
 
 
 def parse_duration(value: Any) -> float:

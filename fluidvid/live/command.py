@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -110,13 +110,14 @@ def from_file(address: str) -> str:
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-    sys.stderr.flush()
+    with suppress(OSError, ValueError, AttributeError):  # where nobody can read it, the stream goes on
+        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        sys.stderr.flush()
 
 
 @contextmanager
 def _stopped_by_signals(session: LiveSession, say: Callable[[str], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the run in an orderly way, the second one at once."""
+    """The first SIGINT, SIGTERM or SIGHUP ends the run in an orderly way, the second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to whoever runs the main thread
         return
@@ -131,7 +132,12 @@ def _stopped_by_signals(session: LiveSession, say: Callable[[str], None]) -> Ite
         say(f"{name}: finishing")
         session.stop(name)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Windows has no SIGHUP, and under nohup it is ignored on purpose.
+    hangup = getattr(signal, "SIGHUP", None)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

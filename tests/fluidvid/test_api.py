@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 import fluidvid
 from fluidvid import assembly
 from fluidvid.coverage import Coverage
-from fluidvid.errors import InputError, OutputError, StrictError
+from fluidvid.errors import ConfigError, InputError, OutputError, StrictError
 from fluidvid.progress import ProgressEvent
 from tests.fluidvid.fakes import Boom, FakeEditor
 
@@ -70,6 +71,22 @@ def test_paths_are_judged_before_any_work(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "out.mp4").touch()
     with pytest.raises(OutputError, match="--overwrite"):
         fluidvid.anonymize(clip, tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize("key", ["cache.path", "cache.key_file"])
+def test_what_is_remembered_never_replaces_a_video(key: str, clip: Path, tmp_path: Path) -> None:
+    for kept in (clip, tmp_path / "out.mp4"):
+        chosen = fluidvid.Config().updated({key: str(kept)})
+        with pytest.raises(ConfigError, match=re.escape(key)):
+            fluidvid.anonymize(clip, tmp_path / "out.mp4", config=chosen)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_modes_without_pseudonyms_say_what_they_do_not_use(clip: Path, tmp_path: Path) -> None:
+    chosen = fluidvid.Config(mode="solid").updated({"cache.path": str(tmp_path / "people"), "edit.backbone": "mine"})
+    report = fluidvid.anonymize(clip, tmp_path / "out.mp4", config=chosen)
+    assert any("--cache, --backbone not used" in line for line in report.warnings)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
 
 
 def test_iterator_form_masks_every_frame_of_the_clip(clip: Path) -> None:

@@ -145,14 +145,23 @@ runpy.run_module("fluidvid", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_path: Path) -> None:
     script = INTERRUPTED.replace("SIGNAL", str(int(sign)))
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in a shell's background ignore it otherwise
+    heard = partial(signal.signal, sign, signal.SIG_DFL)  # tests in a shell's background, or under nohup, ignore it
     done = python("-c", script, "anonymize", clip, "b.mp4", "--mode", "blur", "-q", cwd=tmp_path, before=heard)
     assert done.stdout.strip() not in ("", "[]"), f"nothing was begun beside the target: {done}"
     assert done.returncode == 130 and done.stderr.strip() == "fluidvid: interrupted: nothing was written"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>&1 >result.json | true; exit ${PIPESTATUS[0]}"])
+def test_words_that_nobody_reads_do_not_make_a_run_fail(where: str, clip: Path, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m fluidvid anonymize {clip} out.mp4 --mode solid --json"
+    where = where if "json" in where else f">result.json {where}"
+    done = subprocess.run(["bash", "-c", f"{line} {where}"], cwd=tmp_path, env=ENVIRONMENT, timeout=300, check=False)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "result.json").read_text())["raw"] == 0 and (tmp_path / "out.mp4").exists()
 
 
 def test_an_interrupted_import_is_no_internal_error(

@@ -13,6 +13,22 @@ from fluidvid.config import Config
 from fluidvid.errors import ConfigError
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("1", 1), ("1.5", Fraction(3, 2)), ("00:01:02", 62), ("00:00:00.25", Fraction(1, 4))]
+)
+def test_files_may_hold_times_without_quotes(written: str, seconds: Fraction, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(f"[media]\nend = {written}\n")
+    end = config.load(str(tmp_path / "own.toml")).media.end
+    assert end is not None and config.parse_time(end) == seconds
+
+
+@pytest.mark.parametrize("written", ["-1", "true", "nan", "1979-05-27"])
+def test_other_values_are_no_times(written: str, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(f"[media]\nend = {written}\n")
+    with pytest.raises(ConfigError, match=r"media\.end"):
+        config.load(str(tmp_path / "own.toml"))
+
+
 @pytest.mark.parametrize("name", config.PRESETS)
 def test_presets_load(name: str) -> None:
     assert isinstance(config.load(name), Config)

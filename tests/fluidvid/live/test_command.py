@@ -98,7 +98,7 @@ def started(source: str, *targets: str, timeout: str = "1m", **variables: str) -
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out.mp4"
     process = started(str(clip), str(out))

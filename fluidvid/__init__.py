@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Read once, when torch loads its OpenMP: threads that wait for each other spin for a moment only, then sleep. With the
 # default, runs that share a machine starve each other; alone this costs nothing (benchmarks/NOTES.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# SVT-AV1 would list its settings on stderr at every opening: errors are enough.
+os.environ.setdefault("SVT_LOG", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Config", "RunReport", "__version__", "anonymize", "anonymize_frames", "stream"]

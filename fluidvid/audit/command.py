@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -62,7 +63,9 @@ def run_audit(
         check_target(html, source, overwrite)
     if recognisers is not None and not recognisers.is_dir():
         raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
-    if min_face <= 0:
+    if recognisers is not None and not any(recognisers.glob("*.onnx")):
+        raise ConfigError(f"{recognisers} holds no .onnx file: put <recogniser>.onnx files there")
+    if not 0 < min_face < math.inf:
         raise ConfigError(f"--min-face {min_face:g}: a positive number of pixels is needed")
     wanted = chosen_attacks(attacks)
 

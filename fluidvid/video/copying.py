@@ -276,6 +276,8 @@ class StreamCopier:
         target = self._target
         if kind in ("data", "attachment"):
             possible = target.muxer == ("mpegts" if kind == "data" else "matroska")
+        elif kind == "picture" and target.muxer == "mov":
+            possible = False  # FFmpeg takes the picture and does not write it
         else:
             possible = codec in codecs_held(target)
         if possible:

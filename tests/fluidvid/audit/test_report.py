@@ -205,7 +205,9 @@ def test_command_passes_on_what_it_is_told(case: Case, report: AuditReport, monk
         (["{source}", __file__], 3, ["test_report.py"]),
         (["{source}", "{source}", "--recognisers", "no/such"], 2, ["no/such"]),
         (["{source}", "{source}", "--end", "soon"], 2, ["soon"]),
+        (["{source}", "{source}", "--recognisers", str(Path(__file__).parent)], 2, ["holds no .onnx file"]),
         (["{source}", "{source}", "--min-face", "-1"], 2, ["-1"]),
+        (["{source}", "{source}", "--min-face", "nan"], 2, ["nan"]),
     ],
 )
 def test_command_refuses_early_in_one_line(case: Case, arguments: list[str], code: int, words: list[str]) -> None:

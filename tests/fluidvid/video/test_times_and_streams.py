@@ -162,6 +162,14 @@ def test_cover_art_and_tags_are_dropped_and_listed_or_kept_on_request(clip: Path
     assert "Jane's phone" in after.tags.values()
 
 
+def test_cover_art_that_a_file_cannot_hold_is_listed(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mp4", clip, Recipe(cover=True, tags=TAGS))
+    report, _ = rewrite(source, tmp_path / "out.mov", keep_metadata=True)
+    assert see(tmp_path / "out.mov").others == ()
+    assert any("picture stream" in line and ".mkv" in line for line in report.dropped_streams)
+    assert not any("cover art" in line for line in report.warnings)
+
+
 def test_a_cut_begins_at_zero_with_sound_and_subtitles_in_step(clip: Path, tmp_path: Path) -> None:
     recipe = Recipe(pts=range(0, 60 * 1001, 1001), audio=["aac"], subtitles="subrip")
     source = build(tmp_path / "in.mkv", clip, recipe)

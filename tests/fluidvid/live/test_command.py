@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,7 +90,12 @@ def started(source: str, *targets: str, timeout: str = "1m", **variables: str) -
     command = [sys.executable, "-m", "fluidvid", "stream", source, *targets, "--mode", "solid", "--json"]
     command += ["--timeout", timeout]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT | variables
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | variables,
+        preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_DFL),  # tests under nohup ignore it otherwise
     )
     assert process.stderr is not None
     for line in process.stderr:

@@ -22,6 +22,7 @@ from fluidvid.engine.inversion import InversionEditor
 from fluidvid.engine.memory import PersonMemory, recognisable
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.readable import readable
 from fluidvid.engine.run import RunEditor
 from fluidvid.engine.search import AppliedEdit, DirectionSearch, EditorOptions, Source
 from fluidvid.engine.shares import Shares
@@ -165,16 +166,19 @@ class FluidEditor:
     def _prepare(self, person_id: int, crops: NDArray[np.uint8], frames: Sequence[int], *, search: bool) -> Preparation:
         began = time.monotonic()
         x = self._crops(crops)
+        with torch.no_grad():
+            landmarks = self.attributes.landmarks(x)
+        clear = readable(self.attributes, x, landmarks)
+        if 2 * int(clear.sum()) < len(x):
+            figures = {"readable": float(clear.float().mean())}
+            return Preparation(False, UNREADABLE, figures, time.monotonic() - began)
+        x, landmarks = x[clear], landmarks[clear]
+        frames = [frame for frame, seen in zip(frames, clear.tolist(), strict=False) if seen]
+        old = self.store.get(person_id)
         # Without a search nobody guides, and without a memory nobody asks who this is.
         named = () if self.memory is None else self._identified
         asked = None if search else {*named, *(net.name for net in self.search.judges)}
-        source = self.search.source(x, asked)
-        if 2 * int(source.clear.sum()) < len(x):
-            figures = {"readable": float(source.clear.float().mean())}
-            return Preparation(False, UNREADABLE, figures, time.monotonic() - began)
-        frames = [frame for frame, seen in zip(frames, source.clear.tolist(), strict=False) if seen]
-        source = source.readable()
-        old = self.store.get(person_id)
+        source = self.search.source(x, asked, landmarks)
         identity = None if self.memory is None else self._mean_identity(source)
         known = None
         if self.memory is not None and identity is not None and old is None:

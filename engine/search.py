@@ -21,7 +21,6 @@ from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction, extrapolated
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
-from fluidvid.engine.readable import readable
 from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
 
@@ -165,7 +164,6 @@ class Source:
         crops: `(K, 3, S, S)`.
         embeddings: their unit embeddings `(K, D)` by recogniser.
         landmarks: `(K, 68, 2)`.
-        clear: `(K,)` bool which can be read, see `fluidvid.engine.readable`.
         ages: `(K,)` years.
         males: `(K,)` probabilities.
         surprise: `DirectionSearch.surprise` of those that are searched on; None: nobody asks how a result looks.
@@ -174,17 +172,9 @@ class Source:
     crops: Tensor
     embeddings: dict[str, Tensor]
     landmarks: Tensor
-    clear: Tensor
     ages: Tensor
     males: Tensor
     surprise: float | None = None
-
-    def readable(self) -> Source:
-        """Those crops that can be read."""
-        kept = {name: embedding[self.clear] for name, embedding in self.embeddings.items()}
-        seen = (self.landmarks, self.clear, self.ages, self.males)
-        landmarks, clear, ages, males = (tensor[self.clear] for tensor in seen)
-        return Source(self.crops[self.clear], kept, landmarks, clear, ages, males)
 
     def means(self, nets: Sequence[Recogniser], count: int | None = None) -> dict[str, Tensor]:
         """Unit mean embedding `(D,)` over the first `count` crops, or all, by those recognisers that looked."""
@@ -407,18 +397,14 @@ class DirectionSearch:
         return [self.guides[0], *(self.verifiers or self.guides[1:])]
 
     @torch.no_grad()
-    def source(self, x: Tensor, names: Collection[str] | None = None) -> Source:
+    def source(self, x: Tensor, names: Collection[str] | None = None, landmarks: Tensor | None = None) -> Source:
         """The crops `(K, 3, S, S)` as the networks see them, these at once: recognisers that are named, or all."""
-
-        def placed() -> tuple[Tensor, ...]:
-            landmarks = self.attributes.landmarks(x)
-            return landmarks, readable(self.attributes, x, landmarks)
-
         looks = self._looks(x, names)
-        jobs: list[Look] = [*looks.values(), placed, partial(self.attributes.ages, x)]
-        *seen, (landmarks, clear), (ages, males) = self.shares.each(jobs)
+        jobs: list[Look] = [*looks.values(), partial(self.attributes.ages, x)]
+        *seen, (ages, males) = self.shares.each(jobs)
         embeddings = {name: embedding for name, (embedding,) in zip(looks, seen, strict=True)}
-        return Source(x, embeddings, landmarks, clear, ages, males)
+        placed = self.attributes.landmarks(x) if landmarks is None else landmarks
+        return Source(x, embeddings, placed, ages, males)
 
     def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""

@@ -119,7 +119,7 @@ def test_train_save_load_edit_changes_nothing_but_the_weights(
         shutil.copy(seed_prior / name, grafted / name)
     (grafted / "fluidvid.json").write_text(json.dumps({k: v for k, v in new.items() if k != "sha256"}))
     pictures = faces(2)  # they show none
-    monkeypatch.setattr("fluidvid.engine.search.readable", lambda _, x, landmarks: torch.ones(len(x), dtype=torch.bool))
+    monkeypatch.setattr("fluidvid.engine.editor.readable", lambda _, x, landmarks: torch.ones(len(x), dtype=torch.bool))
     figures = []
     for folder in (seed_prior, grafted, out):
         editor = build_editor(backbone=folder, resolve=ModelStore().resolve, seed=3, iterations=1, device="cpu")

@@ -229,7 +229,7 @@ def _plan(
         notes.append(f"the source's transparency is lost: {pix_fmt} has none")
     if any(precision):
         notes.append(f"{encoder.name} stores {pix_fmt}, the source has {info.pix_fmt}: some precision is lost")
-    elif layout(pix_fmt) != layout(info.pix_fmt) and layout(info.pix_fmt).planar:
+    elif not transparency and layout(pix_fmt) != layout(info.pix_fmt) and layout(info.pix_fmt).planar:
         notes.append(f"stored as {pix_fmt} because {encoder.name} cannot store {info.pix_fmt} of this size")
     return EncoderPlan(codec, encoder, pix_fmt, options, quality, tuple(notes))
 

@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
@@ -20,7 +20,7 @@ from fluidvid import __version__, config
 from fluidvid.cache.commands import cache_app
 from fluidvid.errors import ConfigError, ExitCode, FluidvidError, ModelError
 from fluidvid.prior.commands import prior_app
-from fluidvid.stdout import put
+from fluidvid.stdout import for_people, put
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -102,7 +102,7 @@ def _anonymize(
     with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
         report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
     if not quiet:
-        _for_people(lambda: report.print_summary(console))
+        for_people(lambda: report.print_summary(console))
     if as_json:
         put(report.to_json())
 
@@ -131,7 +131,7 @@ def _run_stream(
 
     def done(report: LiveReport) -> None:
         if not quiet:
-            _for_people(lambda: report.print_summary(_console()))
+            for_people(lambda: report.print_summary(_console()))
         if as_json:
             put(report.to_json())
 
@@ -337,7 +337,7 @@ def audit(
         quiet=quiet,
     )
     if not quiet:
-        _for_people(lambda: report.print_summary(console))
+        for_people(lambda: report.print_summary(console))
     if as_json:
         put(report.to_json())
     if not report.passed:
@@ -446,9 +446,11 @@ _stopped: list[int] = []
 """Signals that asked for an end. Modules that are just being loaded turn the exception into another one."""
 
 
-def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    again = signum in _stopped and signum not in (signal.SIGINT, signal.SIGTERM)
     _stopped.append(signum)
-    raise KeyboardInterrupt
+    if not again:  # a closed terminal hangs up twice, from the shell and from the kernel
+        raise KeyboardInterrupt
 
 
 def run(command: Callable[[], Any]) -> int:
@@ -471,14 +473,8 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def _fail(message: str, code: ExitCode) -> int:
-    _for_people(lambda: sys.stderr.write("fluidvid: " + " ".join(message.split()) + "\n"))
+    for_people(lambda: sys.stderr.write("fluidvid: " + " ".join(message.split()) + "\n"))
     return int(code)
-
-
-def _for_people(say: Callable[[], object]) -> None:
-    """Words on stderr: where they cannot be written, what was done is no worse for it."""
-    with suppress(OSError, ValueError, AttributeError):  # full, closed, not there
-        say()
 
 
 def main() -> NoReturn:

@@ -1,10 +1,14 @@
-"""Results on stdout: what fails there is told in one line, and a reader that has had enough is left in peace."""
+"""Results on stdout: what fails there is told in one line, and a reader that has had enough is left in peace.
+
+Words for people go to stderr, where nothing that fails matters.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 
 from fluidvid.errors import OutputError
 
@@ -32,6 +36,12 @@ def put(text: str) -> None:
             f"stdout cannot be written to ({error.strerror}): what the command made stands, its words are lost; "
             "send them elsewhere"
         ) from error
+
+
+def for_people(say: Callable[[], object]) -> None:
+    """Call what writes to stderr: where nobody can read it, what was done is no worse for it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, not there
+        say()
 
 
 def _drop() -> None:

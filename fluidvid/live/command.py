@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +21,7 @@ from fluidvid.live.addresses import Address, parts, sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 from fluidvid.memory import share
+from fluidvid.stdout import for_people
 
 
 def stream(
@@ -110,9 +111,8 @@ def from_file(address: str) -> str:
 
 
 def _to_stderr(line: str) -> None:
-    with suppress(OSError, ValueError, AttributeError):  # where nobody can read it, the stream goes on
-        sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-        sys.stderr.flush()
+    for_people(lambda: sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n"))
+    for_people(lambda: sys.stderr.flush())
 
 
 @contextmanager
@@ -121,21 +121,21 @@ def _stopped_by_signals(session: LiveSession, say: Callable[[str], None]) -> Ite
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to whoever runs the main thread
         return
-    seen = 0
+    seen, hangup = 0, getattr(signal, "SIGHUP", None)  # Windows has none
 
     def handle(number: int, _: FrameType | None) -> None:
         nonlocal seen
         seen += 1
+        if seen > 1 and number == hangup:
+            return  # a closed terminal hangs up twice, from the shell and from the kernel
         if seen > 1:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         say(f"{name}: finishing")
         session.stop(name)
 
-    # Windows has no SIGHUP, and under nohup it is ignored on purpose.
-    hangup = getattr(signal, "SIGHUP", None)
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:  # as under nohup, on purpose
         numbers.append(hangup)
     before = {number: signal.signal(number, handle) for number in numbers}
     try:

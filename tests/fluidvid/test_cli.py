@@ -164,6 +164,16 @@ def test_words_that_nobody_reads_do_not_make_a_run_fail(where: str, clip: Path, 
     assert json.loads((tmp_path / "result.json").read_text())["raw"] == 0 and (tmp_path / "out.mp4").exists()
 
 
+def test_a_terminal_that_closes_hangs_up_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_stopped", [])
+    with pytest.raises(KeyboardInterrupt):
+        cli._terminate(signal.SIGHUP, None)
+    cli._terminate(signal.SIGHUP, None)  # nothing that is being tidied up is interrupted
+    for sign in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt):
+            cli._terminate(sign, None)
+
+
 def test_an_interrupted_import_is_no_internal_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

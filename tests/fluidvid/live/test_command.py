@@ -116,6 +116,18 @@ def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Si
     assert 0 < len(pictures(str(out))[0]) < 120 and not out.with_name("out.mp4.part").exists()
 
 
+def test_a_terminal_that_closes_hangs_up_twice(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    process = started(str(clip), str(out))
+    time.sleep(1)
+    for _ in range(3):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert '"stopped": "SIGHUP"' in stdout and 0 < len(pictures(str(out))[0]) < 120
+
+
 def test_a_signal_does_not_wait_for_a_silent_input(clip: Path, tmp_path: Path) -> None:
     sender = Sender(transport_stream(clip, tmp_path / "in.ts", (264, 224)), rate=10**6, stall=True)
     out = tmp_path / "out.mp4"

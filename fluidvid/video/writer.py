@@ -298,7 +298,7 @@ class VideoWriter:
                 self._tick = tick if self._tick is None else max(tick, self._tick + 1)
                 packet.pts = packet.dts = self._tick
                 packet.duration = round(duration * base / ticks) if duration else 0
-            if packet.pts is not None and packet.dts is not None and packet.pts - packet.dts > _NO_DELAY:
+            if packet.pts is not None and packet.dts is not None and not 0 <= packet.pts - packet.dts <= _NO_DELAY:
                 packet.dts = packet.pts  # x265 makes it from memory it never set where there are one or two pictures
             time = packet.dts if packet.dts is not None else packet.pts
             if time is not None:

@@ -121,14 +121,14 @@ def _stopped_by_signals(session: LiveSession, say: Callable[[str], None]) -> Ite
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to whoever runs the main thread
         return
-    seen, hangup = 0, getattr(signal, "SIGHUP", None)  # Windows has none
+    seen: list[int] = []
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
 
     def handle(number: int, _: FrameType | None) -> None:
-        nonlocal seen
-        seen += 1
-        if seen > 1 and number == hangup:
+        seen.append(number)
+        if len(seen) > 1 and number == hangup:
             return  # a closed terminal hangs up twice, from the shell and from the kernel
-        if seen > 1:
+        if len(seen) > 1:
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         say(f"{name}: finishing")
@@ -142,4 +142,5 @@ def _stopped_by_signals(session: LiveSession, say: Callable[[str], None]) -> Ite
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # The second hangup of a closed terminal may come when the run has ended, and the report is being written.
+            signal.signal(number, signal.SIG_IGN if number in seen and number == hangup else handler)

@@ -4,6 +4,7 @@ line on stderr, stdout is for results.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import signal
@@ -484,7 +485,9 @@ def main() -> NoReturn:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == usual:  # else it is ignored on purpose
             signal.signal(number, _terminate)
-    sys.exit(run(lambda: typer.main.get_command(app)(standalone_mode=False)))
+    code = run(lambda: typer.main.get_command(app)(standalone_mode=False))
+    gc.freeze()  # the interpreter would look through everything that torch has loaded for garbage, for a second
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -145,8 +145,9 @@ def basis_of(
 
     beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
     content = {
-        # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited; 3: strength was length.
-        "format": 4,
+        # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited; 3: strength was length;
+        # 4: results had more contrast and colour than their sources.
+        "format": 5,
         "weights": model.digest,
         "card": model.card,
         "template": np.round(model.template, 6).tolist(),

@@ -16,6 +16,8 @@ MOST_GAZE = 0.12
 """Largest share of a face that eyes and mouth may be: .035 in the median of 128 pictures of 16 people, at most .074."""
 BLOCK = 8
 """Side of the cells in which light is averaged, in pixels."""
+DARKER = 0.05
+"""By how much skin between the brows may be darker than the source's, of [-1, 1]."""
 ANGLES = 256
 """Directions in which the outline's radius is computed; interpolated between."""
 
@@ -162,15 +164,65 @@ def light(pictures: Tensor, region: Tensor) -> Tensor:
     return F.interpolate(soft, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def no_stronger(drawn: Tensor, own: Tensor, mask: Tensor) -> Tensor:
+    """What is drawn, with no more contrast and no more colour over a face than the face itself has.
+
+    A soft face in fog gets no drawn brows, and a face in black and white none in colour.
+
+    Args:
+        drawn: `(N, 3, S, S)` differences from the light on a face.
+        own: `(N, 3, S, S)` the same of the source.
+        mask: `(N, 1, S, S)` in [0, 1], where they are compared: by the root of the mean square over it.
+    """
+
+    def limited(drawn: Tensor, own: Tensor) -> Tensor:
+        there, here = (((x.pow(2) * mask).sum((1, 2, 3), keepdim=True) + 1e-12).sqrt() for x in (own, drawn))
+        return drawn * (there / here).clamp_max(1)
+
+    grey, own_grey = drawn.mean(1, keepdim=True), own.mean(1, keepdim=True)
+    return limited(grey, own_grey) + limited(drawn - grey, own - own_grey)
+
+
 def relight(crops: Tensor, decoded: Tensor, mask: Tensor) -> Tensor:
     """Decoded edited latents in the source's own light: shadows and colours stay, also when they change in time.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
         decoded: `(N, 3, S, S)`.
-        mask: `(N, 1, S, S)` in [0, 1], where light is compared.
+        mask: `(N, 1, S, S)` in [0, 1], where light, contrast and colour are compared.
     """
-    return decoded + light(crops.to(decoded.dtype) - decoded, mask.to(decoded.dtype))
+    crops, mask = crops.to(decoded.dtype), mask.to(decoded.dtype)
+    lit = light(crops, mask)
+    return lit + no_stronger(decoded - light(decoded, mask), crops - lit, mask)
+
+
+def part_brows(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
+    """Decoded edited latents whose skin between the brows is no darker than the source's: no brows that join.
+
+    Args:
+        crops: `(N, 3, S, S)` source in [-1, 1].
+        decoded: `(N, 3, S, S)`.
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+    """
+    size = crops.shape[-1]
+    where = (1.6 * between_brows(landmarks68, size)).clamp_max(1)
+    own = crops.mean(1, keepdim=True).to(decoded.dtype)
+    least = softened(own, torch.ones_like(own), size / 42) - DARKER
+    return decoded + where.to(decoded.dtype) * (least - decoded.mean(1, keepdim=True)).clamp_min(0)
+
+
+def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, *, gaze: bool = True) -> Tensor:
+    """Decoded edited latents as they are put into the source: in its light, with its gaze and speech.
+
+    Args:
+        crops: `(N, 3, S, S)` source in [-1, 1].
+        decoded: `(N, 3, S, S)`.
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        mask: `(N, 1, S, S)` of `face_region`.
+        gaze: leave what lies between the lids and the lips to the source.
+    """
+    decoded = part_brows(crops, relight(crops, decoded, mask), landmarks68)
+    return leave_gaze(crops, decoded, gaze_region(landmarks68, mask)) if gaze else decoded
 
 
 def composite(crops: Tensor, edited: Tensor, mask: Tensor) -> Tensor:

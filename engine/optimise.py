@@ -17,9 +17,7 @@ from fluidvid.engine.composite import (
     between_brows,
     composite,
     face_region,
-    gaze_region,
-    leave_gaze,
-    relight,
+    fitted,
     skin_region,
 )
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
@@ -184,7 +182,6 @@ class _Objective:
             self.before = backbone.decode(self.z)
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
             self.mask = face_region(self.kept.landmarks, crops.shape[-1])
-            self.shown = gaze_region(self.kept.landmarks, self.mask)
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
             self.between = self.mask * between_brows(self.kept.landmarks, crops.shape[-1])
@@ -196,9 +193,8 @@ class _Objective:
         z, mask = self.z[this], self.mask[this]
         directions = self.space.directions(coordinates).to(z.dtype)
         _, after = self.edits[crop](directions[None], z.new_ones(1))
-        decoded = relight(self.crops[this], self.backbone.decode(after), mask)
-        if self.options.gaze:
-            decoded = leave_gaze(self.crops[this], decoded, self.shown[this])
+        landmarks = self.kept.landmarks[this]
+        decoded = fitted(self.crops[this], self.backbone.decode(after), landmarks, mask, gaze=self.options.gaze)
         return after, decoded, composite(self.crops[this], decoded, mask)
 
     @torch.no_grad()

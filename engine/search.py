@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
-from fluidvid.engine.composite import composite, face_region, gaze_region, leave_gaze, relight
+from fluidvid.engine.composite import composite, face_region, fitted
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
@@ -78,7 +78,7 @@ class EditorOptions:
     candidates: int = 8
     searches: int = 1
     attempts: int = 4
-    strength: float = 1.4
+    strength: float = 1.6
     boosts: tuple[float, ...] = (1.15, 1.3)
     transition: int = 12
     between: float = 0.0
@@ -150,9 +150,7 @@ class AppliedEdit:
         # What inversion does not bring back is left out: only the edit's own change is added.
         change = extrapolated(before, after, strength) - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
-        decoded = relight(x, self.backbone.decode(z + change), mask)
-        if self.gaze:
-            decoded = leave_gaze(x, decoded, gaze_region(landmarks, mask))
+        decoded = fitted(x, self.backbone.decode(z + change), landmarks, mask, gaze=self.gaze)
         return composite(x, decoded, mask * moved.reshape(-1, 1, 1, 1))
 
 

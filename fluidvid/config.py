@@ -169,7 +169,7 @@ class EditConfig(_Section):
         "geodesic", "how the direction is applied in h-space", flag="--geometry"
     )
     strength: float = _option(
-        1.4,
+        1.6,
         "strength of the edit: below 1 part of the way to the other face, above 1 beyond it, further from the person",
         flag="--strength",
         ge=0.1,

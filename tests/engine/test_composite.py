@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fluidvid.engine.composite import (
+    DARKER,
     EYES_AND_MOUTH,
     between_brows,
     composite,
@@ -16,6 +17,8 @@ from fluidvid.engine.composite import (
     face_region,
     gaze_region,
     leave_gaze,
+    no_stronger,
+    part_brows,
     relight,
     skin_region,
 )
@@ -147,10 +150,38 @@ def test_an_edit_keeps_the_sources_light_and_its_own_shapes() -> None:
     axis = torch.linspace(-1, 1, 128)
     lit = (0.3 * axis).expand(1, 3, 128, 128)  # from the right
     shapes = 0.2 * (torch.arange(128) % 4 < 2).float().mul(2).sub(1)[:, None]
+    source = lit + shapes.T
     mask = face_region(torch.from_numpy(face68()[None]).float(), 128)
     inside = mask > 0.9
-    done = relight(lit, shapes - lit + 0.25, mask)
+    done = relight(source, shapes - lit + 0.25, mask)
     off = (done - lit - shapes)[inside.expand_as(done)]
     assert float(off.abs().mean()) < 0.03  # before: .3
     assert float((done[..., 2:, :] - done[..., :-2, :])[..., inside[0, 0, 1:-1]].abs().mean()) > 0.38  # the shapes
-    torch.testing.assert_close(relight(lit, lit, mask), lit)
+    torch.testing.assert_close(relight(source, source, mask), source)
+
+
+def test_no_more_contrast_and_no_more_colour_than_the_face_has() -> None:
+    grid = torch.linspace(0, 40, 64).sin()
+    shapes = (grid[:, None] * grid).expand(1, 3, 64, 64)
+    colours = torch.stack([shapes[:, 0], -shapes[:, 0], 0 * shapes[:, 0]], 1)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 16:48, 16:48] = 1
+    grey = no_stronger(0.8 * shapes + 0.3 * colours, 0.2 * shapes.roll(7, 2), mask)
+    torch.testing.assert_close(grey, grey.mean(1, keepdim=True).expand_as(grey), atol=1e-5, rtol=0)
+
+    def strength(x: torch.Tensor) -> float:
+        return float((x.pow(2) * mask).sum().sqrt())
+
+    assert strength(grey) == pytest.approx(strength(0.2 * shapes.roll(7, 2)), rel=1e-3)
+    soft = 0.1 * shapes + 0.02 * colours
+    torch.testing.assert_close(no_stronger(soft, 0.3 * shapes.roll(7, 2) + 0.1 * colours, mask), soft)
+
+
+def test_brows_do_not_join_unless_they_did() -> None:
+    landmarks = torch.from_numpy(face68()[None]).float()
+    skin, dark = torch.full((1, 3, 128, 128), 0.4), torch.full((1, 3, 128, 128), -0.5)
+    x, y = (int(v) for v in (landmarks[0, 21] + landmarks[0, 22] + landmarks[0, 27]) / 3 * 128)
+    assert float(part_brows(skin, dark, landmarks)[0, 0, y, x]) == pytest.approx(0.4 - DARKER, abs=1e-3)
+    assert float(part_brows(skin, dark, landmarks)[0, 0, 100, 64]) == pytest.approx(-0.5, abs=1e-3)  # a mouth
+    torch.testing.assert_close(part_brows(dark, dark, landmarks), dark)
+    torch.testing.assert_close(part_brows(dark, skin, landmarks), skin)

@@ -22,6 +22,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 # SVT-AV1 would list its settings on stderr at every opening: errors are enough.
 os.environ.setdefault("SVT_LOG", "1")
 
+# Nothing leaves the machine: onnxruntime's official builds call home otherwise (their Privacy.md), and keep a device id
+# in the home folder; diffusers tells the hub who asks.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
 __version__ = "0.1.0"
 __all__ = ["Config", "RunReport", "__version__", "anonymize", "anonymize_frames", "stream"]
 

@@ -49,6 +49,17 @@ def assert_one_line_error(done: subprocess.CompletedProcess[str], code: int, *wo
         assert word in lines[0]
 
 
+def test_networks_tell_nobody_that_they_run(tmp_path: Path, clip: Path) -> None:
+    """onnxruntime would keep a device id and a queue of events for its maker in the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    told = {k: v for k, v in ENVIRONMENT.items() if k not in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-m", "fluidvid", "anonymize", str(clip), str(tmp_path / "out.mp4"), "--mode", "solid"]
+    done = subprocess.run(command, env=told | {"HOME": str(home)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
 def test_help_is_quick_and_heavy_modules_stay_out() -> None:
     heavy = ("torch", "av", "cv2", "onnxruntime", "diffusers", "scipy")
     code = f"import sys, fluidvid.cli; sys.exit(str([m for m in {heavy} if m in sys.modules] or ''))"

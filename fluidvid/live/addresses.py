@@ -25,6 +25,10 @@ _SINKS: dict[str, SinkKind] = {
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^\s/]*@")
 _VALUES = re.compile(r"([?&][^=&\s]+=)[^&\s'\"]*")
+_NAMED = re.compile(
+    r"((?:user(?:name)?|usr|password|passwd|pwd|pass|token|key)=)([^\s'\"]*?)(?=[&;_/][a-z]+=|[\s'\"]|$)", re.IGNORECASE
+)
+"""Logins as some cameras take them in the path: `/user=admin&password=...`, `/user=admin_password=..._channel=1`."""
 _PART = re.compile(r"%0?\d*d")
 _PREVIEW = re.compile(r"preview(:\d{1,5})?")
 
@@ -36,7 +40,7 @@ class Address:
     Attributes:
         url: with its secrets; never shown, not even by `repr`.
         kind: what it is.
-        shown: without login, values of the query, and RTMP's stream key.
+        shown: without login, in the path either, values of the query, and RTMP's stream key.
         secrets: texts that must not be shown.
     """
 
@@ -54,8 +58,8 @@ class Address:
 
 
 def redacted(text: str) -> str:
-    """The text with the login and the query's values of every URL in it struck out."""
-    return _VALUES.sub(r"\1***", _LOGIN.sub("***@", text))
+    """The text with the logins and the query's values of every URL in it struck out."""
+    return _VALUES.sub(r"\1***", _NAMED.sub(r"\1***", _LOGIN.sub("***@", text)))
 
 
 def is_live(address: str) -> bool:
@@ -160,11 +164,12 @@ def _address(url: str, kind: SourceKind | SinkKind) -> Address:
         login, (host, slash, path) = f"{parts.netloc}{more}", rest.partition("/")
         path = slash + path
     secrets = [login, *login.split(":", 1)[1:]] if login else []
-    shown = f"{parts.scheme}://{'***@' if login else ''}{host}{path}"
+    secrets += [found.group(2) for found in _NAMED.finditer(path)]
+    path = _NAMED.sub(r"\1***", path)
     if kind == "rtmp" and path.count("/") > 1:  # rtmp://host/application/KEY
-        place, _, key = path.rpartition("/")
-        secrets.append(key)
-        shown = f"{parts.scheme}://{'***@' if login else ''}{host}{place}/***"
+        secrets.append(parts.path.rpartition("/")[2])
+        path = f"{path.rpartition('/')[0]}/***"
+    shown = f"{parts.scheme}://{'***@' if login else ''}{host}{path}"
     if parts.query:
         secrets += [value for item in parts.query.split("&") if (value := item.partition("=")[2])]
         shown += "?***"

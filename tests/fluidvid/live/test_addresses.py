@@ -19,12 +19,25 @@ from fluidvid.live.addresses import is_live, part_name, redacted, sink_address, 
         ("rtsps://u%40x:p%2Fq@host/a?token=abc123&x=1", "rtsp", "rtsps://***@host/a?***"),
         ("rtmp://host/live/streamkey", "rtmp", "rtmp://host/live/***"),
         ("https://host/live.m3u8?sig=s3cret", "http", "https://host/live.m3u8?***"),
+        (
+            "rtsp://10.0.0.5:554/user=admin&password=s3cret&channel=1&stream=0.sdp",
+            "rtsp",
+            "rtsp://10.0.0.5:554/user=***&password=***&channel=1&stream=0.sdp",
+        ),
+        (
+            "rtsp://10.0.0.5/user=admin_password=s3_cr&et_channel=1_stream=0.sdp?real_stream",
+            "rtsp",
+            "rtsp://10.0.0.5/user=***_password=***_channel=1_stream=0.sdp?***",
+        ),
+        ("http://h/usr=root/Pwd=s3cret/video.mjpg", "http", "http://h/usr=***/Pwd=***"),
+        ("rtmp://h/live/user=admin/token=s3cret", "rtmp", "rtmp://h/live/user=***/***"),
     ],
 )
 def test_sources_are_shown_without_secrets(url: str, kind: str, shown: str) -> None:
     address = source_address(url)
     assert (address.kind, address.shown) == (kind, shown)
-    told = repr(address) + address.clean(f"failed: {url} (401) pa55word p@ss/w0rd p/q p%2Fq abc123 streamkey s3cret")
+    leaks = "pa55word p@ss/w0rd p/q p%2Fq abc123 streamkey s3cret s3_cr&et"
+    told = repr(address) + address.clean(f"failed: {url} (401) {leaks}")
     for secret in address.secrets:
         assert secret not in told
     assert address.url == url
@@ -32,6 +45,7 @@ def test_sources_are_shown_without_secrets(url: str, kind: str, shown: str) -> N
 
 def test_free_text_is_redacted() -> None:
     assert redacted("open rtsp://a:b@c/d?k=v failed") == "open rtsp://***@c/d?k=*** failed"
+    assert redacted("'rtsp://c/user=a_pwd=b_channel=1' failed") == "'rtsp://c/user=***_pwd=***_channel=1' failed"
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a", "srt://host:1"])

@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fluidvid.errors import ConfigError, InputError, OutputError
 from fluidvid.video.containers import target_for
@@ -23,7 +23,16 @@ _SINKS: dict[str, SinkKind] = {
     **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "rtmp", "rtmps": "rtmp", "udp": "mpegts", "tcp": "mpegts"}
 }
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_LOGIN = re.compile(r"(?<=://)[^\s/]*@")
+_MISTYPED = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_URL = re.compile(
+    r"""([^:]+)://
+    (?:([^/?#]*[:@][^?#]*|[^/?#]*|[^/?#]*:(?!\d*/).*)@)?  # also one with a / ? or # that should be %2F, %3F or %23
+    ([^/?#]*)([^?#]*)(?:\?([^#]*))?""",
+    re.VERBOSE,
+)
+"""Scheme, login, host, path and query. `urlsplit` shows part of such a login, and names it in its errors."""
+_LOGIN = re.compile(r"([a-z][a-z0-9+.-]*:/{1,2}|(?=[^\s@]*:))[^\s'\"]*@", re.IGNORECASE)
+_KEY = re.compile(r"(rtmps?:/{1,2}[^\s/]+/[^\s'\"]*/)[^\s/'\"]*[^\s/:'\"]", re.IGNORECASE)
 _VALUES = re.compile(r"([?&][^=&\s]+=)[^&\s'\"]*")
 _NAMED = re.compile(
     r"((?:user(?:name)?|usr|password|passwd|pwd|pass|token|key)=)([^\s'\"]*?)(?=[&;_/][a-z]+=|[\s'\"]|$)", re.IGNORECASE
@@ -58,13 +67,21 @@ class Address:
 
 
 def redacted(text: str) -> str:
-    """The text with the logins and the query's values of every URL in it struck out."""
-    return _VALUES.sub(r"\1***", _NAMED.sub(r"\1***", _LOGIN.sub("***@", text)))
+    """The text with logins, stream keys and the query's values struck out of every URL in it, mistyped ones, too."""
+    text = _LOGIN.sub(r"\1***@", text)  # first: a password may look like any of the others
+    for secret in (_KEY, _NAMED, _VALUES):
+        text = secret.sub(r"\1***", text)
+    return text
 
 
 def is_live(address: str) -> bool:
-    """True for URLs, `@FILE`s that hold one, and devices: what `fluidvid anonymize` hands over to the live pipeline."""
-    return _SCHEME.match(address) is not None or address.startswith("@") or _is_device(address)
+    """True for URLs, `@FILE`s that hold one, and devices: what `fluidvid anonymize` hands over to the live pipeline.
+
+    So are mistyped ones, such as `rtsp:/user:password@camera`: it knows how to show them.
+    """
+    if _SCHEME.match(address) is not None or address.startswith("@") or _is_device(address):
+        return True
+    return _MISTYPED.match(address) is not None and not Path(address).parent.is_dir()
 
 
 def source_address(text: str) -> Address:
@@ -83,7 +100,7 @@ def source_address(text: str) -> Address:
     if _is_device(text):
         return Address(text, "device", text)
     if not Path(text).is_file():
-        raise InputError(f"no such file or device: {text}")
+        raise InputError(f"no such file or device: {redacted(text)}")
     return Address(text, "file", text)
 
 
@@ -111,6 +128,14 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
                 f"cannot publish to {redacted(text)}: give one of {', '.join(_SINKS)}://, a file or preview"
             )
         return _address(text, kind)
+    try:
+        return _place(text, overwrite)
+    except OutputError as error:  # it may be a mistyped address
+        raise OutputError(redacted(str(error))) from None
+
+
+def _place(text: str, overwrite: bool) -> Address:
+    """The file, file in parts or HLS folder that an OUT names."""
     path = Path(text)
     if text.endswith("/") or path.suffix == ".m3u8" or path.is_dir():
         folder = path if path.suffix != ".m3u8" else path.parent
@@ -156,22 +181,19 @@ def _is_device(text: str) -> bool:
 
 
 def _address(url: str, kind: SourceKind | SinkKind) -> Address:
-    parts = urlsplit(url)
-    login, _, host = parts.netloc.rpartition("@")
-    path = parts.path
-    if login and "@" in path:  # a slash in the password should have been written %2F; nothing of it may be shown
-        more, _, rest = path.rpartition("@")
-        login, (host, slash, path) = f"{parts.netloc}{more}", rest.partition("/")
-        path = slash + path
+    found = _URL.match(url)
+    assert found is not None
+    scheme, login, host, path, query = found.groups("")
     secrets = [login, *login.split(":", 1)[1:]] if login else []
-    secrets += [found.group(2) for found in _NAMED.finditer(path)]
-    path = _NAMED.sub(r"\1***", path)
+    secrets += [named.group(2) for named in _NAMED.finditer(path)]
     if kind == "rtmp" and path.count("/") > 1:  # rtmp://host/application/KEY
-        secrets.append(parts.path.rpartition("/")[2])
-        path = f"{path.rpartition('/')[0]}/***"
-    shown = f"{parts.scheme}://{'***@' if login else ''}{host}{path}"
-    if parts.query:
-        secrets += [value for item in parts.query.split("&") if (value := item.partition("=")[2])]
+        path, _, key = path.rpartition("/")
+        secrets.append(key)
+        path += "/***"
+    path = _NAMED.sub(r"\1***", path)
+    shown = f"{scheme}://{'***@' if login else ''}{host}{path}"
+    if query:
+        secrets += [value for item in query.split("&") if (value := item.partition("=")[2])]
         shown += "?***"
     known = {form for secret in secrets for form in (secret, unquote(secret)) if len(form) > 2}
     return Address(url, kind, shown, tuple(sorted(known, key=len, reverse=True)))

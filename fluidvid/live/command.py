@@ -102,7 +102,7 @@ def from_file(address: str) -> str:
     if not address.startswith("@"):
         return address
     try:
-        lines = Path(address[1:]).read_text(encoding="utf-8").split()
+        lines = Path(address[1:]).read_text(encoding="utf-8-sig").split()  # Windows' editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the address in {address[1:]}: {error}") from None
     if not lines:

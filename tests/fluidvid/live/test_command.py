@@ -44,6 +44,9 @@ def test_help_names_the_live_flags() -> None:
         (["stream", SECRET, "rtsp://h/a", "--strict"], 2, ["--strict", "live stream"]),
         (["stream", SECRET, "rtsp://h/a", "--start", "3"], 2, ["--start", "Ctrl-C"]),
         (["stream", "@nothing.txt", "rtsp://h/a"], 2, ["nothing.txt"]),
+        (["stream", "@marked.txt", SECRET], 2, ["source itself"]),
+        (["anonymize", "rtsp:/viewer:correcthorse@h/a", "b.mp4"], 3, ["rtsp:/***@h/a"]),
+        (["anonymize", "there.mp4", "rtsp:/viewer:correcthorse@h/a"], 4, ["rtsp:/***@h/a"]),
         (["stream", "no.mp4", "rtsp://h/a"], 3, ["no.mp4"]),
         (["stream", "/dev/video97", "rtsp://h/a"], 3, ["no such file or device: /dev/video97"]),
         (["stream", SECRET, "there.mp4"], 4, ["there.mp4", "--overwrite"]),
@@ -67,6 +70,7 @@ def test_wrong_use_in_one_line(
     monkeypatch.chdir(tmp_path)
     for name in ("there.mp4", "part-3.mp4"):
         Path(name).write_bytes(b"mine")
+    Path("marked.txt").write_text(SECRET, encoding="utf-8-sig")
     command = typer.main.get_command(app)
     assert run(lambda: command(arguments, standalone_mode=False)) == code
     told = capsys.readouterr()

@@ -8,22 +8,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from fluidvid.cache.keys import Lock
 from fluidvid.cache.records import Record
 from fluidvid.errors import CacheError
 
-SCHEMES = ("redis://", "rediss://", "unix://")
 TIMEOUT = 5.0
+_ANY_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
+_ADDRESS = re.compile(r"(redis|rediss|unix)://(?:[^/?#]*@)?([^/?#]*)([^?#@]*)(?:\?[^#@]*)?(?:#([^@]*))?")
+"""Scheme, host, path and name, without the login. An @ further on ends a password that is not coded."""
+_FORM = (
+    "give redis://:PASSWORD@HOST:PORT/DB#NAME, rediss://... or unix:///SOCKET#NAME, and in the password "
+    "%40 %23 %2F %3F for @ # / ?"
+)
 
 
 def is_url(path: str) -> bool:
-    """True if `cache.path` names a Redis server."""
-    return path.startswith(SCHEMES)
+    """True if `cache.path` names a server, rightly or not."""
+    return _ANY_ADDRESS.match(path) is not None
+
+
+def shown(path: str) -> str:
+    """`cache.path` without a login: messages reach reports and logs."""
+    if found := _ADDRESS.fullmatch(path):
+        scheme, host, place, name = found.groups("")
+        return f"{scheme}://{host}{place}#{name or 'people'}"
+    wrong = _ANY_ADDRESS.match(path)
+    return path if wrong is None else f"{wrong.group(1)}:***"
 
 
 class RedisStore:
@@ -37,7 +52,8 @@ class RedisStore:
         clock: seconds since 1970.
 
     Raises:
-        CacheError: the client is not installed, the server does not answer, or there is no such cache.
+        CacheError: the address is wrong, the client is not installed, the server does not answer, or there is no such
+            cache.
     """
 
     def __init__(
@@ -49,21 +65,25 @@ class RedisStore:
         max_bytes: int = 1 << 40,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._shown = shown(url)
+        found = _ADDRESS.fullmatch(url)
+        if found is None:
+            raise CacheError(f"cache {self._shown}: {_FORM}")
         try:
             import redis
         except ImportError as error:
             raise CacheError("a cache on a Redis server needs the client: pip install 'fluidvid[redis]'") from error
-        parts = urlsplit(url)
-        # Without a password that the address may hold: messages reach reports and logs.
-        self._shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}#{parts.fragment or 'people'}"
         self._error: type[Exception] = redis.RedisError
         self.ttl, self.max_bytes, self._clock = ttl, max_bytes, clock
-        base = f"fluidvid:cache:{parts.fragment or 'people'}"
+        base = f"fluidvid:cache:{found.group(4) or 'people'}"
         self._lock_key, self._entries_key = f"{base}:lock", f"{base}:entries"
-        with self._errors():
+        try:
             self._client: Any = redis.Redis.from_url(
                 url.partition("#")[0], socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
             )
+        except ValueError:  # its words may name the login
+            raise CacheError(f"cache {self._shown}: {_FORM}") from None
+        with self._errors():
             if not self._client.exists(self._lock_key) and not create:
                 raise CacheError(f"there is no cache {self._shown}: name one that anonymize --cache has made")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fluidvid.cache.keys import Lock
-from fluidvid.cache.records import Record
+from fluidvid.cache.records import Record, check_lock
 from fluidvid.errors import CacheError
 
 TIMEOUT = 5.0
@@ -66,6 +66,7 @@ class RedisStore:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._shown = shown(url)
+        self._known: Lock | None = None
         found = _ADDRESS.fullmatch(url)
         if found is None:
             raise CacheError(f"cache {self._shown}: {_FORM}")
@@ -98,7 +99,11 @@ class RedisStore:
         with self._errors():
             if proposal is not None:
                 self._client.set(self._lock_key, json.dumps(proposal.to_dict()), nx=True)
-            content = self._client.get(self._lock_key)
+            self._known = self._present_lock(self._client)
+        return self._known
+
+    def _present_lock(self, client: Any) -> Lock | None:
+        content = client.get(self._lock_key)
         try:
             return None if content is None else Lock.from_dict(json.loads(content))
         except (ValueError, KeyError, TypeError) as error:
@@ -106,9 +111,14 @@ class RedisStore:
                 f"cache {self._shown} is damaged (its lock): begin anew with fluidvid cache purge"
             ) from error
 
+    def _check_lock(self, client: Any) -> None:
+        check_lock(self._known, self._present_lock(client), self._shown)
+
     def records(self) -> list[Record]:
         with self._errors():
-            return self._living(self._client.hgetall(self._entries_key))
+            found = self._living(self._client.hgetall(self._entries_key))
+            self._check_lock(self._client)  # behind it: what was read then is of this lock, or gone
+            return found
 
     def _living(self, entries: dict[bytes, bytes]) -> list[Record]:
         oldest = self._clock() - self.ttl
@@ -119,6 +129,7 @@ class RedisStore:
         kept: list[bool] = []
 
         def change(pipe: Any) -> None:
+            self._check_lock(pipe)
             entries = pipe.hgetall(self._entries_key)
             here = self._living(entries)
             kept[:] = [not unless(here) and record.nbytes <= self.max_bytes]
@@ -143,6 +154,7 @@ class RedisStore:
 
     def renew(self, record_id: str, sealed: bytes | None) -> None:
         def change(pipe: Any) -> None:
+            self._check_lock(pipe)
             content = pipe.hget(self._entries_key, record_id)
             old = None if content is None else _unpack(content)
             pipe.multi()
@@ -153,7 +165,7 @@ class RedisStore:
                 self._keep_alive(pipe)
 
         with self._errors():
-            self._client.transaction(change, self._entries_key)
+            self._client.transaction(change, self._entries_key, self._lock_key)
 
     def _keep_alive(self, pipe: Any) -> None:
         if self.ttl != float("inf"):
@@ -175,7 +187,9 @@ class RedisStore:
             pipe.hlen(self._entries_key)
             pipe.delete(self._entries_key)
             pipe.set(self._lock_key, json.dumps(lock.to_dict()))
-            return int(pipe.execute()[0])
+            removed = int(pipe.execute()[0])
+        self._known = lock
+        return removed
 
     def delete(self) -> None:
         """Remove the cache, lock and all."""

@@ -77,6 +77,25 @@ def test_one_lock_wins_and_restart_changes_it(url: str) -> None:
     assert store.lock() is None
 
 
+def test_a_run_under_way_writes_nothing_under_a_lock_that_was_changed_or_removed(url: str) -> None:
+    locks = [new_lock("file", letter * 32) for letter in (b"a", b"b")]
+    running, other = RedisStore(url, create=True), RedisStore(url, create=True)
+    running.lock(locks[0])
+    keep(running, record(1))
+    for change in (lambda: other.restart(locks[1]), other.delete):
+        change()
+        for action in (
+            lambda: keep(running, record(2)),
+            lambda: running.renew("00000001", b"new"),
+            lambda: running.records(),
+        ):
+            with pytest.raises(CacheError, match="was rekeyed or removed meanwhile"):
+                action()
+        assert RedisStore(url, create=True).records() == []
+    assert other.lock(locks[1]) == locks[1]
+    keep(other, record(3))
+
+
 def _write_some(url: str, begin: int) -> None:
     store = RedisStore(url, create=True, clock=lambda: 100.0)
     for number in range(begin, begin + 20):

@@ -58,6 +58,13 @@ class Address:
     shown: str
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def pattern(self) -> Path | None:
+        """What parts are named after, with `%d` in it: of a file in parts, or of a playlist; None: there are none."""
+        if self.kind == "hls":
+            return Path(self.url).with_name(f"{Path(self.url).stem}%d.ts")  # FFmpeg's own way
+        return Path(self.url) if self.kind == "segments" else None
+
     def clean(self, text: str) -> str:
         """One line of `text`, an error's for instance, without this address's secrets."""
         text = " ".join(text.split()).replace(self.url, self.shown)
@@ -142,7 +149,7 @@ def _place(text: str, overwrite: bool) -> Address:
         if not folder.parent.is_dir():
             raise OutputError(f"folder {folder.parent} does not exist: create it first")
         playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
-        return _free(Address(str(playlist), "hls", str(playlist)), [playlist], overwrite)
+        return _free(Address(str(playlist), "hls", str(playlist)), overwrite)
     if target_for(path).video != "h264":  # AVI and MPEG-PS could take it, and lose the times of pictures
         raise OutputError(
             f"cannot publish to {path}: {path.suffix} cannot keep h264 with the times of live pictures; "
@@ -150,9 +157,7 @@ def _place(text: str, overwrite: bool) -> Address:
         )
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} does not exist: create it first")
-    if _PART.search(path.name):
-        return _free(Address(text, "segments", text), parts(path), overwrite, "move the older parts aside")
-    return _free(Address(text, "file", text), [path], overwrite)
+    return _free(Address(text, "segments" if _PART.search(path.name) else "file", text), overwrite)
 
 
 def part_name(pattern: str, number: int) -> str:
@@ -161,15 +166,19 @@ def part_name(pattern: str, number: int) -> str:
 
 
 def parts(pattern: Path) -> list[Path]:
-    """What stands under the name of a file in parts."""
+    """What stands under the name of a file in parts, or of a playlist's."""
     name = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
-    return sorted(path for path in pattern.parent.iterdir() if re.fullmatch(name, path.name))
+    return sorted(path for path in pattern.parent.glob("*") if re.fullmatch(name, path.name))
 
 
-def _free(address: Address, existing: list[Path], overwrite: bool, remedy: str = "replace it") -> Address:
-    there = [path for path in existing if path.exists()]
-    if there and not overwrite:
-        raise OutputError(f"{there[0]} exists: add --overwrite to {remedy}")
+def _free(address: Address, overwrite: bool) -> Address:
+    """The address, if nothing stands there, or may be replaced."""
+    path, pattern = Path(address.url), address.pattern
+    older = [] if pattern is None else parts(pattern)
+    if not overwrite and path.exists():
+        raise OutputError(f"{path} exists: add --overwrite to replace it")
+    if not overwrite and older:
+        raise OutputError(f"{older[0]} exists: add --overwrite to move the older parts aside")
     return address
 
 

@@ -86,7 +86,7 @@ def _check_apart(source: Address, targets: Sequence[Address]) -> None:
         raise ConfigError("a stream needs at least one OUT")
     places = [os.path.realpath(a.url) if a.kind in ("file", "segments", "hls") else a.url for a in (source, *targets)]
     for number, address in enumerate(targets, 1):
-        own = [os.path.realpath(part) for part in parts(Path(address.url))] if address.kind == "segments" else []
+        own = [] if address.pattern is None else [os.path.realpath(part) for part in parts(address.pattern)]
         if places[0] in (places[number], *own):
             raise ConfigError(f"{address.shown} is the source itself: choose another OUT")
         if places[number] in places[1:number]:

@@ -99,12 +99,13 @@ class Publisher:
             if self._ending:
                 return note
             self._description = description
+            pattern = self.address.pattern
+            if pattern is not None and (old := set_aside(pattern)):
+                note = f"{self.address.shown}: older parts are moved aside, to NAME{ASIDE}, and may be raw: {old}"
+                self._say(note)
             if self.address.kind == "hls":  # workers go on with the playlist of the one before, not of another run
                 with suppress(OSError):
                     Path(self.address.url).unlink()
-            if self.address.kind == "segments" and (old := set_aside(Path(self.address.url))):
-                note = f"{self.address.shown}: older parts are moved aside, to NAME{ASIDE}, and may be raw: {old}"
-                self._say(note)
             self._thread.start()
         return note
 

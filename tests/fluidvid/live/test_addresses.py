@@ -97,7 +97,8 @@ def test_targets(tmp_path: Path) -> None:
 
 
 def test_existing_files_are_kept(tmp_path: Path) -> None:
-    for name, target in (("a.mp4", "a.mp4"), ("b-0007.ts", "b-%04d.ts"), ("index.m3u8", "")):
+    there = {"a.mp4": "a.mp4", "b-0007.ts": "b-%04d.ts", "index57.ts": "", "index.m3u8": "", "list0.ts": "list.m3u8"}
+    for name, target in there.items():
         (tmp_path / name).write_bytes(b"mine")
         with pytest.raises(OutputError, match="--overwrite"):
             sink_address(f"{tmp_path}/{target}", overwrite=False)

@@ -55,6 +55,8 @@ def test_help_names_the_live_flags() -> None:
         (["stream", SECRET, "rtsp://h/a", "rtsp://h/a"], 2, ["named twice"]),
         (["stream", "there.mp4", "./there.mp4", "--overwrite"], 2, ["source itself"]),
         (["stream", "part-3.mp4", "part-%02d.mp4", "--overwrite"], 2, ["source itself"]),
+        (["stream", "index0.ts", "./", "--overwrite"], 2, ["source itself"]),
+        (["stream", SECRET, "./"], 4, ["index0.ts", "--overwrite", "aside"]),
         (["stream", SECRET, "part-%02d.mp4"], 4, ["part-3.mp4", "--overwrite", "aside"]),
         (["anonymize", "a.mp4", "b.mp4", "--latency", "1s"], 2, ["--latency is for live streams"]),
     ],
@@ -68,7 +70,7 @@ def test_wrong_use_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("there.mp4", "part-3.mp4"):
+    for name in ("there.mp4", "part-3.mp4", "index0.ts"):
         Path(name).write_bytes(b"mine")
     Path("marked.txt").write_text(SECRET, encoding="utf-8-sig")
     command = typer.main.get_command(app)

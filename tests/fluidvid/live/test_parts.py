@@ -281,6 +281,17 @@ def test_older_parts_are_moved_aside_once(tmp_path: Path) -> None:
     }
 
 
+def test_older_segments_of_a_playlist_are_moved_aside(tmp_path: Path) -> None:
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    for name in ("index0.ts", "index57.ts", "index.m3u8", "index.ts", "other0.ts"):
+        (tmp_path / name).write_bytes(b"older")
+    note = publishing(f"{tmp_path}/", *encoder.encode(grey(64, 48), arrived=0.0))
+    assert note.endswith("index.m3u8: older parts are moved aside, to NAME.old, and may be raw: 2")
+    old = {path.name for path in tmp_path.iterdir() if path.read_bytes() == b"older"}
+    assert old == {"index0.ts.old", "index57.ts.old", "index.ts", "other0.ts"}
+    assert {path.name for path in tmp_path.iterdir()} - old == {"index0.ts", "index.m3u8"}
+
+
 def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:
     """A worker that replaces another goes on behind it."""
     encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)

@@ -65,6 +65,17 @@ class Address:
             return Path(self.url).with_name(f"{Path(self.url).stem}%d.ts")  # FFmpeg's own way
         return Path(self.url) if self.kind == "segments" else None
 
+    def covers(self, path: Path) -> bool:
+        """True if `path` is this file or playlist, or may be one of its parts, whether it is there or not."""
+        if self.kind not in ("file", "segments", "hls"):
+            return False
+        names = (path, path.resolve())
+        pattern = self.pattern
+        return Path(self.url).resolve() == path.resolve() or (
+            pattern is not None
+            and any(n.parent.resolve() == pattern.parent.resolve() and _is_part(n.name, pattern) for n in names)
+        )
+
     def clean(self, text: str) -> str:
         """One line of `text`, an error's for instance, without this address's secrets."""
         text = " ".join(text.split()).replace(self.url, self.shown)
@@ -167,8 +178,12 @@ def part_name(pattern: str, number: int) -> str:
 
 def parts(pattern: Path) -> list[Path]:
     """What stands under the name of a file in parts, or of a playlist's."""
-    name = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
-    return sorted(path for path in pattern.parent.glob("*") if re.fullmatch(name, path.name))
+    return sorted(path for path in pattern.parent.glob("*") if _is_part(path.name, pattern))
+
+
+def _is_part(name: str, pattern: Path) -> bool:
+    numbered = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
+    return re.fullmatch(numbered, name) is not None
 
 
 def _free(address: Address, overwrite: bool) -> Address:

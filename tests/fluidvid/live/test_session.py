@@ -143,6 +143,15 @@ def test_a_face_is_held_for_as_long_as_asked(scene: Path, rate: int, held: int) 
     assert (coverage.masked, coverage.held) == (3, held)
 
 
+def test_outputs_that_are_shown_alike_have_metrics_of_their_own(scene: Path) -> None:
+    keys = [sink_address(f"rtmp://h/live/{key}", overwrite=False) for key in ("first", "second")]
+    session = LiveSession(source_address(str(scene)), keys, CONFIG, Rig(classic=True).stages(), say=lambda _: None)
+    series = [(name, *labels.items()) for _, name, _, labels, _ in session.monitor.samples()]
+    assert len(series) == len(set(series))
+    outputs = [labels for _, name, _, labels, _ in session.monitor.samples() if name == "output_connected"]
+    assert outputs == [{"number": str(n), "output": "rtmp://h/live/***"} for n in (1, 2)]
+
+
 def test_a_person_is_let_go_and_known_anew_after_a_reconnect(scene: Path, tmp_path: Path) -> None:
     """The editor is told in this order, by which its memory gives the same pseudonym to whoever returns."""
     told: list[tuple[str, int]] = []

@@ -21,7 +21,7 @@ cache_app = typer.Typer(
     no_args_is_help=True,
     help="The cache of `anonymize --cache`: who is remembered, forget, purge, change the key. An entry holds an "
     "encrypted template and direction of one person, no picture and no embedding; without its key it says nothing but "
-    "times and sizes. Losing it loses only continuity.",
+    "times, numbers of uses and sizes. Losing it loses only continuity.",
 )
 
 _Cache = Annotated[str, typer.Option("--cache", metavar="FILE|URL", help="the cache")]

@@ -1,4 +1,4 @@
-"""What a store of the cache keeps, and what is asked of it. A store sees times, sizes and encrypted bytes, no more."""
+"""What a store of the cache keeps, and what is asked of it. It sees times, counts, sizes, the lock, sealed bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The cache on a Redis server, for several machines with one key. The server sees times, sizes and encrypted bytes.
+"""The cache on a Redis server, for several machines with one key. The server sees times, numbers of uses,
+sizes, the lock and encrypted bytes.
 
 One hash holds the records, one string the lock. Changes are optimistic transactions (WATCH, MULTI): of two writers that
 collide one begins again.

@@ -32,7 +32,7 @@ def stream(
     say: Callable[[str], None] | None = None,
     done: Callable[[LiveReport], None] | None = None,
 ) -> LiveReport:
-    """Pseudonymise a live stream until it is stopped by SIGINT or SIGTERM, or a file has ended.
+    """Pseudonymise a live stream until it is stopped by SIGINT, SIGTERM or SIGHUP, or a file has ended.
 
     Args:
         source: a URL (rtsp, rtmp, http, udp, tcp), a video device, or a file, which is read at real-time pace;

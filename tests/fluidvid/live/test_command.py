@@ -32,6 +32,7 @@ def test_help_names_the_live_flags() -> None:
     assert done.returncode == 0
     for flag in ("--latency", "--retries", "--timeout", "--transport", "--metrics", "--segment", "--mode", "--config"):
         assert flag in done.stdout, flag
+    assert "SIGHUP" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 from av.audio.stream import AudioStream
 
+from fluidvid.api import unused_options
 from fluidvid.assembly import completing
 from fluidvid.config import USUAL_RATE, Config
 from fluidvid.coverage import Coverage
@@ -120,6 +121,7 @@ class LiveSession:
             ladder=self._ladder,
             coverage=self._coverage,
             directions=self._directions,
+            notes=list(unused_options(config)),
         )
         self._metrics = (
             None if live.metrics is None else MetricsServer(live.metrics, self.monitor.samples, self.monitor.health)
@@ -144,6 +146,8 @@ class LiveSession:
             CoverageError: a face came out untreated, which is a bug; nothing of that picture was published.
             ConfigError: the encoder refuses its options.
         """
+        for note in self.monitor.notes:
+            self._say(note)
         if self._live.status:
             threading.Thread(target=self._tell, name="status", daemon=True).start()
         if self._directions is not None:

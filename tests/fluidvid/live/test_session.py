@@ -143,6 +143,13 @@ def test_a_face_is_held_for_as_long_as_asked(scene: Path, rate: int, held: int) 
     assert (coverage.masked, coverage.held) == (3, held)
 
 
+def test_a_classic_mode_says_what_it_does_not_use(play: Start) -> None:
+    config = CONFIG.updated({"mode": "solid", "cache.path": "people.cache", "edit.backbone": "mine"})
+    report, _, lines = play(Rig(classic=True), config)
+    note = "mode solid makes no pseudonyms: --cache, --backbone not used, nothing is remembered"
+    assert note in report.warnings and lines[0] == note
+
+
 def test_outputs_that_are_shown_alike_have_metrics_of_their_own(scene: Path) -> None:
     keys = [sink_address(f"rtmp://h/live/{key}", overwrite=False) for key in ("first", "second")]
     session = LiveSession(source_address(str(scene)), keys, CONFIG, Rig(classic=True).stages(), say=lambda _: None)

@@ -81,7 +81,7 @@ def _check_apart(source: Path, target: Path, config: Config) -> None:
             raise ConfigError(f"cache.{name} = {kept} is a video of this run: choose another file")
 
 
-def _unused(config: Config) -> Iterator[str]:
+def unused_options(config: Config) -> Iterator[str]:
     """What was asked for that a mode without pseudonyms does not use."""
     asked = {
         "--cache": config.cache.path is not None,
@@ -111,7 +111,7 @@ def make_report(
     mux: Any = getattr(outcome.writer, "report", None)
     duration = analysis.duration
     warnings = [
-        *_unused(config),
+        *unused_options(config),
         *getattr(outcome.reader, "warnings", ()),
         *getattr(mux, "warnings", ()),
         *getattr(mux, "converted", ()),

@@ -6,5 +6,6 @@ What an entry holds, all of it under AES-256-GCM with keys derived from a secret
 - the direction (coordinates, noise, row of the pseudonym bank) and its provenance. It is encrypted because a direction
   is a function of the face it was found for, and because whoever has it can take the edit back.
 
-In clear: times, sizes, a random id, and a digest of model and parameters. Losing the cache loses continuity, no more.
+In clear: times, the number of uses, sizes, a random id, and a digest of model and parameters; once, the lock: its kind,
+salt and check, by which the secret is known again. Losing the cache loses continuity, no more.
 """

@@ -21,7 +21,7 @@ cache_app = typer.Typer(
     no_args_is_help=True,
     help="The cache of `anonymize --cache`: who is remembered, forget, purge, change the key. An entry holds an "
     "encrypted template and direction of one person, no picture and no embedding; without its key it says nothing but "
-    "times and sizes. Losing it loses only continuity.",
+    "times, numbers of uses and sizes. Losing it loses only continuity.",
 )
 
 _Cache = Annotated[str, typer.Option("--cache", metavar="FILE|URL", help="the cache")]
@@ -83,29 +83,30 @@ def cache_show(
 ) -> None:
     """Show how an entry was found and verified. Needs the key. No direction, template or pseudonym is shown."""
     from fluidvid.cache.opening import open_secret, open_store
+    from fluidvid.cache.redis import shown
     from fluidvid.cache.sealing import from_bytes, unseal
 
     settings = _settings(cache, key_file, passphrase)
     with closing(open_store(settings, create=False, any_age=True)) as store:
         record = next((r for r in store.records() if r.id == track), None)
         if record is None:
-            raise CacheError(f"no entry {track} in {cache}: see fluidvid cache list --cache {cache}")
+            raise CacheError(f"no entry {track} in {shown(cache)}: see fluidvid cache list")
         secret = open_secret(store, settings)
         try:
             place = f"{record.id}|{record.basis}|direction"
             made = from_bytes(unseal(secret.derive("seal"), record.sealed, place)).provenance
         except ValueError as error:
             raise CacheError(f"entry {track}: {error}; remove it with fluidvid cache forget {track}") from error
-    shown = _row(record) | {
+    told = _row(record) | {
         "basis": made.basis,
         "steps": made.steps,
         "key frames": list(made.frames),
         "verified": {name: round(value, 4) for name, value in made.figures.items()},
     }
     if as_json:
-        put(json.dumps(shown))
+        put(json.dumps(told))
         return
-    for name, value in shown.items():
+    for name, value in told.items():
         put(f"{name:12} {value}")
 
 
@@ -116,13 +117,14 @@ def cache_forget(
 ) -> None:
     """Remove entries; the file keeps no trace of them. The person gets another face next time. Needs no key."""
     from fluidvid.cache.opening import open_store
+    from fluidvid.cache.redis import shown
 
     with closing(open_store(_settings(cache), create=False, any_age=True)) as store:
         missing = sorted(set(tracks) - {record.id for record in store.records()})
         store.remove(tracks)
     if missing:
         others = "" if len(missing) == len(set(tracks)) else "; the others were removed"
-        raise CacheError(f"not in {cache}: {', '.join(missing)}{others}; see fluidvid cache list --cache {cache}")
+        raise CacheError(f"not in {shown(cache)}: {', '.join(missing)}{others}; see fluidvid cache list")
 
 
 @cache_app.command("purge")

@@ -19,7 +19,7 @@ from fluidvid.cache.keys import (
 )
 from fluidvid.cache.lasting import CacheMemory
 from fluidvid.cache.records import RecordStore
-from fluidvid.cache.redis import RedisStore, is_url
+from fluidvid.cache.redis import RedisStore, is_url, shown
 from fluidvid.cache.sqlite import SqliteStore
 from fluidvid.config import CacheConfig
 from fluidvid.engine.memory import RunMemory
@@ -53,11 +53,12 @@ def open_secret(store: RecordStore, settings: CacheConfig) -> Secret:
         CacheError: the wrong key, the wrong kind of key, or none.
         ConfigError: the key file the user named cannot be read, or no passphrase was given.
     """
+    assert settings.path is not None
     kind: Kind = "passphrase" if settings.passphrase else "file"
     lock = store.lock()
     if lock is not None and lock.kind != kind:
         remedy = "add --cache-passphrase" if lock.kind == "passphrase" else "leave out --cache-passphrase"
-        raise CacheError(f"cache {settings.path} is locked with a {_words(lock.kind)}: {remedy}")
+        raise CacheError(f"cache {shown(settings.path)} is locked with a {_words(lock.kind)}: {remedy}")
     material = key_material(settings, fresh=lock is None)
     if lock is None:
         lock = store.lock(new_lock(kind, material))

@@ -1,4 +1,4 @@
-"""What a store of the cache keeps, and what is asked of it. A store sees times, sizes and encrypted bytes, no more."""
+"""What a store of the cache keeps, and what is asked of it. It sees times, counts, sizes, the lock, sealed bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fluidvid.cache.keys import Lock
+from fluidvid.errors import CacheError
 
 OVERHEAD = 256
 """Bytes an entry takes beside its blobs, for the size bound."""
@@ -40,8 +41,21 @@ class Record:
         return len(self.template) + len(self.sealed) + OVERHEAD
 
 
+def check_lock(known: Lock | None, present: Lock | None, cache: str) -> None:
+    """Refuse a store whose lock is no longer the one it was opened with: what would be kept nobody could read.
+
+    Raises:
+        CacheError: there is another lock, or none any more.
+    """
+    if known is not None and present != known:
+        raise CacheError(f"cache {cache} was rekeyed or removed meanwhile: the next run uses its new key")
+
+
 class RecordStore(Protocol):
-    """Where records live. Every method is one transaction, and raises CacheError if it fails."""
+    """Where records live. Every method is one transaction, and raises CacheError if it fails.
+
+    Once `lock` has told of a lock, `records`, `add` and `renew` raise CacheError if there is another one.
+    """
 
     def lock(self, proposal: Lock | None = None) -> Lock | None:
         """The lock in force; an empty store takes the proposal, if two propose one of them wins."""

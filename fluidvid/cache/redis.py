@@ -1,4 +1,5 @@
-"""The cache on a Redis server, for several machines with one key. The server sees times, sizes and encrypted bytes.
+"""The cache on a Redis server, for several machines with one key. The server sees times, numbers of uses,
+sizes, the lock and encrypted bytes.
 
 One hash holds the records, one string the lock. Changes are optimistic transactions (WATCH, MULTI): of two writers that
 collide one begins again.
@@ -8,22 +9,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from fluidvid.cache.keys import Lock
-from fluidvid.cache.records import Record
+from fluidvid.cache.records import Record, check_lock
 from fluidvid.errors import CacheError
 
-SCHEMES = ("redis://", "rediss://", "unix://")
 TIMEOUT = 5.0
+_ANY_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
+_ADDRESS = re.compile(r"(redis|rediss|unix)://(?:[^/?#]*@)?([^/?#]*)([^?#@]*)(?:\?[^#@]*)?(?:#([^@]*))?")
+"""Scheme, host, path and name, without the login. An @ further on ends a password that is not coded."""
+_FORM = (
+    "give redis://:PASSWORD@HOST:PORT/DB#NAME, rediss://... or unix:///SOCKET#NAME, and in the password "
+    "%40 %23 %2F %3F for @ # / ?"
+)
 
 
 def is_url(path: str) -> bool:
-    """True if `cache.path` names a Redis server."""
-    return path.startswith(SCHEMES)
+    """True if `cache.path` names a server, rightly or not."""
+    return _ANY_ADDRESS.match(path) is not None
+
+
+def shown(path: str) -> str:
+    """`cache.path` without a login: messages reach reports and logs."""
+    if found := _ADDRESS.fullmatch(path):
+        scheme, host, place, name = found.groups("")
+        return f"{scheme}://{host}{place}#{name or 'people'}"
+    wrong = _ANY_ADDRESS.match(path)
+    return path if wrong is None else f"{wrong.group(1)}:***"
 
 
 class RedisStore:
@@ -37,7 +53,8 @@ class RedisStore:
         clock: seconds since 1970.
 
     Raises:
-        CacheError: the client is not installed, the server does not answer, or there is no such cache.
+        CacheError: the address is wrong, the client is not installed, the server does not answer, or there is no such
+            cache.
     """
 
     def __init__(
@@ -49,21 +66,26 @@ class RedisStore:
         max_bytes: int = 1 << 40,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._shown = shown(url)
+        self._known: Lock | None = None
+        found = _ADDRESS.fullmatch(url)
+        if found is None:
+            raise CacheError(f"cache {self._shown}: {_FORM}")
         try:
             import redis
         except ImportError as error:
             raise CacheError("a cache on a Redis server needs the client: pip install 'fluidvid[redis]'") from error
-        parts = urlsplit(url)
-        # Without a password that the address may hold: messages reach reports and logs.
-        self._shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}#{parts.fragment or 'people'}"
         self._error: type[Exception] = redis.RedisError
         self.ttl, self.max_bytes, self._clock = ttl, max_bytes, clock
-        base = f"fluidvid:cache:{parts.fragment or 'people'}"
+        base = f"fluidvid:cache:{found.group(4) or 'people'}"
         self._lock_key, self._entries_key = f"{base}:lock", f"{base}:entries"
-        with self._errors():
+        try:
             self._client: Any = redis.Redis.from_url(
                 url.partition("#")[0], socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
             )
+        except ValueError:  # its words may name the login
+            raise CacheError(f"cache {self._shown}: {_FORM}") from None
+        with self._errors():
             if not self._client.exists(self._lock_key) and not create:
                 raise CacheError(f"there is no cache {self._shown}: name one that anonymize --cache has made")
 
@@ -78,7 +100,11 @@ class RedisStore:
         with self._errors():
             if proposal is not None:
                 self._client.set(self._lock_key, json.dumps(proposal.to_dict()), nx=True)
-            content = self._client.get(self._lock_key)
+            self._known = self._present_lock(self._client)
+        return self._known
+
+    def _present_lock(self, client: Any) -> Lock | None:
+        content = client.get(self._lock_key)
         try:
             return None if content is None else Lock.from_dict(json.loads(content))
         except (ValueError, KeyError, TypeError) as error:
@@ -86,9 +112,14 @@ class RedisStore:
                 f"cache {self._shown} is damaged (its lock): begin anew with fluidvid cache purge"
             ) from error
 
+    def _check_lock(self, client: Any) -> None:
+        check_lock(self._known, self._present_lock(client), self._shown)
+
     def records(self) -> list[Record]:
         with self._errors():
-            return self._living(self._client.hgetall(self._entries_key))
+            found = self._living(self._client.hgetall(self._entries_key))
+            self._check_lock(self._client)  # behind it: what was read then is of this lock, or gone
+            return found
 
     def _living(self, entries: dict[bytes, bytes]) -> list[Record]:
         oldest = self._clock() - self.ttl
@@ -99,6 +130,7 @@ class RedisStore:
         kept: list[bool] = []
 
         def change(pipe: Any) -> None:
+            self._check_lock(pipe)
             entries = pipe.hgetall(self._entries_key)
             here = self._living(entries)
             kept[:] = [not unless(here) and record.nbytes <= self.max_bytes]
@@ -123,6 +155,7 @@ class RedisStore:
 
     def renew(self, record_id: str, sealed: bytes | None) -> None:
         def change(pipe: Any) -> None:
+            self._check_lock(pipe)
             content = pipe.hget(self._entries_key, record_id)
             old = None if content is None else _unpack(content)
             pipe.multi()
@@ -133,7 +166,7 @@ class RedisStore:
                 self._keep_alive(pipe)
 
         with self._errors():
-            self._client.transaction(change, self._entries_key)
+            self._client.transaction(change, self._entries_key, self._lock_key)
 
     def _keep_alive(self, pipe: Any) -> None:
         if self.ttl != float("inf"):
@@ -155,7 +188,9 @@ class RedisStore:
             pipe.hlen(self._entries_key)
             pipe.delete(self._entries_key)
             pipe.set(self._lock_key, json.dumps(lock.to_dict()))
-            return int(pipe.execute()[0])
+            removed = int(pipe.execute()[0])
+        self._known = lock
+        return removed
 
     def delete(self) -> None:
         """Remove the cache, lock and all."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fluidvid.cache.keys import Lock
-from fluidvid.cache.records import OVERHEAD, Record
+from fluidvid.cache.records import OVERHEAD, Record, check_lock
 from fluidvid.errors import CacheError
 
 APPLICATION_ID = 0x464C5644
@@ -60,6 +60,7 @@ class SqliteStore:
     ) -> None:
         self.path, self.ttl, self.max_bytes, self._clock = path, ttl, max_bytes, clock
         self.loose = False
+        self._known: Lock | None = None
         with self._errors():
             self._prepare_file(create)
             # Opened by one thread, used by another: live streams look for directions in the background.
@@ -140,15 +141,24 @@ class SqliteStore:
             if proposal is not None:
                 text = json.dumps(proposal.to_dict())
                 self._connection.execute("INSERT OR IGNORE INTO lock VALUES (1, ?)", (text,))
-            row = self._connection.execute("SELECT content FROM lock").fetchone()
+            self._known = self._present_lock()
+        return self._known
+
+    def _present_lock(self) -> Lock | None:
+        row = self._connection.execute("SELECT content FROM lock").fetchone()
         try:
             return None if row is None else Lock.from_dict(json.loads(row[0]))
         except (ValueError, KeyError, TypeError) as error:
             raise CacheError(f"{self.path} is damaged (its lock): remove it with fluidvid cache purge") from error
 
+    def _check_lock(self) -> None:
+        check_lock(self._known, self._present_lock(), str(self.path))
+
     def records(self) -> list[Record]:
         with self._errors():
-            return self._read()
+            found = self._read()
+            self._check_lock()  # behind it: what was read then is of this lock, or gone
+            return found
 
     def _read(self) -> list[Record]:
         rows = self._connection.execute(
@@ -158,6 +168,7 @@ class SqliteStore:
 
     def add(self, record: Record, *, unless: Callable[[Sequence[Record]], bool]) -> bool:
         with self._errors(), self._transaction():
+            self._check_lock()
             self._remove_expired()
             here = self._read()
             if unless(here) or record.nbytes > self.max_bytes:
@@ -174,6 +185,7 @@ class SqliteStore:
 
     def renew(self, record_id: str, sealed: bytes | None) -> None:
         with self._errors(), self._transaction():
+            self._check_lock()
             self._connection.execute(
                 "UPDATE entries SET used = ?, uses = uses + 1, sealed = coalesce(?, sealed) WHERE id = ?",
                 (self._clock(), sealed, record_id),
@@ -204,6 +216,7 @@ class SqliteStore:
             with self._transaction():
                 removed = self._connection.execute("DELETE FROM entries").rowcount
                 self._connection.execute("INSERT OR REPLACE INTO lock VALUES (1, ?)", (json.dumps(lock.to_dict()),))
+            self._known = lock
             self._wipe()
         return removed
 

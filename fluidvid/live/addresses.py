@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fluidvid.errors import ConfigError, InputError, OutputError
 from fluidvid.video.containers import target_for
@@ -23,8 +23,21 @@ _SINKS: dict[str, SinkKind] = {
     **{"rtsp": "rtsp", "rtsps": "rtsp", "rtmp": "rtmp", "rtmps": "rtmp", "udp": "mpegts", "tcp": "mpegts"}
 }
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_LOGIN = re.compile(r"(?<=://)[^\s/]*@")
+_MISTYPED = re.compile(r"^[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_URL = re.compile(
+    r"""([^:]+)://
+    (?:([^/?#]*[:@][^?#]*|[^/?#]*|[^/?#]*:(?!\d*/).*)@)?  # also one with a / ? or # that should be %2F, %3F or %23
+    ([^/?#]*)([^?#]*)(?:\?([^#]*))?""",
+    re.VERBOSE,
+)
+"""Scheme, login, host, path and query. `urlsplit` shows part of such a login, and names it in its errors."""
+_LOGIN = re.compile(r"([a-z][a-z0-9+.-]*:/{1,2}|(?=[^\s@]*:))[^\s'\"]*@", re.IGNORECASE)
+_KEY = re.compile(r"(rtmps?:/{1,2}[^\s/]+/[^\s'\"]*/)[^\s/'\"]*[^\s/:'\"]", re.IGNORECASE)
 _VALUES = re.compile(r"([?&][^=&\s]+=)[^&\s'\"]*")
+_NAMED = re.compile(
+    r"((?:user(?:name)?|usr|password|passwd|pwd|pass|token|key)=)([^\s'\"]*?)(?=[&;_/][a-z]+=|[\s'\"]|$)", re.IGNORECASE
+)
+"""Logins as some cameras take them in the path: `/user=admin&password=...`, `/user=admin_password=..._channel=1`."""
 _PART = re.compile(r"%0?\d*d")
 _PREVIEW = re.compile(r"preview(:\d{1,5})?")
 
@@ -36,7 +49,7 @@ class Address:
     Attributes:
         url: with its secrets; never shown, not even by `repr`.
         kind: what it is.
-        shown: without login, values of the query, and RTMP's stream key.
+        shown: without login, in the path either, values of the query, and RTMP's stream key.
         secrets: texts that must not be shown.
     """
 
@@ -44,6 +57,24 @@ class Address:
     kind: SourceKind | SinkKind
     shown: str
     secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def pattern(self) -> Path | None:
+        """What parts are named after, with `%d` in it: of a file in parts, or of a playlist; None: there are none."""
+        if self.kind == "hls":
+            return Path(self.url).with_name(f"{Path(self.url).stem}%d.ts")  # FFmpeg's own way
+        return Path(self.url) if self.kind == "segments" else None
+
+    def covers(self, path: Path) -> bool:
+        """True if `path` is this file or playlist, or may be one of its parts, whether it is there or not."""
+        if self.kind not in ("file", "segments", "hls"):
+            return False
+        names = (path, path.resolve())
+        pattern = self.pattern
+        return Path(self.url).resolve() == path.resolve() or (
+            pattern is not None
+            and any(n.parent.resolve() == pattern.parent.resolve() and _is_part(n.name, pattern) for n in names)
+        )
 
     def clean(self, text: str) -> str:
         """One line of `text`, an error's for instance, without this address's secrets."""
@@ -54,13 +85,21 @@ class Address:
 
 
 def redacted(text: str) -> str:
-    """The text with the login and the query's values of every URL in it struck out."""
-    return _VALUES.sub(r"\1***", _LOGIN.sub("***@", text))
+    """The text with logins, stream keys and the query's values struck out of every URL in it, mistyped ones, too."""
+    text = _LOGIN.sub(r"\1***@", text)  # first: a password may look like any of the others
+    for secret in (_KEY, _NAMED, _VALUES):
+        text = secret.sub(r"\1***", text)
+    return text
 
 
 def is_live(address: str) -> bool:
-    """True for URLs, `@FILE`s that hold one, and devices: what `fluidvid anonymize` hands over to the live pipeline."""
-    return _SCHEME.match(address) is not None or address.startswith("@") or _is_device(address)
+    """True for URLs, `@FILE`s that hold one, and devices: what `fluidvid anonymize` hands over to the live pipeline.
+
+    So are mistyped ones, such as `rtsp:/user:password@camera`: it knows how to show them.
+    """
+    if _SCHEME.match(address) is not None or address.startswith("@") or _is_device(address):
+        return True
+    return _MISTYPED.match(address) is not None and not Path(address).parent.is_dir()
 
 
 def source_address(text: str) -> Address:
@@ -79,7 +118,7 @@ def source_address(text: str) -> Address:
     if _is_device(text):
         return Address(text, "device", text)
     if not Path(text).is_file():
-        raise InputError(f"no such file or device: {text}")
+        raise InputError(f"no such file or device: {redacted(text)}")
     return Address(text, "file", text)
 
 
@@ -107,13 +146,21 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
                 f"cannot publish to {redacted(text)}: give one of {', '.join(_SINKS)}://, a file or preview"
             )
         return _address(text, kind)
+    try:
+        return _place(text, overwrite)
+    except OutputError as error:  # it may be a mistyped address
+        raise OutputError(redacted(str(error))) from None
+
+
+def _place(text: str, overwrite: bool) -> Address:
+    """The file, file in parts or HLS folder that an OUT names."""
     path = Path(text)
     if text.endswith("/") or path.suffix == ".m3u8" or path.is_dir():
         folder = path if path.suffix != ".m3u8" else path.parent
         if not folder.parent.is_dir():
             raise OutputError(f"folder {folder.parent} does not exist: create it first")
         playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
-        return _free(Address(str(playlist), "hls", str(playlist)), [playlist], overwrite)
+        return _free(Address(str(playlist), "hls", str(playlist)), overwrite)
     if target_for(path).video != "h264":  # AVI and MPEG-PS could take it, and lose the times of pictures
         raise OutputError(
             f"cannot publish to {path}: {path.suffix} cannot keep h264 with the times of live pictures; "
@@ -121,9 +168,7 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
         )
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} does not exist: create it first")
-    if _PART.search(path.name):
-        return _free(Address(text, "segments", text), parts(path), overwrite, "move the older parts aside")
-    return _free(Address(text, "file", text), [path], overwrite)
+    return _free(Address(text, "segments" if _PART.search(path.name) else "file", text), overwrite)
 
 
 def part_name(pattern: str, number: int) -> str:
@@ -132,15 +177,23 @@ def part_name(pattern: str, number: int) -> str:
 
 
 def parts(pattern: Path) -> list[Path]:
-    """What stands under the name of a file in parts."""
-    name = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
-    return sorted(path for path in pattern.parent.iterdir() if re.fullmatch(name, path.name))
+    """What stands under the name of a file in parts, or of a playlist's."""
+    return sorted(path for path in pattern.parent.glob("*") if _is_part(path.name, pattern))
 
 
-def _free(address: Address, existing: list[Path], overwrite: bool, remedy: str = "replace it") -> Address:
-    there = [path for path in existing if path.exists()]
-    if there and not overwrite:
-        raise OutputError(f"{there[0]} exists: add --overwrite to {remedy}")
+def _is_part(name: str, pattern: Path) -> bool:
+    numbered = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
+    return re.fullmatch(numbered, name) is not None
+
+
+def _free(address: Address, overwrite: bool) -> Address:
+    """The address, if nothing stands there, or may be replaced."""
+    path, pattern = Path(address.url), address.pattern
+    older = [] if pattern is None else parts(pattern)
+    if not overwrite and path.exists():
+        raise OutputError(f"{path} exists: add --overwrite to replace it")
+    if not overwrite and older:
+        raise OutputError(f"{older[0]} exists: add --overwrite to move the older parts aside")
     return address
 
 
@@ -152,21 +205,19 @@ def _is_device(text: str) -> bool:
 
 
 def _address(url: str, kind: SourceKind | SinkKind) -> Address:
-    parts = urlsplit(url)
-    login, _, host = parts.netloc.rpartition("@")
-    path = parts.path
-    if login and "@" in path:  # a slash in the password should have been written %2F; nothing of it may be shown
-        more, _, rest = path.rpartition("@")
-        login, (host, slash, path) = f"{parts.netloc}{more}", rest.partition("/")
-        path = slash + path
+    found = _URL.match(url)
+    assert found is not None
+    scheme, login, host, path, query = found.groups("")
     secrets = [login, *login.split(":", 1)[1:]] if login else []
-    shown = f"{parts.scheme}://{'***@' if login else ''}{host}{path}"
+    secrets += [named.group(2) for named in _NAMED.finditer(path)]
     if kind == "rtmp" and path.count("/") > 1:  # rtmp://host/application/KEY
-        place, _, key = path.rpartition("/")
+        path, _, key = path.rpartition("/")
         secrets.append(key)
-        shown = f"{parts.scheme}://{'***@' if login else ''}{host}{place}/***"
-    if parts.query:
-        secrets += [value for item in parts.query.split("&") if (value := item.partition("=")[2])]
+        path += "/***"
+    path = _NAMED.sub(r"\1***", path)
+    shown = f"{scheme}://{'***@' if login else ''}{host}{path}"
+    if query:
+        secrets += [value for item in query.split("&") if (value := item.partition("=")[2])]
         shown += "?***"
     known = {form for secret in secrets for form in (secret, unquote(secret)) if len(form) > 2}
     return Address(url, kind, shown, tuple(sorted(known, key=len, reverse=True)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -15,9 +14,9 @@ from types import FrameType
 import av
 
 from fluidvid.assembly import frame_stages
-from fluidvid.config import Config
+from fluidvid.config import CacheConfig, Config
 from fluidvid.errors import ConfigError, InterruptedStreamError
-from fluidvid.live.addresses import Address, parts, sink_address, source_address
+from fluidvid.live.addresses import Address, sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 from fluidvid.memory import share
@@ -33,7 +32,7 @@ def stream(
     say: Callable[[str], None] | None = None,
     done: Callable[[LiveReport], None] | None = None,
 ) -> LiveReport:
-    """Pseudonymise a live stream until it is stopped by SIGINT or SIGTERM, or a file has ended.
+    """Pseudonymise a live stream until it is stopped by SIGINT, SIGTERM or SIGHUP, or a file has ended.
 
     Args:
         source: a URL (rtsp, rtmp, http, udp, tcp), a video device, or a file, which is read at real-time pace;
@@ -61,7 +60,7 @@ def stream(
     check_config(config)
     read = source_address(from_file(source))
     written = [sink_address(from_file(target), overwrite=overwrite) for target in targets]
-    _check_apart(read, written)
+    _check_apart(read, written, config.cache)
     tell = say or _to_stderr
     stages = frame_stages(config, workers=1)
     with closing(stages.memory) if stages.memory is not None else nullcontext():
@@ -80,17 +79,22 @@ def stream(
     return report
 
 
-def _check_apart(source: Address, targets: Sequence[Address]) -> None:
-    """Raise ConfigError if there is no target, or one is the source itself or named twice."""
+def _check_apart(source: Address, targets: Sequence[Address], cache: CacheConfig) -> None:
+    """Raise ConfigError without a target, if one is the source itself or named twice, or if a video is the cache."""
     if not targets:
         raise ConfigError("a stream needs at least one OUT")
-    places = [os.path.realpath(a.url) if a.kind in ("file", "segments", "hls") else a.url for a in (source, *targets)]
-    for number, address in enumerate(targets, 1):
-        own = [os.path.realpath(part) for part in parts(Path(address.url))] if address.kind == "segments" else []
-        if places[0] in (places[number], *own):
+    for number, address in enumerate(targets):
+        if address.url == source.url or address.covers(Path(source.url)):
             raise ConfigError(f"{address.shown} is the source itself: choose another OUT")
-        if places[number] in places[1:number]:
+        if any(
+            address.url == other.url or address.covers(Path(other.url)) or other.covers(Path(address.url))
+            for other in targets[:number]
+        ):
             raise ConfigError(f"{address.shown} is named twice: choose another OUT")
+    for name in ("path", "key_file"):
+        kept = getattr(cache, name)
+        if kept is not None and any(address.covers(Path(kept)) for address in (source, *targets)):
+            raise ConfigError(f"cache.{name} = {kept} is a video of this run: choose another file")
 
 
 def from_file(address: str) -> str:
@@ -102,7 +106,7 @@ def from_file(address: str) -> str:
     if not address.startswith("@"):
         return address
     try:
-        lines = Path(address[1:]).read_text(encoding="utf-8").split()
+        lines = Path(address[1:]).read_text(encoding="utf-8-sig").split()  # Windows' editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the address in {address[1:]}: {error}") from None
     if not lines:

@@ -94,8 +94,8 @@ class Monitor:
         yield "counter", "input_times_moved", "jumps of the input's times", {}, source.moved
         for quantile, value in zip(("0.5", "0.95"), self.latencies.recent() or (), strict=False):
             yield "gauge", "latency_seconds", "from arriving to leaving, latest pictures", {"quantile": quantile}, value
-        for out in self.publishers:
-            label = {"output": out.address.shown}
+        for number, out in enumerate(self.publishers, 1):
+            label = {"number": str(number), "output": out.address.shown}  # two keys at one server are shown alike
             yield "gauge", "output_connected", "1 while it takes pictures", label, float(out.account.connected)
             yield "counter", "output_reconnects", "workers that had to be replaced", label, out.account.reconnects
             yield "counter", "output_pictures", "pictures written", label, out.account.written

@@ -99,12 +99,13 @@ class Publisher:
             if self._ending:
                 return note
             self._description = description
+            pattern = self.address.pattern
+            if pattern is not None and (old := set_aside(pattern)):
+                note = f"{self.address.shown}: older parts are moved aside, to NAME{ASIDE}, and may be raw: {old}"
+                self._say(note)
             if self.address.kind == "hls":  # workers go on with the playlist of the one before, not of another run
                 with suppress(OSError):
                     Path(self.address.url).unlink()
-            if self.address.kind == "segments" and (old := set_aside(Path(self.address.url))):
-                note = f"{self.address.shown}: older parts are moved aside, to NAME{ASIDE}, and may be raw: {old}"
-                self._say(note)
             self._thread.start()
         return note
 
@@ -214,20 +215,28 @@ class _Worker:
     def run(self) -> tuple[str, bool]:
         """Feed one worker until it ends; why it failed (empty if it did not), and whether for good."""
         publisher = self._publisher
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fluidvid.live.muxing"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # nothing of an address may reach a log; failures come over stdout
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fluidvid.live.muxing"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # nothing of an address may reach a log; failures come over stdout
+                start_new_session=True,
+            )
+        except OSError as error:  # no memory, or too many processes or open files: may pass
+            return f"the worker cannot be started ({error.strerror})", False
         assert process.stdin is not None and process.stdout is not None
         threads = [
             threading.Thread(target=self._listen, args=(process.stdout,), daemon=True),
             threading.Thread(target=self._watch, args=(process,), daemon=True),
         ]
-        for thread in threads:
-            thread.start()
+        try:
+            for thread in threads:
+                thread.start()
+        except RuntimeError as error:  # too many threads
+            self._reason = f"the worker cannot be started ({error})"
+            process.kill()
+            self._ended.set()
         settings = publisher._settings
         try:
             opening = Opening(publisher.address, publisher._description, settings.transport, settings.segment)
@@ -239,7 +248,8 @@ class _Worker:
             process.kill()
             process.wait()
             for thread in threads:
-                thread.join()
+                if thread.ident is not None:
+                    thread.join()
             for pipe in (process.stdin, process.stdout):
                 with suppress(BrokenPipeError):
                     pipe.close()

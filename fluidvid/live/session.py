@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 from av.audio.stream import AudioStream
 
+from fluidvid.api import unused_options
 from fluidvid.assembly import completing
 from fluidvid.config import USUAL_RATE, Config
 from fluidvid.coverage import Coverage
@@ -39,8 +40,6 @@ KEPT = 1000
 """Pictures after which a track that was not seen is folded into the account of all."""
 MAX_RATE = Fraction(120)
 """Pictures per second; an announced rate outside is not believed."""
-MAX_HELD = 120
-"""Pictures that a track is held at most."""
 GIVE_BACK = 10.0
 """Seconds after which freed memory is given back to the system."""
 LOOK_SHARE = 0.2
@@ -122,6 +121,7 @@ class LiveSession:
             ladder=self._ladder,
             coverage=self._coverage,
             directions=self._directions,
+            notes=list(unused_options(config)),
         )
         self._metrics = (
             None if live.metrics is None else MetricsServer(live.metrics, self.monitor.samples, self.monitor.health)
@@ -146,6 +146,8 @@ class LiveSession:
             CoverageError: a face came out untreated, which is a bug; nothing of that picture was published.
             ConfigError: the encoder refuses its options.
         """
+        for note in self.monitor.notes:
+            self._say(note)
         if self._live.status:
             threading.Thread(target=self._tell, name="status", daemon=True).start()
         if self._directions is not None:
@@ -203,7 +205,8 @@ class LiveSession:
         wait = min(float(track.look_ahead / rate), WAIT_SHARE * live.latency)
         self._wait = int(wait / float(TIME_BASE))
         self._every = min(config.detect.every, 1 + int(LOOK_SHARE * live.latency * rate))
-        held = min(MAX_HELD, max(track.look_ahead, round(live.hold * rate)))
+        # At most 4 s of 120 pictures each, by the option and MAX_RATE; boxes are kept of them, no pictures.
+        held = max(track.look_ahead, round(live.hold * rate))
         holding = config.model_copy(update={"track": track.model_copy(update={"look_ahead": held})})
         self._stages = replace(self._stages, complete=completing(holding.track, rate))
         if isinstance(self._stages.tracker, Tracker):

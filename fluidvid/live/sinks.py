@@ -177,7 +177,7 @@ def _unused(path: Path) -> Path:
 
 
 def set_aside(pattern: Path) -> int:
-    """Move what stands under the name of a file in parts out of the way of a run that begins; how many there were.
+    """Move what stands under the name of parts, or of a playlist's, out of the way of a run that begins; how many.
 
     They must not stay: nobody could tell them from the run's own, and they may be raw. They are not deleted: a name may
     stand for a long archive, which a supervisor who starts the same command again should not cost.

@@ -14,11 +14,12 @@ import pytest
 
 from fluidvid.cache.keys import new_lock
 from fluidvid.cache.opening import open_people
-from fluidvid.cache.redis import RedisStore
+from fluidvid.cache.redis import RedisStore, shown
 from fluidvid.config import Config
 from fluidvid.errors import CacheError
 from tests.fluidvid.cache.people import BASIS, known, person
 from tests.fluidvid.cache.test_sqlite import keep, record, whole
+from tests.fluidvid.commands import caller
 
 SERVER = shutil.which("redis-server")
 
@@ -76,6 +77,25 @@ def test_one_lock_wins_and_restart_changes_it(url: str) -> None:
     assert store.lock() is None
 
 
+def test_a_run_under_way_writes_nothing_under_a_lock_that_was_changed_or_removed(url: str) -> None:
+    locks = [new_lock("file", letter * 32) for letter in (b"a", b"b")]
+    running, other = RedisStore(url, create=True), RedisStore(url, create=True)
+    running.lock(locks[0])
+    keep(running, record(1))
+    for change in (lambda: other.restart(locks[1]), other.delete):
+        change()
+        for action in (
+            lambda: keep(running, record(2)),
+            lambda: running.renew("00000001", b"new"),
+            lambda: running.records(),
+        ):
+            with pytest.raises(CacheError, match="was rekeyed or removed meanwhile"):
+                action()
+        assert RedisStore(url, create=True).records() == []
+    assert other.lock(locks[1]) == locks[1]
+    keep(other, record(3))
+
+
 def _write_some(url: str, begin: int) -> None:
     store = RedisStore(url, create=True, clock=lambda: 100.0)
     for number in range(begin, begin + 20):
@@ -109,6 +129,44 @@ def test_two_machines_with_one_key(url: str, tmp_path: Path) -> None:
     other = open_people(_settings(url, key_file=str(key)), BASIS)
     assert other.run.recall(5, person(1)).known is not None and other.warnings() == []
     assert "--key-file" in open_people(_settings(url), BASIS).warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("people.cache", "people.cache"),
+        ("redis://user:hunter2@h:1/0", "redis://h:1/0#people"),
+        ("redis://:hun@ter2@h/0?password=hunter2#crew", "redis://h/0#crew"),
+        ("unix:///run/s#crew", "unix:///run/s#crew"),
+        ("redis://user:hunter2#x@h/0", "redis:***"),
+        ("redis://:1/hunter2@h/0#crew", "redis:***"),
+        ("rediss://:hunter2?@h", "rediss:***"),
+        ("redis:/user:hunter2@h/0", "redis:***"),
+        ("Redis://user:hunter2@h/0", "Redis:***"),
+        ("http://user:hunter2@h/0", "http:***"),
+    ],
+)
+def test_addresses_are_shown_without_the_password(path: str, told: str) -> None:
+    assert shown(path) == told
+    if told.endswith(":***"):
+        with pytest.raises(CacheError, match="in the password %40 %23 %2F %3F") as refused:
+            RedisStore(path, create=True)
+        assert "hunter2" not in str(refused.value)
+
+
+def test_no_message_shows_the_password(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = url.replace("unix://", "unix://default:hunter2@")
+    fluidvid = caller(capsys, "cache")
+    key = tmp_path / "secret.key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
+    one = open_people(_settings(url, key_file=str(key)), BASIS)
+    one.run.remember(1, person(1), known(1))
+    (line,) = open_people(_settings(secret, passphrase=True), BASIS).warnings()
+    assert f"cache {url} is locked with a key file" in line and "hunter2" not in line
+    for arguments in (("show", "nobody", "--key-file", key), ("forget", "nobody")):
+        code, _, err = fluidvid(*arguments, "--cache", secret)
+        assert code == 9 and url in err and "hunter2" not in err
 
 
 def test_no_server_is_one_warning_without_the_password() -> None:

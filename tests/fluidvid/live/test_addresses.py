@@ -16,15 +16,35 @@ from fluidvid.live.addresses import is_live, part_name, redacted, sink_address, 
         ("rtsp://host:554/a/b", "rtsp", "rtsp://host:554/a/b"),
         ("rtsp://user:pa55word@host/a", "rtsp", "rtsp://***@host/a"),
         ("rtsp://user:p@ss/w0rd@host/a", "rtsp", "rtsp://***@host/a"),
+        ("rtsp://user:pa55word/x@host/a", "rtsp", "rtsp://***@host/a"),
+        ("rtsp://user:pa55word#x@host/a", "rtsp", "rtsp://***@host/a"),
+        ("rtsp://user:pa55word?x@host:554/a", "rtsp", "rtsp://***@host:554/a"),
+        ("rtsp://user:pa[55word@host/a", "rtsp", "rtsp://***@host/a"),
+        ("rtsp://user@[fe80::1]:554/a", "rtsp", "rtsp://***@[fe80::1]:554/a"),
+        ("http://host:8080/a@b?x=c@d", "http", "http://***@b?***"),
+        ("http://host:8080/a?x=c@d", "http", "http://host:8080/a?***"),
         ("rtsps://u%40x:p%2Fq@host/a?token=abc123&x=1", "rtsp", "rtsps://***@host/a?***"),
         ("rtmp://host/live/streamkey", "rtmp", "rtmp://host/live/***"),
         ("https://host/live.m3u8?sig=s3cret", "http", "https://host/live.m3u8?***"),
+        (
+            "rtsp://10.0.0.5:554/user=admin&password=s3cret&channel=1&stream=0.sdp",
+            "rtsp",
+            "rtsp://10.0.0.5:554/user=***&password=***&channel=1&stream=0.sdp",
+        ),
+        (
+            "rtsp://10.0.0.5/user=admin_password=s3_cr&et_channel=1_stream=0.sdp?real_stream",
+            "rtsp",
+            "rtsp://10.0.0.5/user=***_password=***_channel=1_stream=0.sdp?***",
+        ),
+        ("http://h/usr=root/Pwd=s3cret/video.mjpg", "http", "http://h/usr=***/Pwd=***"),
+        ("rtmp://h/live/user=admin/token=s3cret", "rtmp", "rtmp://h/live/user=***"),
     ],
 )
 def test_sources_are_shown_without_secrets(url: str, kind: str, shown: str) -> None:
     address = source_address(url)
     assert (address.kind, address.shown) == (kind, shown)
-    told = repr(address) + address.clean(f"failed: {url} (401) pa55word p@ss/w0rd p/q p%2Fq abc123 streamkey s3cret")
+    leaks = "pa55word p@ss/w0rd p/q p%2Fq abc123 streamkey s3cret s3_cr&et"
+    told = repr(address) + address.clean(f"failed: {url} (401) {leaks}")
     for secret in address.secrets:
         assert secret not in told
     assert address.url == url
@@ -32,6 +52,24 @@ def test_sources_are_shown_without_secrets(url: str, kind: str, shown: str) -> N
 
 def test_free_text_is_redacted() -> None:
     assert redacted("open rtsp://a:b@c/d?k=v failed") == "open rtsp://***@c/d?k=*** failed"
+    assert redacted("'rtsp://c/user=a_pwd=b_channel=1' failed") == "'rtsp://c/user=***_pwd=***_channel=1' failed"
+    assert (
+        redacted("ftp://a:b/c?d=e@h/f and rtmp://h/live/s3cret: refused")
+        == "ftp://***@h/f and rtmp://h/live/***: refused"
+    )
+    assert redacted("no letter.txt, 12:30.mp4 or a@b.mp4") == "no letter.txt, 12:30.mp4 or a@b.mp4"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["rtsp:/admin:s3cret@cam/1", "\ufeffrtsp://admin:s3cret@cam/1", "admin:s3cret@cam/1", "rtmp:/cam/live/s3cret"],
+)
+def test_what_was_mistyped_is_shown_without_secrets(text: str) -> None:
+    with pytest.raises(InputError, match="cam") as read:
+        source_address(text)
+    with pytest.raises(OutputError, match="cam") as written:
+        sink_address(text, overwrite=False)
+    assert "s3cret" not in f"{read.value} {written.value}"
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a", "srt://host:1"])
@@ -59,7 +97,8 @@ def test_targets(tmp_path: Path) -> None:
 
 
 def test_existing_files_are_kept(tmp_path: Path) -> None:
-    for name, target in (("a.mp4", "a.mp4"), ("b-0007.ts", "b-%04d.ts"), ("index.m3u8", "")):
+    there = {"a.mp4": "a.mp4", "b-0007.ts": "b-%04d.ts", "index57.ts": "", "index.m3u8": "", "list0.ts": "list.m3u8"}
+    for name, target in there.items():
         (tmp_path / name).write_bytes(b"mine")
         with pytest.raises(OutputError, match="--overwrite"):
             sink_address(f"{tmp_path}/{target}", overwrite=False)
@@ -86,6 +125,10 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         source_address(f"{tmp_path}/nothing.mp4")
 
 
-def test_what_anonymize_hands_over(tmp_path: Path) -> None:
+def test_what_anonymize_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_live("rtsp://h/a") and is_live("/dev/null") and not is_live(str(tmp_path / "a.mp4"))
+    assert is_live("rtsp:/admin:s3cret@cam/1") and not is_live("C:/a.mp4")
+    monkeypatch.chdir(tmp_path)
+    Path("ab:").mkdir()
+    assert not is_live("ab:/c.mp4")
     assert source_address("/dev/null").kind == "device"

@@ -32,6 +32,7 @@ def test_help_names_the_live_flags() -> None:
     assert done.returncode == 0
     for flag in ("--latency", "--retries", "--timeout", "--transport", "--metrics", "--segment", "--mode", "--config"):
         assert flag in done.stdout, flag
+    assert "SIGHUP" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,9 @@ def test_help_names_the_live_flags() -> None:
         (["stream", SECRET, "rtsp://h/a", "--strict"], 2, ["--strict", "live stream"]),
         (["stream", SECRET, "rtsp://h/a", "--start", "3"], 2, ["--start", "Ctrl-C"]),
         (["stream", "@nothing.txt", "rtsp://h/a"], 2, ["nothing.txt"]),
+        (["stream", "@marked.txt", SECRET], 2, ["source itself"]),
+        (["anonymize", "rtsp:/viewer:correcthorse@h/a", "b.mp4"], 3, ["rtsp:/***@h/a"]),
+        (["anonymize", "there.mp4", "rtsp:/viewer:correcthorse@h/a"], 4, ["rtsp:/***@h/a"]),
         (["stream", "no.mp4", "rtsp://h/a"], 3, ["no.mp4"]),
         (["stream", "/dev/video97", "rtsp://h/a"], 3, ["no such file or device: /dev/video97"]),
         (["stream", SECRET, "there.mp4"], 4, ["there.mp4", "--overwrite"]),
@@ -52,6 +56,14 @@ def test_help_names_the_live_flags() -> None:
         (["stream", SECRET, "rtsp://h/a", "rtsp://h/a"], 2, ["named twice"]),
         (["stream", "there.mp4", "./there.mp4", "--overwrite"], 2, ["source itself"]),
         (["stream", "part-3.mp4", "part-%02d.mp4", "--overwrite"], 2, ["source itself"]),
+        (["stream", "index0.ts", "./", "--overwrite"], 2, ["source itself"]),
+        (["stream", SECRET, "./"], 4, ["index0.ts", "--overwrite", "aside"]),
+        (["stream", SECRET, "a-%02d.mp4", "a-7.mp4"], 2, ["named twice"]),
+        (["stream", SECRET, "index7.ts", "./", "--overwrite"], 2, ["named twice"]),
+        (["stream", SECRET, "a.mp4", "--cache", "./a.mp4"], 2, ["cache.path = ./a.mp4", "a video of this run"]),
+        (["stream", SECRET, "a-%d.mp4", "--cache", "a-7.mp4"], 2, ["cache.path = a-7.mp4", "a video of this run"]),
+        (["stream", SECRET, "list.m3u8", "--key-file", "list7.ts"], 2, ["cache.key_file = list7.ts"]),
+        (["stream", "there.mp4", "rtsp://h/a", "--cache", "there.mp4"], 2, ["cache.path = there.mp4"]),
         (["stream", SECRET, "part-%02d.mp4"], 4, ["part-3.mp4", "--overwrite", "aside"]),
         (["anonymize", "a.mp4", "b.mp4", "--latency", "1s"], 2, ["--latency is for live streams"]),
     ],
@@ -65,8 +77,9 @@ def test_wrong_use_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("there.mp4", "part-3.mp4"):
+    for name in ("there.mp4", "part-3.mp4", "index0.ts"):
         Path(name).write_bytes(b"mine")
+    Path("marked.txt").write_text(SECRET, encoding="utf-8-sig")
     command = typer.main.get_command(app)
     assert run(lambda: command(arguments, standalone_mode=False)) == code
     told = capsys.readouterr()

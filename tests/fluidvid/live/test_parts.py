@@ -6,11 +6,13 @@ import errno
 import io
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -38,7 +40,7 @@ from fluidvid.live.shaping import Shaper
 from fluidvid.live.sinks import Sink, open_sink
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
-from tests.fluidvid.live.conftest import until
+from tests.fluidvid.live.conftest import until, workers
 
 
 def grey(width: int, height: int, form: str = "yuv420p") -> av.VideoFrame:
@@ -244,16 +246,21 @@ def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path
     assert f"#EXT-X-MEDIA-SEQUENCE:{numbers[0]}" in lines
 
 
-def publishing(target: str, *packets: Coded) -> str:
-    """A run's output from beginning to end, by a real worker; what it says of older files."""
-    publisher = Publisher(
+def publisher_to(target: str, say: Callable[[str], None] = lambda _: None) -> Publisher:
+    """An output that forgives one failure."""
+    return Publisher(
         sink_address(target, overwrite=True),
         OutputSettings("tcp", 1.0, 10.0, 1),
-        say=lambda _: None,
+        say=say,
         need_key=lambda: None,
         took=lambda _: None,
-        gone=lambda: None,
+        gone=lambda: say("gone"),
     )
+
+
+def publishing(target: str, *packets: Coded) -> str:
+    """A run's output from beginning to end, by a real worker; what it says of older files."""
+    publisher = publisher_to(target)
     note = publisher.start(LiveEncoder((64, 48), Fraction(25), key_interval=1.0).description(None))
     for packet in packets:
         publisher.publish(packet)
@@ -279,6 +286,66 @@ def test_older_parts_are_moved_aside_once(tmp_path: Path) -> None:
         "party-00.mkv": b"3",
         "part-00.mp4": b"4",
     }
+
+
+def test_older_segments_of_a_playlist_are_moved_aside(tmp_path: Path) -> None:
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    for name in ("index0.ts", "index57.ts", "index.m3u8", "index.ts", "other0.ts"):
+        (tmp_path / name).write_bytes(b"older")
+    note = publishing(f"{tmp_path}/", *encoder.encode(grey(64, 48), arrived=0.0))
+    assert note.endswith("index.m3u8: older parts are moved aside, to NAME.old, and may be raw: 2")
+    old = {path.name for path in tmp_path.iterdir() if path.read_bytes() == b"older"}
+    assert old == {"index0.ts.old", "index57.ts.old", "index.ts", "other0.ts"}
+    assert {path.name for path in tmp_path.iterdir()} - old == {"index0.ts", "index.m3u8"}
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, what: str, times: int) -> None:
+    """The machine has no process (or thread) left, so many times."""
+    popen, start, left = subprocess.Popen, threading.Thread.start, [times]
+
+    def taken() -> bool:
+        left[0] -= 1
+        return left[0] >= 0
+
+    def no_process(*arguments: Any, **options: Any) -> Any:
+        if taken():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), "python")
+        return popen(*arguments, **options)
+
+    def no_thread(thread: Any) -> None:
+        if thread._target.__name__ == "_watch" and taken():
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    if what == "process":
+        monkeypatch.setattr(subprocess, "Popen", no_process)
+    else:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+
+
+@pytest.mark.parametrize(
+    ("what", "why"), [("process", "Resource temporarily unavailable"), ("thread", "can't start new thread")]
+)
+@pytest.mark.parametrize("times", [1, 9])
+def test_a_worker_that_cannot_be_started_is_a_failure_like_others(
+    what: str, why: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, what, times)
+    target, said = f"{tmp_path}/out.mkv", list[str]()
+    publisher = publisher_to(target, said.append)
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    publisher.start(encoder.description(None))
+    until(lambda: publisher.account.connected or publisher.gave_up)
+    assert said[0] == f"{target}: the worker cannot be started ({why}); trying again in 0.5 s"
+    if times == 1:
+        for packet in encoder.encode(grey(64, 48), arrived=0.0):
+            publisher.publish(packet)
+        publisher.close()
+        assert publisher.account.written == 1 and not publisher.gave_up
+    else:
+        until(lambda: said[-1] == "gone")
+        assert said[1:] == [f"{target}: given up: the worker cannot be started ({why})", "gone"]
+    assert workers() == []
 
 
 def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:

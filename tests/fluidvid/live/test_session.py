@@ -15,14 +15,17 @@ import pytest
 from numpy.typing import NDArray
 
 from fluidvid.config import Config
+from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, InputError
 from fluidvid.live.addresses import sink_address, source_address
 from fluidvid.live.directions import BackgroundDirections
+from fluidvid.live.encoding import Look
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 from fluidvid.live.source import LiveSource
 from fluidvid.trackers import Tracker
-from tests.fluidvid.fakes import FACE, FakeEdited, FakeEditor, FakePreparation, Rig, box_at, picture
+from fluidvid.trackers.types import Detection
+from tests.fluidvid.fakes import FACE, FakeEdited, FakeEditor, FakePreparation, Rig, box_at, landmarks_in, picture
 from tests.fluidvid.live.conftest import Sender
 from tests.fluidvid.live.seeing import pictures
 
@@ -119,6 +122,41 @@ def test_a_face_is_held_after_its_last_detection(play: Start) -> None:
     report, out, _ = play(Rig(missing=range(20, 32), classic=True), config, tracker=tracker)
     assert tracker.rate == 25
     assert report.held >= 10 and max(raw(image) for image in out) < 0.002
+
+
+@pytest.mark.parametrize(("rate", "held"), [(25, 100), (60, 240)])
+def test_a_face_is_held_for_as_long_as_asked(scene: Path, rate: int, held: int) -> None:
+    session = LiveSession(
+        source_address(str(scene)),
+        [],
+        CONFIG.updated({"mode": "solid", "live.hold": 4.0}),
+        replace(Rig(classic=True).stages(), tracker=Tracker()),
+        say=lambda _: None,
+    )
+    session._begin((192, 144), Fraction(rate), None, b"", Look())
+    window, coverage = session._window, Coverage()
+    assert window is not None
+    image, face = picture(0), Detection(np.array(box_at(0), np.float32), 0.9, landmarks_in(box_at(0)), "fake")
+    for index in range(300):
+        window.push(image, [face] if index < 3 else [], cut=False)
+        window.pop(coverage)
+    assert (coverage.masked, coverage.held) == (3, held)
+
+
+def test_a_classic_mode_says_what_it_does_not_use(play: Start) -> None:
+    config = CONFIG.updated({"mode": "solid", "cache.path": "people.cache", "edit.backbone": "mine"})
+    report, _, lines = play(Rig(classic=True), config)
+    note = "mode solid makes no pseudonyms: --cache, --backbone not used, nothing is remembered"
+    assert note in report.warnings and lines[0] == note
+
+
+def test_outputs_that_are_shown_alike_have_metrics_of_their_own(scene: Path) -> None:
+    keys = [sink_address(f"rtmp://h/live/{key}", overwrite=False) for key in ("first", "second")]
+    session = LiveSession(source_address(str(scene)), keys, CONFIG, Rig(classic=True).stages(), say=lambda _: None)
+    series = [(name, *labels.items()) for _, name, _, labels, _ in session.monitor.samples()]
+    assert len(series) == len(set(series))
+    outputs = [labels for _, name, _, labels, _ in session.monitor.samples() if name == "output_connected"]
+    assert outputs == [{"number": str(n), "output": "rtmp://h/live/***"} for n in (1, 2)]
 
 
 def test_a_person_is_let_go_and_known_anew_after_a_reconnect(scene: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from fluidvid.errors import InputError
+from fluidvid.video.cropping import Cropper
 from fluidvid.video.frame import copy_picture
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.opening import GUESSED_TIMES, NO_INDEX, main_video, open_source
@@ -50,6 +51,8 @@ class PictureDecoder:
         self._clock = SteadyClock(info)
         self._seek(seek_to)
         self._deinterlacer = _Deinterlacer(self._stream) if info.interlaced else None
+        self._cropper = Cropper(info.crop)
+        self._coded = info.crop.outer(info.stored_width, info.stored_height)
         self._sent: set[int] = set()
         self._certain = info.codec in _ONE_TO_ONE and not info.interlaced
         self._refused = 0
@@ -202,17 +205,16 @@ class PictureDecoder:
         return picture.dts - self._lag
 
     def _normal(self, picture: av.VideoFrame) -> av.VideoFrame:
-        info = self._info
-        same_size = picture.width == info.stored_width and picture.height == info.stored_height
+        width, height = self._coded
+        same_size = (picture.width, picture.height) == self._coded
         if not same_size:
             note = "the picture size changes within the source: scaled to the first one"
             if note not in self._notes:
                 self._notes.append(note)
-        if same_size and picture.format.name == info.working_format:
-            return picture
-        return picture.reformat(
-            width=info.stored_width, height=info.stored_height, format=info.working_format, threads=1
-        )
+        form = self._info.working_format
+        if not same_size or picture.format.name != form:
+            picture = picture.reformat(width=width, height=height, format=form, threads=1)
+        return self._cropper.cut(picture)
 
 
 class _Deinterlacer:

@@ -291,3 +291,27 @@ def test_sound_that_outlasts_the_picture_is_no_early_end(clip: Path, tmp_path: P
     with VideoReader(source) as reader:
         list(reader)
         assert not any("early" in line for line in reader.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("wrong", ["decoding", "mixed"])
+def test_pictures_whose_times_are_out_of_order_are_not_damaged(
+    clip: Path, tmp_path: Path, suffix: str, wrong: str
+) -> None:
+    """Of those that come late none is lost, and none is invented in its place."""
+    options = {"preset": "veryfast", "bf": "3"}
+    first = build(tmp_path / f"first{suffix}", clip, Recipe(options=options))
+    source = tmp_path / f"in{suffix}"
+    with av.open(str(first)) as container, av.open(str(source), "w") as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(p for p in container.demux(video=0) if p.size):
+            step = 10 if suffix == ".mkv" else 300
+            packet.dts = number * step
+            packet.pts = packet.dts if wrong == "decoding" or number % 3 != 1 else packet.dts + 5 * step
+            packet.stream = stream
+            out.mux(packet)
+    with VideoReader(first) as good, VideoReader(source) as reader:
+        before, after = ([frame.rgb() for frame in file] for file in (good, reader))
+    assert reader.corrupt_frames == 0
+    assert any("do not increase" in line for line in reader.warnings)
+    np.testing.assert_array_equal(np.stack(before), np.stack(after))

@@ -125,6 +125,25 @@ def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
     assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
 
 
+@pytest.mark.parametrize(("channels", "kept"), [(2, "stereo"), (6, "5.1"), (9, None)])
+def test_pcm_without_a_layout_goes_into_mp4(clip: Path, tmp_path: Path, channels: int, kept: str | None) -> None:
+    """AVI gives the number of channels alone, MP4 must be told their places."""
+    with av.open(str(tmp_path / "in.avi"), "w") as out:
+        video = out.add_stream("mjpeg", rate=25, width=64, height=48, pix_fmt="yuvj420p")
+        sound = out.add_stream("pcm_s16le", rate=8000, layout=f"{channels}C")
+        wave = np.arange(8000 * channels, dtype=np.int16)[None]
+        samples = av.AudioFrame.from_ndarray(wave, layout=f"{channels}C")
+        samples.sample_rate = 8000
+        out.mux(video.encode(av.VideoFrame(64, 48, "yuvj420p")))
+        out.mux([*video.encode(None), *sound.encode(samples), *sound.encode(None)])
+    report, _ = rewrite(tmp_path / "in.avi", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as result:
+        assert [s.layout.name for s in result.streams.audio] == ([kept] if kept else [])
+        data = b"".join(bytes(packet) for packet in result.demux(audio=0)) if kept else wave.tobytes()
+    assert data == wave.tobytes()
+    assert any("9 channels" in line and ".mkv" in line for line in report.dropped_streams) == (kept is None)
+
+
 def test_truehd_is_dropped_where_ffmpeg_calls_it_experimental() -> None:
     assert "truehd" not in codecs_held(target_for(Path("out.mp4")))
     assert "truehd" in codecs_held(target_for(Path("out.mkv")))

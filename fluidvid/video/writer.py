@@ -120,6 +120,13 @@ class VideoWriter:
             self._info, self._shaper.size, holds, self._spec.video, codec=codec, crf=crf, preset=preset
         )
         self._shaper.format = self._plan.pix_fmt
+        told = self._plan.encoder.full_range
+        self._shaper.limited = told == "nothing" or (told == "container" and self._spec.muxer != "matroska")
+        if self._shaper.limited and self._info.color_range == 2:
+            self._notes.append(
+                f"{self._plan.encoder.name} in {self._spec.muxer} cannot say that colours are of full range: converted "
+                "to limited range"
+            )
         self._file: TargetFile | None = None
         self._out: OutputContainer | None = None
         self._copier: StreamCopier | None = None
@@ -258,6 +265,8 @@ class VideoWriter:
         if layout(info.pix_fmt).rgb and not layout(plan.pix_fmt).rgb:  # see PictureShaper
             context.color_range = 2 if info.color_range == 2 else 1
             context.colorspace = matrix_of(info.colorspace, size[1])
+        if self._shaper.limited and context.color_range == 2:
+            context.color_range = 1
         context.color_trc, context.color_primaries = info.color_trc, info.color_primaries
         if info.orientation.matrix is not None and not self._shaper.turns:
             stream.set_display_matrix(info.orientation.matrix)

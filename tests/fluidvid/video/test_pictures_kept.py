@@ -186,6 +186,29 @@ def test_limited_range_goes_into_mjpeg(clip: Path, tmp_path: Path) -> None:
     assert np.abs(before - after).mean() < 3
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        *((".mpg", "mpeg2video"), (".mkv", "mpeg1video"), (".mkv", "mpeg4"), (".mp4", "mpeg4")),
+        *((".webm", "vp8"), (".mov", "prores"), (".avi", "ffv1"), (".avi", "utvideo")),
+    ],
+)
+@pytest.mark.parametrize(("stored", "pix_fmt"), [("ffv1", "yuv420p"), ("mjpeg", "yuvj422p")])
+def test_full_range_is_converted_where_nothing_would_say_it(
+    clip: Path, tmp_path: Path, suffix: str, codec: str, stored: str, pix_fmt: str
+) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(stored, pix_fmt, colour=FULL, pts=range(0, 3003, 1001)))
+    report, _ = rewrite(source, tmp_path / f"out{suffix}", codec=codec)
+    with VideoReader(source) as reader, VideoReader(tmp_path / f"out{suffix}") as result:
+        assert (reader.info.color_range, result.info.color_range in (0, 1)) == (2, True)
+        before, after = (next(iter(file)).rgb().astype(int) for file in (reader, result))
+    assert np.abs(before - after).mean() < 3
+    assert any("limited range" in line for line in report.warnings)
+    if codec in ("ffv1", "utvideo"):
+        luma = planes(source)[0][0] * (219 / 255) + 16
+        assert np.abs(planes(tmp_path / f"out{suffix}")[0][0] - luma).max() <= 1
+
+
 @pytest.mark.parametrize("pix_fmt", ["rgba", "ya8"])
 def test_lost_transparency_is_said(clip: Path, tmp_path: Path, pix_fmt: str) -> None:
     source = build(tmp_path / "in.mov", clip, Recipe("png", pix_fmt, pts=range(0, 3003, 1001)))

@@ -240,9 +240,18 @@ class StreamCopier:
             tick = copied.out.time_base or base
             packet.dts = copied.last_dts + max(1, -int(-tick // base))  # the output's clock may be the coarser one
             packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
+        if copied.last_dts is None and copied.kind == "audio" and not self._target.ticks:
+            self._warn_of_delay(copied, packet.dts * base)
         copied.last_dts = packet.dts
         packet.stream = copied.out
         out.mux_one(packet)
+
+    def _warn_of_delay(self, copied: _Copied, begins: Fraction) -> None:
+        if begins > 1 / (self._info.average_rate or Fraction(25)):
+            self.report.warnings.append(
+                f"{self._target.muxer} stores no delay of sound: audio stream {copied.source.index} is "
+                f"{float(begins):.3f} s early; write .mkv or .mp4 to keep it in step"
+            )
 
     def _add(self, out: OutputContainer, stream: Stream) -> None:
         described = next(s for s in self._info.streams if s.index == stream.index)

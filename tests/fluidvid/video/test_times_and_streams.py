@@ -125,6 +125,27 @@ def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
     assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
 
 
+@pytest.mark.parametrize(("delay", "suffix"), [(0, ".avi"), (3000, ".avi"), (3000, ".mkv")])
+def test_a_delay_of_sound_is_kept_or_said_to_be_lost(clip: Path, tmp_path: Path, delay: int, suffix: str) -> None:
+    """AVI numbers its pieces of sound from zero."""
+    with av.open(str(tmp_path / "in.mkv"), "w") as out, av.open(str(clip)) as container:
+        video = out.add_stream_from_template(container.streams.video[0])
+        sound = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = 8000, delay, Fraction(1, 8000)
+        for packet in (p for p in container.demux(video=0) if p.size):
+            packet.stream = video
+            out.mux(packet)
+        out.mux([*sound.encode(samples), *sound.encode(None)])
+    report, _ = rewrite(tmp_path / "in.mkv", tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as result:
+        first = next(result.demux(audio=0))
+        begins = (first.pts or 0) * first.time_base
+    lost = Fraction(delay, 8000) - begins
+    assert any(f"{float(lost):.3f} s early" in line for line in report.warnings) == (lost > 0)
+    assert (lost > 0) == (delay > 0 and suffix == ".avi")
+
+
 @pytest.mark.parametrize(("channels", "kept"), [(2, "stereo"), (6, "5.1"), (9, None)])
 def test_pcm_without_a_layout_goes_into_mp4(clip: Path, tmp_path: Path, channels: int, kept: str | None) -> None:
     """AVI gives the number of channels alone, MP4 must be told their places."""

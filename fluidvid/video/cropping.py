@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,8 +11,8 @@ import av
 from av.filter import Graph
 from av.video.stream import VideoStream
 
-_VIDEO = (0x18538067, 0x1654AE6B, 0xAE, 0xE0)
-"""Matroska's Segment, Tracks, TrackEntry and Video, each within the one before it."""
+from fluidvid.video.ebml import SEGMENT, TRACK_ENTRY, TRACKS, VIDEO, elements, within
+
 _SIDES = (0x54CC, 0x54BB, 0x54DD, 0x54AA)
 """PixelCropLeft, PixelCropTop, PixelCropRight and PixelCropBottom."""
 _CLAP = b"\0\0\0\x28clap"
@@ -97,23 +96,8 @@ def _header(stream: VideoStream, muxer: str, options: dict[str, str]) -> bytes |
 
 
 def _pixel_crop(content: bytes) -> Crop:
-    for wanted in _VIDEO:
-        content = next((body for name, body in _elements(content) if name == wanted), b"")
-    found = dict(_elements(content))
+    found = {name: body for name, body, _ in elements(within(content, SEGMENT, TRACKS, TRACK_ENTRY, VIDEO))}
     return Crop(*(int.from_bytes(found.get(side, b""), "big") for side in _SIDES))
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Identifier and content of each EBML element (RFC 8794)."""
-    at = 0
-    while at < len(data):
-        length = 9 - data[at].bit_length()
-        name, at = int.from_bytes(data[at : at + length], "big"), at + length
-        length = 9 - data[at].bit_length()
-        size = int.from_bytes(data[at : at + length], "big") - (1 << 7 * length)
-        at += length
-        yield name, data[at : at + size]
-        at += size
 
 
 def _clean_aperture(header: bytes, width: int, height: int) -> Crop:

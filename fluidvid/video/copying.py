@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
+from av.audio.layout import AudioLayout
+from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
@@ -238,9 +240,18 @@ class StreamCopier:
             tick = copied.out.time_base or base
             packet.dts = copied.last_dts + max(1, -int(-tick // base))  # the output's clock may be the coarser one
             packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
+        if copied.last_dts is None and copied.kind == "audio" and not self._target.ticks:
+            self._warn_of_delay(copied, packet.dts * base)
         copied.last_dts = packet.dts
         packet.stream = copied.out
         out.mux_one(packet)
+
+    def _warn_of_delay(self, copied: _Copied, begins: Fraction) -> None:
+        if begins > 1 / (self._info.average_rate or Fraction(25)):
+            self.report.warnings.append(
+                f"{self._target.muxer} stores no delay of sound: audio stream {copied.source.index} is "
+                f"{float(begins):.3f} s early; write .mkv or .mp4 to keep it in step"
+            )
 
     def _add(self, out: OutputContainer, stream: Stream) -> None:
         described = next(s for s in self._info.streams if s.index == stream.index)
@@ -281,7 +292,10 @@ class StreamCopier:
         else:
             possible = codec in codecs_held(target)
         if possible:
+            layout = _layout(stream) if target.muxer == "mp4" and codec.startswith("pcm_") else None
             made: Stream = out.add_stream_from_template(stream, opaque=True)
+            if layout is not None and isinstance(made, AudioStream):
+                made.codec_context.layout = layout
             if not self._keep and made.codec_context is not None:
                 header, taken = without_words(codec, bytes(made.codec_context.extradata or b""))
                 if taken:
@@ -296,3 +310,19 @@ class StreamCopier:
         made.time_base = Fraction(1, 1000)
         self.report.converted.append(f"subtitle stream {stream.index}: {codec} to {wanted}, styling is lost")
         return _Copied(stream, made, kind, codec, wanted)
+
+
+def _layout(stream: Stream) -> AudioLayout:
+    """Where its channels belong, which MP4 must be told of PCM; AVI and MXF give their number alone.
+
+    Raises:
+        ValueError: there are usual places for one to eight of them, and for no nine.
+    """
+    assert isinstance(stream, AudioStream)
+    count = stream.channels
+    if stream.layout.name != f"{count} channels":
+        return stream.layout
+    try:
+        return AudioLayout(f"{count}c")
+    except ValueError as error:
+        raise ValueError(f"nothing says where its {count} channels belong") from error

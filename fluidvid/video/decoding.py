@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,6 +12,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from fluidvid.errors import InputError
+from fluidvid.video.cropping import Cropper
 from fluidvid.video.frame import copy_picture
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.opening import GUESSED_TIMES, NO_INDEX, main_video, open_source
@@ -36,7 +37,8 @@ class PictureDecoder:
 
     Damage: a packet the decoder refuses leaves a hole. The times of all packets sent are remembered until their
     picture comes; when a later picture comes first, the holes before it are filled with copies of that picture, marked
-    concealed. Thus a picture nobody could decode is a neighbour's, which is inspected like any other.
+    concealed. Thus a picture nobody could decode is a neighbour's, which is inspected like any other. There are no more
+    holes than pictures that neither came nor are still held: times may be wrong, and a picture come after a later one.
     """
 
     def __init__(self, info: VideoInfo, max_bad_packets: int, seek_to: Fraction | None = None) -> None:
@@ -50,7 +52,10 @@ class PictureDecoder:
         self._clock = SteadyClock(info)
         self._seek(seek_to)
         self._deinterlacer = _Deinterlacer(self._stream) if info.interlaced else None
+        self._cropper = Cropper(info.crop)
+        self._coded = info.crop.outer(info.stored_width, info.stored_height)
         self._sent: set[int] = set()
+        self._held = 0
         self._certain = info.codec in _ONE_TO_ONE and not info.interlaced
         self._refused = 0
         self._run = 0
@@ -92,7 +97,8 @@ class PictureDecoder:
             picture = self._normal(picture)
             pts = self._time(picture)
             if self._last is not None:
-                for hole in self._holes(p for p in self._sent if self._last < p < pts):
+                lost = max(0, len(self._sent - {pts}) - self._held)
+                for hole in self._holes(sorted(p for p in self._sent if self._last < p < pts)[:lost]):
                     self._last = hole
                     yield Decoded(copy_picture(picture), hole, True)
             self._sent = {p for p in self._sent if p > pts}
@@ -145,15 +151,22 @@ class PictureDecoder:
                 continue
             if pictures:
                 self._run = 0
-            yield from pictures
+            yield from self._one_by_one(pictures, self._stream.codec_context.reorder_depth)
         while not self._closed:  # the decoder's delay; an error in between must not lose the rest
             try:
-                yield from self._stream.decode(None)
+                yield from self._one_by_one(self._stream.decode(None), 0)
                 return
             except av.EOFError:
                 return
             except (av.FFmpegError, ValueError) as error:
                 self._fail(error)
+
+    def _one_by_one(self, pictures: Sequence[av.VideoFrame], depth: int) -> Iterator[av.VideoFrame]:
+        """Keeps count of what is decoded and yet to come; a decoder that gives several at once gives all it had."""
+        inside = depth if len(pictures) == 1 else 0
+        for number, picture in enumerate(pictures, 1):
+            self._held = len(pictures) - number + inside
+            yield picture
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         while not self._closed:
@@ -202,17 +215,16 @@ class PictureDecoder:
         return picture.dts - self._lag
 
     def _normal(self, picture: av.VideoFrame) -> av.VideoFrame:
-        info = self._info
-        same_size = picture.width == info.stored_width and picture.height == info.stored_height
+        width, height = self._coded
+        same_size = (picture.width, picture.height) == self._coded
         if not same_size:
             note = "the picture size changes within the source: scaled to the first one"
             if note not in self._notes:
                 self._notes.append(note)
-        if same_size and picture.format.name == info.working_format:
-            return picture
-        return picture.reformat(
-            width=info.stored_width, height=info.stored_height, format=info.working_format, threads=1
-        )
+        form = self._info.working_format
+        if not same_size or picture.format.name != form:
+            picture = picture.reformat(width=width, height=height, format=form, threads=1)
+        return self._cropper.cut(picture)
 
 
 class _Deinterlacer:

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 import av
 
@@ -29,6 +30,7 @@ class Encoder:
         options: always set.
         even: needs even sides where chroma is halved.
         indexed: codes a frame number, not a time: times are put onto its packets afterwards.
+        full_range: what tells a player that its numbers are of full range.
     """
 
     name: str
@@ -41,29 +43,31 @@ class Encoder:
     options: Mapping[str, str] = field(default_factory=dict)
     even: bool = False
     indexed: bool = False
+    full_range: Literal["stream", "container", "nothing"] = "stream"
 
 
 _VP8 = {"deadline": "good", "b": "20M"}
 _VPX = {"deadline": "good", "row-mt": "1", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
 _QSCALE = {"scale": "qscale", "best": 1, "worst": 31, "indexed": True}
+_MPEG = {**_QSCALE, "full_range": "nothing"}
 
 # Quality defaults are meant to be visually lossless.
 ENCODERS: Mapping[str, Encoder] = {
     "h264": Encoder("libx264", 17, preset="veryfast", even=True),
     "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}),
-    "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8),
+    "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8, full_range="nothing"),
     "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
     "av1": Encoder("libsvtav1", 22, worst=63, preset="9"),
-    "mpeg1video": Encoder("mpeg1video", 2, **_QSCALE),  # type: ignore[arg-type]
-    "mpeg2video": Encoder("mpeg2video", 2, **_QSCALE),  # type: ignore[arg-type]
-    "mpeg4": Encoder("mpeg4", 2, **_QSCALE),  # type: ignore[arg-type]
+    "mpeg1video": Encoder("mpeg1video", 2, **_MPEG),  # type: ignore[arg-type]
+    "mpeg2video": Encoder("mpeg2video", 2, **_MPEG),  # type: ignore[arg-type]
+    "mpeg4": Encoder("mpeg4", 2, **_MPEG),  # type: ignore[arg-type]
     # Without this it takes pictures of full range only.
     "mjpeg": Encoder("mjpeg", 2, **_QSCALE, options={"strict": "unofficial"}),  # type: ignore[arg-type]
-    "prores": Encoder("prores_ks"),
-    "ffv1": Encoder("ffv1"),
-    "huffyuv": Encoder("huffyuv"),
-    "ffvhuff": Encoder("ffvhuff"),
-    "utvideo": Encoder("utvideo"),
+    "prores": Encoder("prores_ks", full_range="nothing"),
+    "ffv1": Encoder("ffv1", full_range="container"),
+    "huffyuv": Encoder("huffyuv", full_range="container"),
+    "ffvhuff": Encoder("ffvhuff", full_range="container"),
+    "utvideo": Encoder("utvideo", full_range="container"),
 }
 _ALIASES = {"x264": "h264", "avc": "h264", "x265": "hevc", "h265": "hevc", "mpeg2": "mpeg2video", "mpeg1": "mpeg1video"}
 _HARDWARE = ("_nvenc", "_qsv", "_vaapi", "_amf", "_videotoolbox", "_v4l2m2m", "_mf", "_vulkan")

@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from fluidvid.errors import InputError
 from fluidvid.video.colour import layout, planar_format
+from fluidvid.video.cropping import Crop
 from fluidvid.video.opening import is_picture, main_video, open_source
 from fluidvid.video.orientation import Orientation
 
@@ -44,8 +45,9 @@ class VideoInfo:
         codec: its codec.
         width: upright pixels.
         height: upright pixels.
-        stored_width: pixels as coded.
-        stored_height: pixels as coded.
+        stored_width: pixels as coded, without those that the container crops.
+        stored_height: pixels as coded, without those that the container crops.
+        crop: what the container crops of the stored picture.
         orientation: from stored to upright.
         rotation: degrees counter-clockwise from stored to upright.
         pix_fmt: pixel format as decoded.
@@ -73,6 +75,7 @@ class VideoInfo:
     height: int
     stored_width: int
     stored_height: int
+    crop: Crop
     orientation: Orientation
     rotation: int
     pix_fmt: str
@@ -107,7 +110,11 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
         stream = main_video(container, path)
         first = _first_picture(container, stream, path, max_bad_packets)
         orientation = picture_orientation(first)
-        width, height = orientation.size(first.width, first.height)
+        crop = Crop.of(stream)
+        stored = crop.size(first.width, first.height)
+        if min(stored) <= 0:
+            raise InputError(f"{path}: its header crops the whole picture away: correct it, as with mkvpropedit")
+        width, height = orientation.size(*stored)
         rate = stream.average_rate or stream.guessed_rate
         duration = _duration(container, stream)
         estimate = stream.frames or (round(duration * rate) if duration and rate else 0)
@@ -119,8 +126,9 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
             codec=stream.codec_context.codec.canonical_name,
             width=width,
             height=height,
-            stored_width=first.width,
-            stored_height=first.height,
+            stored_width=stored[0],
+            stored_height=stored[1],
+            crop=crop,
             orientation=orientation,
             rotation=orientation.quarter_turns * 90,
             pix_fmt=first.format.name,
@@ -130,7 +138,7 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
             color_trc=int(first.color_trc),
             color_primaries=int(first.color_primaries),
             hdr=_hdr(first),
-            lost=tuple(_lost(first, stream)),
+            lost=(*_cropped(crop, stored), *_lost(first, stream)),
             interlaced=first.interlaced_frame,
             time_base=stream.time_base or Fraction(1, 90000),
             average_rate=rate if rate else None,
@@ -205,6 +213,11 @@ def _lost(picture: av.VideoFrame, stream: VideoStream) -> Iterator[str]:
             "the source's transparency was not read, the result is opaque: convert it first, as with "
             "`ffmpeg -c:v libvpx-vp9 -i IN -c:v ffv1 OUT.mkv` (libvpx for VP8)"
         )
+
+
+def _cropped(crop: Crop, stored: tuple[int, int]) -> list[str]:
+    sides = " x ".join(map(str, stored))
+    return [f"the source's header crops the picture to {sides}: the result holds no more than that"] if crop else []
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:

@@ -13,12 +13,19 @@ from fluidvid.video.info import VideoInfo
 
 
 class PictureShaper:
-    """Turns pixels where the container cannot store a rotation, converts the pixel format where the encoder must."""
+    """Turns pixels where the container cannot store a rotation, converts the pixel format where the encoder must.
+
+    Attributes:
+        turns: the pixels are turned.
+        format: pixel format the encoder takes.
+        limited: full range becomes limited range, as nothing would tell a player of it.
+    """
 
     def __init__(self, info: VideoInfo, *, turn: bool) -> None:
         self._info = info
         self.turns = turn
         self.format = info.working_format
+        self.limited = False
         self._graph: Graph | None = None
 
     @property
@@ -53,20 +60,19 @@ class PictureShaper:
         return turned
 
     def _converted(self, picture: av.VideoFrame) -> av.VideoFrame:
-        have, want = picture.format.name, self.format
-        if have != want and have.replace("yuvj", "yuv") == want.replace("yuvj", "yuv"):
-            colour = Colour.of(picture)
+        have, want, colour = picture.format.name, self.format, Colour.of(picture)
+        narrowed = self.limited and colour.full
+        if have != want and not narrowed and have.replace("yuvj", "yuv") == want.replace("yuvj", "yuv"):
             picture = copy_picture(picture, want)  # the same numbers under another name
             picture.color_range = 2 if colour.full else picture.color_range
-        elif have != want:
-            colour = Colour.of(picture)
+        elif have != want or narrowed:
             range_ = 2 if colour.full else 1
             picture = picture.reformat(
                 format=want,
                 src_colorspace=colour.space,
                 dst_colorspace=colour.space,
                 src_color_range=range_,
-                dst_color_range=range_,
+                dst_color_range=1 if narrowed else range_,
                 threads=1,
             )
         picture.pict_type = 0  # the encoder decides; the decoder's choice would be forced otherwise

@@ -24,10 +24,11 @@ from fluidvid.errors import FluidvidError, OutputError
 from fluidvid.video.colour import layout, matrix_of
 from fluidvid.video.containers import Target, codec_tag, codecs_held, target_for
 from fluidvid.video.copying import StreamCopier
+from fluidvid.video.ebml import display_size, set_display_size
 from fluidvid.video.encoders import EncoderPlan, Holds, configure, plan_encoder
 from fluidvid.video.frame import Frame
 from fluidvid.video.info import VideoInfo, read_info
-from fluidvid.video.opening import local
+from fluidvid.video.opening import is_picture, local
 from fluidvid.video.orientation import Box
 from fluidvid.video.pictures import PictureShaper
 from fluidvid.video.reader import VideoReader
@@ -37,6 +38,8 @@ _MAX_TIMESCALE = 200_000_000
 _NO_DELAY = 1 << 40
 """Ticks by which no encoder decodes ahead."""
 _LATE = Fraction(10)
+_VISIBLE = Fraction(1, 100)
+"""Change of a pixel's shape that is said."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,13 @@ class VideoWriter:
             self._info, self._shaper.size, holds, self._spec.video, codec=codec, crf=crf, preset=preset
         )
         self._shaper.format = self._plan.pix_fmt
+        told = self._plan.encoder.full_range
+        self._shaper.limited = told == "nothing" or (told == "container" and self._spec.muxer != "matroska")
+        if self._shaper.limited and self._info.color_range == 2:
+            self._notes.append(
+                f"{self._plan.encoder.name} in {self._spec.muxer} cannot say that colours are of full range: converted "
+                "to limited range"
+            )
         self._file: TargetFile | None = None
         self._out: OutputContainer | None = None
         self._copier: StreamCopier | None = None
@@ -252,12 +262,15 @@ class VideoWriter:
         sar = info.sar
         if sar is not None and self._shaper.turns and info.orientation.swaps_sides:
             sar = 1 / sar
+        self._sar = sar or Fraction(1)
         if sar is not None:
             context.sample_aspect_ratio = sar
         context.color_range, context.colorspace = info.color_range, info.colorspace
         if layout(info.pix_fmt).rgb and not layout(plan.pix_fmt).rgb:  # see PictureShaper
             context.color_range = 2 if info.color_range == 2 else 1
             context.colorspace = matrix_of(info.colorspace, size[1])
+        if self._shaper.limited and context.color_range == 2:
+            context.color_range = 1
         context.color_trc, context.color_primaries = info.color_trc, info.color_primaries
         if info.orientation.matrix is not None and not self._shaper.turns:
             stream.set_display_matrix(info.orientation.matrix)
@@ -316,6 +329,8 @@ class VideoWriter:
         self._copier.close()
         out, self._out = self._out, None
         out.close()
+        if self._spec.muxer in ("matroska", "webm") and self._sar != 1:  # PyAV does not tell these muxers
+            set_display_size(self._file.path, display_size(*self._shaper.size, self._sar))
         self._verify(self._file.path)
         file, self._file = self._file, None
         file.commit()
@@ -324,8 +339,16 @@ class VideoWriter:
         """A full disk may show only here: the last buffer is written when the file is closed."""
         try:
             with av.open(local(path)) as result:
-                if not result.streams.video:
+                pictures = [s for s in result.streams.video if not is_picture(s)]
+                if not pictures:
                     raise OutputError(f"{self._path} came out without video: check the disk and try again")
+                shape = pictures[0].sample_aspect_ratio or Fraction(1)
+                if abs(shape / self._sar - 1) > _VISIBLE:
+                    self._notes.append(
+                        f"{self._plan.encoder.name} in {self._spec.muxer} does not store that pixels are "
+                        f"{self._sar.numerator}:{self._sar.denominator}: players show another shape; write .mp4 or "
+                        ".mkv, or use --codec h264"
+                    )
         except av.FFmpegError as error:
             raise OutputError(
                 f"{self._path} came out unreadable ({error.strerror}): check the disk and try again"

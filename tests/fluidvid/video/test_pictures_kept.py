@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fluidvid.video import Frame, VideoReader
+from fluidvid.video.ebml import SEGMENT, TRACKS, display_size, elements, set_display_size, within
 from fluidvid.video.encoders import hdr_parameters
 from tests.fluidvid.video.media_files import Recipe, build, pictures, planes, rewrite, see
 
@@ -96,6 +97,63 @@ def test_sample_aspect_ratio_stays(clip: Path, tmp_path: Path, suffix: str) -> N
     source = build(tmp_path / f"in{suffix}", clip, Recipe(sar=Fraction(16, 11), pts=range(0, 4004, 1001)))
     rewrite(source, tmp_path / f"out{suffix}")
     assert see(source).sar == see(tmp_path / f"out{suffix}").sar == Fraction(16, 11)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".webm", "vp9"), (".webm", "vp8"), (".mkv", "vp9"), (".mkv", "ffv1"), (".mkv", "prores")]
+)
+@pytest.mark.parametrize("keep", [False, True])
+def test_sample_aspect_ratio_stays_where_the_codec_has_none(
+    clip: Path, tmp_path: Path, suffix: str, codec: str, keep: bool
+) -> None:
+    """The header is changed after the fact: all that follows it is where it was."""
+    sound = ["libopus"] if suffix == ".webm" else ["aac"]
+    tags = {"title": "t" * 300}
+    recipe = Recipe(sar=Fraction(16, 11), audio=sound, attachment=True, tags=tags, pts=range(0, 90 * 1001, 1001))
+    source, target = build(tmp_path / "in.mkv", clip, recipe), tmp_path / f"out{suffix}"
+    report, _ = rewrite(source, target, codec=codec, keep_metadata=keep)
+    after = see(target)
+    assert (after.sar, len(after.times)) == (Fraction(16, 11), 90)
+    assert after.of("audio")[0].hashes == see(source).of("audio")[0].hashes
+    assert ("t" * 300 in after.tags.values()) == keep
+    assert not any("pixels" in line for line in report.warnings)
+    with av.open(str(target)) as result:
+        result.seek(round(2.9 * av.time_base))
+        first = next(p for p in result.demux(video=0))
+    assert first.pts is not None
+    assert first.is_keyframe
+    parts = {name: end - len(body) for name, body, end in elements(within(target.read_bytes(), SEGMENT))}
+    told = {}
+    for _, entry, _ in elements(within(target.read_bytes(), SEGMENT, 0x114D9B74)):
+        told[int.from_bytes(within(entry, 0x53AB), "big")] = int.from_bytes(within(entry, 0x53AC), "big")
+    assert TRACKS in told
+    assert all(2 <= parts[name] - place <= 12 for name, place in told.items()), "positions of headers are right"
+
+
+@pytest.mark.parametrize(
+    ("size", "sar", "shown"),
+    [
+        ((720, 576), Fraction(64, 45), (1024, 576)),
+        ((720, 480), Fraction(32, 27), (720, 405)),
+        ((720, 480), Fraction(8, 9), (640, 480)),
+        ((176, 144), Fraction(40, 33), (213, 144)),
+    ],
+)
+def test_display_sizes(size: tuple[int, int], sar: Fraction, shown: tuple[int, int]) -> None:
+    assert display_size(*size, sar) == shown
+
+
+def test_headers_of_another_kind_are_left_alone(tmp_path: Path) -> None:
+    content = bytes.fromhex("1a45dfa380 18538067 85 4dbb8200ec")
+    (tmp_path / "out.mkv").write_bytes(content)
+    assert not set_display_size(tmp_path / "out.mkv", (64, 48))
+    assert (tmp_path / "out.mkv").read_bytes() == content
+
+
+def test_a_shape_of_pixels_that_is_lost_is_said(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(sar=Fraction(16, 11), pts=range(0, 4004, 1001)))
+    report, _ = rewrite(source, tmp_path / "out.avi", codec="ffv1")
+    assert any("16:11" in line for line in report.warnings)
 
 
 HDR = (1, 9, 16, 9)
@@ -184,6 +242,29 @@ def test_limited_range_goes_into_mjpeg(clip: Path, tmp_path: Path) -> None:
     with VideoReader(source) as reader, VideoReader(tmp_path / "out.mkv") as result:
         before, after = (next(iter(file)).rgb().astype(int) for file in (reader, result))
     assert np.abs(before - after).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [
+        *((".mpg", "mpeg2video"), (".mkv", "mpeg1video"), (".mkv", "mpeg4"), (".mp4", "mpeg4")),
+        *((".webm", "vp8"), (".mov", "prores"), (".avi", "ffv1"), (".avi", "utvideo")),
+    ],
+)
+@pytest.mark.parametrize(("stored", "pix_fmt"), [("ffv1", "yuv420p"), ("mjpeg", "yuvj422p")])
+def test_full_range_is_converted_where_nothing_would_say_it(
+    clip: Path, tmp_path: Path, suffix: str, codec: str, stored: str, pix_fmt: str
+) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(stored, pix_fmt, colour=FULL, pts=range(0, 3003, 1001)))
+    report, _ = rewrite(source, tmp_path / f"out{suffix}", codec=codec)
+    with VideoReader(source) as reader, VideoReader(tmp_path / f"out{suffix}") as result:
+        assert (reader.info.color_range, result.info.color_range in (0, 1)) == (2, True)
+        before, after = (next(iter(file)).rgb().astype(int) for file in (reader, result))
+    assert np.abs(before - after).mean() < 3
+    assert any("limited range" in line for line in report.warnings)
+    if codec in ("ffv1", "utvideo"):
+        luma = planes(source)[0][0] * (219 / 255) + 16
+        assert np.abs(planes(tmp_path / f"out{suffix}")[0][0] - luma).max() <= 1
 
 
 @pytest.mark.parametrize("pix_fmt", ["rgba", "ya8"])

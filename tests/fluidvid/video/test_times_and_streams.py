@@ -125,6 +125,46 @@ def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
     assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
 
 
+@pytest.mark.parametrize(("delay", "suffix"), [(0, ".avi"), (3000, ".avi"), (3000, ".mkv")])
+def test_a_delay_of_sound_is_kept_or_said_to_be_lost(clip: Path, tmp_path: Path, delay: int, suffix: str) -> None:
+    """AVI numbers its pieces of sound from zero."""
+    with av.open(str(tmp_path / "in.mkv"), "w") as out, av.open(str(clip)) as container:
+        video = out.add_stream_from_template(container.streams.video[0])
+        sound = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
+        samples.sample_rate, samples.pts, samples.time_base = 8000, delay, Fraction(1, 8000)
+        for packet in (p for p in container.demux(video=0) if p.size):
+            packet.stream = video
+            out.mux(packet)
+        out.mux([*sound.encode(samples), *sound.encode(None)])
+    report, _ = rewrite(tmp_path / "in.mkv", tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as result:
+        first = next(result.demux(audio=0))
+        begins = (first.pts or 0) * first.time_base
+    lost = Fraction(delay, 8000) - begins
+    assert any(f"{float(lost):.3f} s early" in line for line in report.warnings) == (lost > 0)
+    assert (lost > 0) == (delay > 0 and suffix == ".avi")
+
+
+@pytest.mark.parametrize(("channels", "kept"), [(2, "stereo"), (6, "5.1"), (9, None)])
+def test_pcm_without_a_layout_goes_into_mp4(clip: Path, tmp_path: Path, channels: int, kept: str | None) -> None:
+    """AVI gives the number of channels alone, MP4 must be told their places."""
+    with av.open(str(tmp_path / "in.avi"), "w") as out:
+        video = out.add_stream("mjpeg", rate=25, width=64, height=48, pix_fmt="yuvj420p")
+        sound = out.add_stream("pcm_s16le", rate=8000, layout=f"{channels}C")
+        wave = np.arange(8000 * channels, dtype=np.int16)[None]
+        samples = av.AudioFrame.from_ndarray(wave, layout=f"{channels}C")
+        samples.sample_rate = 8000
+        out.mux(video.encode(av.VideoFrame(64, 48, "yuvj420p")))
+        out.mux([*video.encode(None), *sound.encode(samples), *sound.encode(None)])
+    report, _ = rewrite(tmp_path / "in.avi", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as result:
+        assert [s.layout.name for s in result.streams.audio] == ([kept] if kept else [])
+        data = b"".join(bytes(packet) for packet in result.demux(audio=0)) if kept else wave.tobytes()
+    assert data == wave.tobytes()
+    assert any("9 channels" in line and ".mkv" in line for line in report.dropped_streams) == (kept is None)
+
+
 def test_truehd_is_dropped_where_ffmpeg_calls_it_experimental() -> None:
     assert "truehd" not in codecs_held(target_for(Path("out.mp4")))
     assert "truehd" in codecs_held(target_for(Path("out.mkv")))
@@ -291,3 +331,27 @@ def test_sound_that_outlasts_the_picture_is_no_early_end(clip: Path, tmp_path: P
     with VideoReader(source) as reader:
         list(reader)
         assert not any("early" in line for line in reader.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("wrong", ["decoding", "mixed"])
+def test_pictures_whose_times_are_out_of_order_are_not_damaged(
+    clip: Path, tmp_path: Path, suffix: str, wrong: str
+) -> None:
+    """Of those that come late none is lost, and none is invented in its place."""
+    options = {"preset": "veryfast", "bf": "3"}
+    first = build(tmp_path / f"first{suffix}", clip, Recipe(options=options))
+    source = tmp_path / f"in{suffix}"
+    with av.open(str(first)) as container, av.open(str(source), "w") as out:
+        stream = out.add_stream_from_template(container.streams.video[0])
+        for number, packet in enumerate(p for p in container.demux(video=0) if p.size):
+            step = 10 if suffix == ".mkv" else 300
+            packet.dts = number * step
+            packet.pts = packet.dts if wrong == "decoding" or number % 3 != 1 else packet.dts + 5 * step
+            packet.stream = stream
+            out.mux(packet)
+    with VideoReader(first) as good, VideoReader(source) as reader:
+        before, after = ([frame.rgb() for frame in file] for file in (good, reader))
+    assert reader.corrupt_frames == 0
+    assert any("do not increase" in line for line in reader.warnings)
+    np.testing.assert_array_equal(np.stack(before), np.stack(after))

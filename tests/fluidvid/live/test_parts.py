@@ -41,6 +41,7 @@ from fluidvid.live.sinks import Sink, open_sink
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until, workers
+from tests.fluidvid.video.media_files import Recipe, build, give_pixel_crop
 
 
 def grey(width: int, height: int, form: str = "yuv420p") -> av.VideoFrame:
@@ -382,6 +383,14 @@ def test_a_colon_in_a_name_is_no_protocol(
     sink.close()
     with Connection(source_address(file), transport="tcp", timeout=2) as source:
         assert isinstance(next(source.items()), av.VideoFrame)
+
+
+def test_what_a_header_crops_off_stays_off(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe(pts=range(0, 4004, 1001)))
+    give_pixel_crop(source, b"\x54\xbb", 31)  # PixelCropTop
+    with Connection(source_address(str(source)), transport="tcp", timeout=2) as connection:
+        first = next(item for item in connection.items() if isinstance(item, av.VideoFrame))
+    assert (first.width, first.height) == (176, 144 - 31)
 
 
 def nobodys_source() -> LiveSource:

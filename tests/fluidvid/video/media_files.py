@@ -279,3 +279,10 @@ def damage(path: Path, which: slice) -> None:
     for at, size in places[which]:
         data[at : at + size] = bytes(size)
     path.write_bytes(data)
+
+
+def give_pixel_crop(path: Path, side: bytes, pixels: int) -> None:
+    """Put a PixelCrop element in the place of DisplayUnit."""
+    data = path.read_bytes()
+    assert data.count(b"\x54\xb2\x81\x04") == 1
+    path.write_bytes(data.replace(b"\x54\xb2\x81\x04", side + b"\x81" + bytes([pixels])))

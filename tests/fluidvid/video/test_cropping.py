@@ -11,7 +11,7 @@ import pytest
 from fluidvid.errors import InputError
 from fluidvid.video import VideoReader
 from fluidvid.video.cropping import Crop
-from tests.fluidvid.video.media_files import Recipe, build, planes, rewrite, see
+from tests.fluidvid.video.media_files import Recipe, build, give_pixel_crop, planes, rewrite, see
 
 COUNT = range(0, 4004, 1001)
 WIDE, HIGH, RIGHT, DOWN = 121, 97, (-7, 2), (3, 2)
@@ -29,13 +29,6 @@ def give_aperture(path: Path, entry: bytes) -> None:
         data = data[:at] + (size + len(box)).to_bytes(4, "big") + data[at + 4 :]
         end, at = at + size, at + 8
     path.write_bytes(data[:end] + box + data[end:])
-
-
-def give_pixel_crop(path: Path, side: bytes, pixels: int) -> None:
-    """Put a PixelCrop element in the place of DisplayUnit."""
-    data = path.read_bytes()
-    assert data.count(b"\x54\xb2\x81\x04") == 1
-    path.write_bytes(data.replace(b"\x54\xb2\x81\x04", side + b"\x81" + bytes([pixels])))
 
 
 def check(source: Path, target: Path, crop: Crop) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,6 +81,7 @@ class VideoWriter:
         keep_metadata: bool = False,
         start: Fraction | None = None,
         end: Fraction | None = None,
+        approve: Callable[[], None] | None = None,
     ) -> None:
         """Check what can be checked before any work; nothing is written yet.
 
@@ -94,6 +95,7 @@ class VideoWriter:
             keep_metadata: keep cover art, data tracks, attachments, chapters and identifying tags.
             start: as for the reader, whose value is used if there is a reader.
             end: as for the reader, whose value is used if there is a reader.
+            approve: called when the file is complete, before it gets its name; nothing is left if it raises.
 
         Raises:
             OutputError: the target is the source, exists, has an unknown ending, its folder is missing, or no encoder
@@ -110,7 +112,7 @@ class VideoWriter:
         self._info: VideoInfo = reader.info if reader else read_info(where, 30)
         self._first = (reader.start if reader else None) if start is None else start
         self._last = (reader.end if reader else None) if end is None else end
-        self._overwrite, self._keep = overwrite, keep_metadata
+        self._overwrite, self._keep, self._approve = overwrite, keep_metadata, approve
         self._notes: list[str] = []
         self._shaper = PictureShaper(self._info, turn=not (self._spec.rotation or self._info.orientation.identity))
         if self._shaper.turns:
@@ -317,6 +319,8 @@ class VideoWriter:
         out, self._out = self._out, None
         out.close()
         self._verify(self._file.path)
+        if self._approve is not None:
+            self._approve()
         file, self._file = self._file, None
         file.commit()
 

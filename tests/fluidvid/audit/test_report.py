@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fluidvid.audit import Auditor, AuditReport
+from fluidvid.audit import Auditor, AuditReport, audit
 from fluidvid.audit.attacks import averaging, sharpening, try_attack
 from fluidvid.audit.command import run_audit
 from fluidvid.audit.page import page
@@ -192,6 +193,26 @@ def test_command_passes_on_what_it_is_told(case: Case, report: AuditReport, monk
     assert seen["start"] is seen["end"] is seen["backbone"] is None
     with pytest.raises(InputError, match="earlier start"):
         run(start="90")
+
+
+@pytest.mark.parametrize("changed", ["source.mp4", "result.mp4", "second.mp4"])
+def test_a_file_that_changes_while_it_is_judged_gives_no_report(
+    changed: str, clip: Path, tmp_path: Path, report: AuditReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, result, second = (tmp_path / f"{name}.mp4" for name in ("source", "result", "second"))
+    for path in (source, result, second):
+        shutil.copy(clip, path)
+
+    class Judged:
+        def study(self, *_: Path, **__: Any) -> None:
+            Path(shutil.copy(clip, tmp_path / "new.mp4")).replace(tmp_path / changed)
+
+        def audit(self, *_: Path, **__: Any) -> AuditReport:
+            return report
+
+    monkeypatch.setattr(Auditor, "load", lambda *_, **__: Judged())
+    with pytest.raises(InputError, match=f"{changed} changed while it was being read"):
+        audit(source, result, second=second)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,7 @@ def test_a_file_that_changes_while_it_is_judged_gives_no_report(
         (["{source}", "absent.mp4"], 3, ["absent.mp4"]),
         (["{source}", "{source}", "--attacks", "bribe"], 2, ["bribe", "sharpen"]),
         (["{source}", "{source}", "--html", "{source}"], 4, ["one of the videos"]),
+        (["{source}", "{source}", "--second", "{second}", "--html", "{second}", "--overwrite"], 4, ["of the videos"]),
         (["{source}", "{source}", "--html", "no/such/r.html"], 4, ["folder no/such"]),
         (["{source}", "{source}", "--html", "."], 4, ["is a folder"]),
         (["{source}", __file__], 3, ["test_report.py"]),
@@ -231,8 +232,12 @@ def test_a_file_that_changes_while_it_is_judged_gives_no_report(
         (["{source}", "{source}", "--min-face", "nan"], 2, ["nan"]),
     ],
 )
-def test_command_refuses_early_in_one_line(case: Case, arguments: list[str], code: int, words: list[str]) -> None:
-    done = fluidvid(*[a.format(source=case.source) for a in arguments])
+def test_command_refuses_early_in_one_line(
+    case: Case, clip: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    second = Path(shutil.copy(clip, tmp_path / "second.mp4"))
+    done = fluidvid(*[a.format(source=case.source, second=second) for a in arguments])
+    assert second.read_bytes() == clip.read_bytes()
     assert done.returncode == code, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("fluidvid: ") and done.stdout == ""

@@ -20,7 +20,17 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from fluidvid.errors import ConfigError
@@ -76,8 +86,19 @@ def parse_duration(value: Any) -> float:
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 
+def _is_none(value: object) -> bool:
+    return isinstance(value, str) and value.lower() == "none"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _emptied(cls, value: object, info: ValidationInfo) -> object:
+        """The text `none` empties an optional key: TOML and flags have no other word for it."""
+        field = cls.model_fields[str(info.field_name)]
+        return None if _is_none(value) and type(None) in get_args(field.annotation) else value
 
 
 def _option(default: Any, text: str, *, flag: str | None = None, **limits: Any) -> Any:
@@ -467,14 +488,11 @@ def _first_line(error: ValidationError) -> str:
 def parse_value(key: str, text: str) -> Any:
     """Turn a flag's text into a TOML-like value for `key`; the tree's own validation judges it.
 
-    `none` empties an optional key; lists are comma-separated.
+    Lists are comma-separated.
     """
-    option = option_at(key)
-    annotation = option.field.annotation
-    if text.lower() == "none" and type(None) in get_args(annotation):
-        return None
+    annotation = option_at(key).field.annotation
     members = (annotation, *get_args(annotation))
-    if any(get_origin(member) is tuple for member in members):
+    if any(get_origin(member) is tuple for member in members) and not _is_none(text):
         return [part.strip() for part in text.split(",")]
     return text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -93,13 +94,21 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
     }
     text = examples[key]
     from_flag = Config().updated({key: config.parse_value(key, text)})
-    if text == "none":
-        return
     *section, leaf = key.split(".")
     number = config.option_at(key).allowed.startswith(("a number", "a whole", "true"))
     path = tmp_path / "own.toml"
     path.write_text((f"[{section[0]}]\n" if section else "") + f"{leaf} = " + (text if number else f'"{text}"') + "\n")
     assert config.load(path) == from_flag != Config()
+
+
+@pytest.mark.parametrize("word", ["none", "None"])
+@pytest.mark.parametrize("key", [k for k, o in config.options().items() if type(None) in get_args(o.field.annotation)])
+def test_none_empties_an_optional_key_in_file_and_flag(key: str, word: str, tmp_path: Path) -> None:
+    *section, leaf = key.split(".")
+    path = tmp_path / "own.toml"
+    path.write_text((f"[{section[0]}]\n" if section else "") + f'{leaf} = "{word}"\n')
+    emptied = Config().updated({key: None})
+    assert config.load(path) == emptied == Config().updated({key: config.parse_value(key, word)})
 
 
 @pytest.mark.parametrize(

@@ -410,6 +410,7 @@ def models_pull(
 ) -> None:
     """Fetch an opt-in model, verified by SHA-256. The only command that downloads."""
     from fluidvid.models import ModelStore
+    from fluidvid.progress import progress_bar, silent
 
     store = ModelStore()
     console = _console()
@@ -417,7 +418,8 @@ def models_pull(
     terms = "" if entry.commercial_use else "; NON-COMMERCIAL use only"
     console.print(f"{name}: licence {entry.licence}{terms}", markup=False, emoji=False)
     hashes = dict(text.partition("=")[::2] for text in sha256 or [])
-    path = store.pull(name, source=source, sha256=hashes, force=force)
+    with progress_bar(console) if console.is_terminal else nullcontext(silent) as progress:
+        path = store.pull(name, source=source, sha256=hashes, force=force, progress=progress)
     console.print(f"installed and verified: {path}", soft_wrap=True, markup=False, emoji=False)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import logging
 import math
+import pickle
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fluidvid.errors import OutputError
+from fluidvid.errors import ConfigError, OutputError
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def save_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Write `out/state.pt` whole or not at all.
+    """Write `out/state.pt` whole or not at all; `state` holds tensors and plain values only.
 
     Raises:
         OutputError: it cannot be written; the last state is kept.
@@ -159,9 +160,20 @@ def save_state(out: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(out: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, or None where there is nothing yet."""
+    """What `save_state` wrote, or None where there is nothing yet.
+
+    Raises:
+        ConfigError: it is damaged, or holds more than tensors and plain values.
+    """
     path = out / "state.pt"
-    state: dict[str, Any] | None = torch.load(path, weights_only=False) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)  # else it could run any code
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} is damaged or of another version of fluidvid: the run cannot go on, begin it with another --out"
+        ) from error
     return state
 
 

@@ -214,7 +214,7 @@ def test_a_killed_run_goes_on_to_the_same_loss(
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    reached = torch.load(killed / "run" / "state.pt", weights_only=False)["step"]
+    reached = torch.load(killed / "run" / "state.pt", weights_only=True)["step"]
     last = max(reached + 1, 6)
     code, _, err = fluidvid(*common, "--out", killed, "--resume", "--steps", last)
     assert (code, err) == (0, "")

@@ -300,6 +300,42 @@ def test_wrong_use_is_one_line_and_an_exit_code(
     assert found == code
     assert words in err
     assert (out, len(err.splitlines())) == ("", 1)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((kind, "DATA") for kind in ("autoencoder", "diffusion", "identity", "swaps", "bank")),
+        *((kind, "--donors") for kind in ("swaps", "bank")),
+    ],
+)
+def test_a_training_that_fails_at_its_pictures_leaves_nothing(
+    kind: str, wrong: str, fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    write_faces(tmp_path / "few", 2)
+    source: tuple[str | Path, ...] = (tmp_path / "few",) if wrong == "DATA" else (data, "--donors", tmp_path / "few")
+    out = tmp_path / "new" / "out"
+    begin: tuple[str | Path, ...] = () if kind == "identity" else ("--start", seed_prior)
+    if kind in ("identity", "bank"):
+        begin += ("--teacher", ModelStore().resolve("identity_student"))
+    code, _, err = fluidvid("train", kind, *source, *begin, "--aligned", "--out", out, "--steps", 1, "--quiet")
+    assert code == 3 and "2 different faces are too few" in err
+    assert not out.parent.exists()
+
+
+def test_a_training_that_fails_as_it_begins_leaves_what_was_there(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "notes").touch()
+    monkeypatch.setattr(np, "savez", full)
+    code, _, err = fluidvid("train", "diffusion", data, "--start", seed_prior, "--out", tmp_path / "out", "--quiet")
+    assert code == 4 and "faces.npz cannot be written" in err
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["run", "notes"]
 
 
 def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path) -> None:

@@ -133,8 +133,12 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A temporary file beside `path` to write to, which then takes its place; nothing is left of it after an error.
+
+    Args:
+        path: of the file.
+        private: only its owner may read it: it shows somebody's face, or whose it is.
 
     Raises:
         OutputError: it cannot be written.
@@ -142,6 +146,9 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_suffix(".tmp")
     try:
         with write_errors(path):
+            if private:
+                part.unlink(missing_ok=True)
+                part.touch(0o600)
             yield part
             part.replace(path)
     finally:
@@ -155,7 +162,7 @@ def save_state(out: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OutputError: it cannot be written; the last state is kept.
     """
-    with whole(out / "state.pt") as part:
+    with whole(out / "state.pt", private=True) as part:
         torch.save(dict(state), part)
 
 

@@ -196,7 +196,7 @@ def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directio
         targets = Targets(**torch.load(labels, weights_only=True))
     else:
         targets = targets_of(_first(faces) if donors is None else donors, nets, attributes)
-        with whole(labels) as part:
+        with whole(labels, private=True) as part:
             torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, part)
     known = known_directions(start, h_shape(backbone), targets)
     space, read_out = known or first_directions(backbone, targets.pictures, targets.codes, LEVEL)

@@ -206,7 +206,7 @@ def run_diffusion(request: TrainingRequest, models: ModelStore) -> dict[str, flo
     known = run / "embeddings.npy"
     if not known.exists():
         embeddings = _embeddings(load_recogniser(STUDENT, models.resolve, template), faces.pictures)
-        with whole(known) as part, part.open("wb") as file:
+        with whole(known, private=True) as part, part.open("wb") as file:
             np.save(file, embeddings)
     validation = {"held_out": _encoded(autoencoder, faces.pictures[faces.held_out][:128])}
     options = DiffusionTraining(**request.options())
@@ -240,6 +240,7 @@ def run_diffusion(request: TrainingRequest, models: ModelStore) -> dict[str, flo
         scheduler=new_scheduler(),
         components=run / "hspace.safetensors",
     )
+    known.unlink()  # biometric data, and made again where the run goes on
     return {"steps": float(_steps(run))}
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -369,8 +370,30 @@ def test_embeddings_are_kept_whole_or_not_at_all(
         code, _, err = fluidvid(*command, "--steps", 1)
     assert code == 4 and "No space left on device" in err
     assert sorted(path.name for path in (tmp_path / "out" / "run").iterdir()) == ["faces.npz", "run.json"]
-    code, _, err = fluidvid(*command, "--steps", 1, "--resume")
-    assert (code, err) == (0, "")
+    for steps in (1, 2):
+        code, _, err = fluidvid(*command, "--steps", steps, "--resume")
+        assert (code, err) == (0, "")
+        assert not (tmp_path / "out" / "run" / "embeddings.npy").exists()
+
+
+def test_what_shows_faces_or_tells_whose_they_are_is_private(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: dict[str, int] = {}
+
+    def kept(*given: Any) -> dict[str, float]:
+        run = given[-2]
+        modes.update({path.name: stat.S_IMODE(path.stat().st_mode) for path in run.iterdir()})
+        raise FloatingPointError("the loss became nan")
+
+    common = ("--start", seed_prior, "--batch", 4, "--steps", 1, "--quiet")
+    assert fluidvid("train", "swaps", data, *common, "--out", tmp_path / "swaps")[0] == 0
+    run = tmp_path / "swaps" / "run"
+    for name in ("faces.npz", "state.pt", "targets.pt"):
+        assert stat.S_IMODE((run / name).stat().st_mode) == 0o600, name
+    monkeypatch.setattr("fluidvid.prior.training.train_diffusion", kept)
+    assert fluidvid("train", "diffusion", data, *common, "--out", tmp_path / "diffusion")[0] == 1
+    assert modes["embeddings.npy"] == 0o600
 
 
 def test_four_faces_are_enough_for_an_evaluation(fluidvid: Fluidvid, data: Path, seed_prior: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import typer
 
@@ -223,7 +223,8 @@ def _signature(*, live: bool = False) -> inspect.Signature:
             Annotated[
                 bool,
                 typer.Option(
-                    "--overwrite", help="replace an existing OUT; older parts of one in parts are moved aside"
+                    "--overwrite",
+                    help="replace an existing OUT" + ("; older parts of one in parts are moved aside" if live else ""),
                 ),
             ],
             False,
@@ -247,11 +248,10 @@ def _flag_type(option: config.Option, *, hidden: bool = False) -> Any:
     if option.is_switch:
         return Annotated[bool | None, typer.Option(f"{option.flag}/--no-{option.flag[2:]}", help=words, hidden=hidden)]
     annotation = option.field.annotation
-    choices = ", " in option.allowed and not option.allowed.startswith("seconds")
-    shown = option.allowed.replace(", ", "|") if choices else _kind(option.allowed)
+    shown = "|".join(get_args(annotation)) if get_origin(annotation) is Literal else _kind(option.allowed)
     if shown in ("INTEGER", "NUMBER", "TIME") and " from " in option.allowed:
         words += ", " + option.allowed.partition(" from ")[2].removesuffix(" or none")
-    if type(None) not in get_args(annotation):
+    if option.field.default is not None:
         words += f", default {option.field.default}"
     # Text, whatever the type: the tree judges values of files and flags alike, with the same words.
     return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words, hidden=hidden)]

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable, 4 target not writable, "
-    "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 8 audit not passed, 9 cache unusable "
-    "(cache commands), 130 interrupted. "
+    "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable or changed, "
+    "4 target not writable, 5 model missing or altered, 6 refused by --strict, 7 face detection failed, "
+    "8 audit not passed, 9 cache unusable (cache commands), 130 interrupted. "
     "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict and that a result "
     "stands whose --json could not be written. "
     "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "

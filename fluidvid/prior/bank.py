@@ -36,7 +36,7 @@ JUDGE = "dlib_resnet"
 """Its embeddings of the pseudonyms are the audit's gallery: shipped, but nothing is trained with it."""
 TAUGHT_BY = ("identity_student", *GUIDES)
 """Recognisers of the package that know the pseudonyms, and are asked in training: a search's guides and the student by
-which tracking and the audit know people."""
+which the audit knows people."""
 ROWS = 512
 """Pseudonyms that are shipped."""
 CANDIDATES = 2048

@@ -11,10 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fluidvid.config import USUAL_RATE, Config, TrackConfig
+from fluidvid.config import Config, TrackConfig
 from fluidvid.editing import FaceEditor
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
+from fluidvid.rate import USUAL_RATE
 from fluidvid.soon import EditorSoon, alignment
 from fluidvid.stages import Stages
 from fluidvid.trackers.session import CPU, Provider

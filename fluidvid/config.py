@@ -34,12 +34,11 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from fluidvid.errors import ConfigError
+from fluidvid.rate import USUAL_RATE as USUAL_RATE
 
 Mode = Literal["fluid", "blur", "pixelate", "solid"]
 MaskKind = Literal["solid", "pixelate", "blur"]
 PRESETS = ("default", "fast", "quality", "live")
-USUAL_RATE = 25
-"""Frames per second for which figures in frames are meant."""
 FASTEST = 240
 """A header that says more is wrong."""
 

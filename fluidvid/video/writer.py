@@ -24,7 +24,7 @@ from fluidvid.errors import FluidvidError, OutputError
 from fluidvid.video.colour import layout, matrix_of
 from fluidvid.video.containers import Target, codec_tag, codecs_held, target_for
 from fluidvid.video.copying import StreamCopier
-from fluidvid.video.encoders import EncoderPlan, Holds, configure, plan_encoder
+from fluidvid.video.encoders import EncoderPlan, configure, plan_encoder
 from fluidvid.video.frame import Frame
 from fluidvid.video.info import VideoInfo, read_info
 from fluidvid.video.opening import local
@@ -117,9 +117,9 @@ class VideoWriter:
         self._shaper = PictureShaper(self._info, turn=not (self._spec.rotation or self._info.orientation.identity))
         if self._shaper.turns:
             self._notes.append(f"{self._spec.muxer} cannot store a rotation: the pixels were turned upright")
-        holds = Holds(codecs_held(self._spec))
+        held = codecs_held(self._spec)
         self._plan = plan_encoder(
-            self._info, self._shaper.size, holds, self._spec.video, codec=codec, crf=crf, preset=preset
+            self._info, self._shaper.size, held, self._spec.video, codec=codec, crf=crf, preset=preset
         )
         self._shaper.format = self._plan.pix_fmt
         self._file: TargetFile | None = None

@@ -198,7 +198,7 @@ class FluidEditor:
             candidates = self.search.renewed(life)
         else:
             known_rows = () if self.memory is None else self.memory.pseudonyms()
-            present = {row for rows in self._rows.values() for row in rows}
+            present = {row for rows in list(self._rows.values()) for row in rows}  # live, others leave meanwhile
             candidates = self.search.candidates(source, known_rows, present)
         seek = self.search.find if search else self.search.first
         before = self._rows.get(person_id, ())
@@ -207,9 +207,10 @@ class FluidEditor:
         try:
             found, figures, reason = seek(source, noise, candidates, frames)
         finally:
-            self._rows[person_id] = before
-            if not before:
-                del self._rows[person_id]
+            if before:
+                self._rows[person_id] = before
+            else:
+                self._rows.pop(person_id, None)
         if found is not None and not reason:
             self._install(person_id, found, old)
             if self.memory is not None and identity is not None:

@@ -17,14 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fluidvid.engine.onnx_module import OnnxModule
-from fluidvid.geometry import invert, similarity
+from fluidvid.geometry import ARCFACE_112, invert, similarity
 
 Points = NDArray[np.float64]
 
-ARCFACE = (
-    np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]) / 112
-)
-"""insightface's 112 px template in fractions of the side."""
 DLIB = np.array([(47.549, 46.599), (100.476, 46.599), (74.013, 76.563), (50.415, 103.023), (97.610, 103.023)]) / 150
 """dlib's 150 px chip in fractions of the side."""
 
@@ -113,7 +109,7 @@ class Recogniser(nn.Module):
     def __init__(self, spec: RecogniserSpec, template: Points) -> None:
         super().__init__()
         self.spec, self.name, self.threshold = spec, spec.name, spec.threshold
-        target = DLIB if spec.template == "dlib" else ARCFACE
+        target = DLIB if spec.template == "dlib" else ARCFACE_112
         self.view = View(similarity(template, target), spec.size)
         self.net = OnnxModule(spec.path)
         mean = np.zeros(1, np.float32) if spec.mean is None else spec.mean

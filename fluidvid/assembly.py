@@ -11,10 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fluidvid.config import USUAL_RATE, Config, TrackConfig
+from fluidvid.config import Config, TrackConfig
 from fluidvid.editing import FaceEditor
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
+from fluidvid.rate import USUAL_RATE
 from fluidvid.soon import EditorSoon, alignment
 from fluidvid.stages import Stages
 from fluidvid.trackers.session import CPU, Provider
@@ -105,11 +106,20 @@ def run_seed(config: Config, source: Path | None = None) -> int:
 
 
 def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) -> Stages:
-    """All parts of a run over a file."""
+    """All parts of a run over a file, which must not change until the result gets its name: passes must see the same.
+
+    Raises:
+        InputError: the source cannot be read.
+        OutputError: the target cannot be written.
+    """
     from fluidvid.video import VideoReader, VideoWriter
+    from fluidvid.video.source_file import SourceFile
+
+    file = SourceFile(source)
 
     def open_reader() -> AbstractContextManager[Any]:
         reader: AbstractContextManager[Any] = VideoReader(source, start=config.start, end=config.end)
+        file.check()
         return reader
 
     def open_writer(reader: Any) -> AbstractContextManager[Any]:
@@ -124,6 +134,7 @@ def file_stages(source: Path, target: Path, config: Config, *, overwrite: bool) 
             keep_metadata=media.keep_metadata,
             start=config.start,
             end=config.end,
+            approve=file.check,
         )
         return writer
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import typer
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable, 4 target not writable, "
-    "5 model missing or altered, 6 refused by --strict, 7 face detection failed, 8 audit not passed, 9 cache unusable "
-    "(cache commands), 130 interrupted. "
+    "Exit codes: 0 done, 1 internal error, 2 wrong use or configuration, 3 source unreadable or changed, "
+    "4 target not writable, 5 model missing or altered, 6 refused by --strict, 7 face detection failed, "
+    "8 audit not passed, 9 cache unusable (cache commands), 130 interrupted. "
     "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict and that a result "
     "stands whose --json could not be written. "
     "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "
@@ -223,7 +223,8 @@ def _signature(*, live: bool = False) -> inspect.Signature:
             Annotated[
                 bool,
                 typer.Option(
-                    "--overwrite", help="replace an existing OUT; older parts of one in parts are moved aside"
+                    "--overwrite",
+                    help="replace an existing OUT" + ("; older parts of one in parts are moved aside" if live else ""),
                 ),
             ],
             False,
@@ -247,11 +248,10 @@ def _flag_type(option: config.Option, *, hidden: bool = False) -> Any:
     if option.is_switch:
         return Annotated[bool | None, typer.Option(f"{option.flag}/--no-{option.flag[2:]}", help=words, hidden=hidden)]
     annotation = option.field.annotation
-    choices = ", " in option.allowed and not option.allowed.startswith("seconds")
-    shown = option.allowed.replace(", ", "|") if choices else _kind(option.allowed)
+    shown = "|".join(get_args(annotation)) if get_origin(annotation) is Literal else _kind(option.allowed)
     if shown in ("INTEGER", "NUMBER", "TIME") and " from " in option.allowed:
         words += ", " + option.allowed.partition(" from ")[2].removesuffix(" or none")
-    if type(None) not in get_args(annotation):
+    if option.field.default is not None:
         words += f", default {option.field.default}"
     # Text, whatever the type: the tree judges values of files and flags alike, with the same words.
     return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words, hidden=hidden)]
@@ -410,6 +410,7 @@ def models_pull(
 ) -> None:
     """Fetch an opt-in model, verified by SHA-256. The only command that downloads."""
     from fluidvid.models import ModelStore
+    from fluidvid.progress import progress_bar, silent
 
     store = ModelStore()
     console = _console()
@@ -417,7 +418,8 @@ def models_pull(
     terms = "" if entry.commercial_use else "; NON-COMMERCIAL use only"
     console.print(f"{name}: licence {entry.licence}{terms}", markup=False, emoji=False)
     hashes = dict(text.partition("=")[::2] for text in sha256 or [])
-    path = store.pull(name, source=source, sha256=hashes, force=force)
+    with progress_bar(console) if console.is_terminal else nullcontext(silent) as progress:
+        path = store.pull(name, source=source, sha256=hashes, force=force, progress=progress)
     console.print(f"installed and verified: {path}", soft_wrap=True, markup=False, emoji=False)
 
 

@@ -20,16 +20,25 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from fluidvid.errors import ConfigError
+from fluidvid.rate import USUAL_RATE
 
 Mode = Literal["fluid", "blur", "pixelate", "solid"]
 MaskKind = Literal["solid", "pixelate", "blur"]
 PRESETS = ("default", "fast", "quality", "live")
-USUAL_RATE = 25
-"""Frames per second for which figures in frames are meant."""
 FASTEST = 240
 """A header that says more is wrong."""
 
@@ -76,12 +85,24 @@ def parse_duration(value: Any) -> float:
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 
 
+def _is_none(value: object) -> bool:
+    return isinstance(value, str) and value.lower() == "none"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _emptied(cls, value: object, info: ValidationInfo) -> object:
+        """The text `none` empties an optional key: TOML and flags have no other word for it."""
+        field = cls.model_fields[str(info.field_name)]
+        return None if _is_none(value) and type(None) in get_args(field.annotation) else value
 
-def _option(default: Any, text: str, *, flag: str | None = None, **limits: Any) -> Any:
-    return Field(default=default, description=text, json_schema_extra={"flag": flag} if flag else {}, **limits)
+
+def _option(default: Any, text: str, *, flag: str | None = None, words: str | None = None, **limits: Any) -> Any:
+    """A leaf; `words` say what is allowed where its limits do not."""
+    return Field(default=default, description=text, json_schema_extra={"flag": flag, "words": words}, **limits)
 
 
 class DetectConfig(_Section):
@@ -203,7 +224,10 @@ class EditConfig(_Section):
         "false edits it, too",
     )
     timesteps: tuple[Annotated[int, Field(ge=1, le=999)], ...] | None = _option(
-        None, "edit levels, from noisy to clean; default: the backbone's own", min_length=1, max_length=12
+        None,
+        "edit levels, from noisy to clean, e.g. [700, 500, 300]; default: the backbone's own",
+        min_length=1,
+        max_length=12,
     )
     inversion_steps: int = _option(20, "DDIM steps of the inversion editor", ge=2, le=200)
     fade_frames: int = _option(8, "frames of the cross-fade between mask and new face", ge=0, le=120)
@@ -228,8 +252,8 @@ class MaskConfig(_Section):
 class MediaConfig(_Section):
     """What part is read and how the result is written."""
 
-    start: Time | None = _option(None, "begin here (seconds or HH:MM:SS)", flag="--start")
-    end: Time | None = _option(None, "stop here (seconds or HH:MM:SS)", flag="--end")
+    start: Time | None = _option(None, "begin here (seconds, MM:SS or HH:MM:SS)", flag="--start")
+    end: Time | None = _option(None, "stop here (seconds, MM:SS or HH:MM:SS)", flag="--end")
     codec: str | None = _option(None, "video codec; default: the source's", flag="--codec", min_length=1)
     crf: int | None = _option(None, "constant quality; lower is better", flag="--crf", ge=0, le=63)
     preset: str | None = _option(None, "the encoder's own speed preset", flag="--preset", min_length=1)
@@ -256,7 +280,7 @@ class CacheConfig(_Section):
         False, "lock the cache with a passphrase (asked for, or one line on stdin)", flag="--cache-passphrase"
     )
     ttl_days: float = _option(30.0, "days a person is remembered after their last run", gt=0, le=3650)
-    max_mb: float = _option(64.0, "largest size of the cache, the longest unused go first", gt=0, le=1e6)
+    max_mb: float = _option(64.0, "largest size of the cache, the longest unused go first", gt=0, le=10**6)
 
 
 class LiveConfig(_Section):
@@ -278,7 +302,11 @@ class LiveConfig(_Section):
     )
     transport: Literal["tcp", "udp"] = _option("tcp", "how RTSP carries its media", flag="--transport")
     metrics: str | None = _option(
-        None, "serve /metrics (Prometheus) and /health on this HOST:PORT", flag="--metrics", pattern=r"^[^\s/]*:\d+$"
+        None,
+        "serve /metrics (Prometheus) and /health on this HOST:PORT",
+        flag="--metrics",
+        words="HOST:PORT as in 127.0.0.1:9187",
+        pattern=r"^[^\s/]*:\d+$",
     )
     segment: Duration = _option(60.0, "length of the parts of a segmented file", flag="--segment", ge=1, le=86400)
     key_interval: Duration = _option(2.0, "time between key frames of what is published", ge=0.1, le=60)
@@ -294,7 +322,11 @@ class Config(_Section):
 
     mode: Mode = _option("fluid", "what happens to faces", flag="--mode")
     device: str = _option(
-        "auto", "auto, cpu, cuda, cuda:N or mps", flag="--device", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"
+        "auto",
+        "auto, cpu, cuda, cuda:N or mps",
+        flag="--device",
+        words="auto, cpu, mps, cuda, or one card as in cuda:1",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
     )
     seed: int | None = _option(
         None,
@@ -350,11 +382,12 @@ class Config(_Section):
 
 @dataclass(frozen=True)
 class Option:
-    """One leaf of the configuration tree: dotted key, pydantic field, command-line flag or None."""
+    """One leaf of the configuration tree: dotted key, pydantic field, command-line flag, words for what is allowed."""
 
     key: str
     field: FieldInfo
     flag: str | None
+    words: str | None
 
     @property
     def is_switch(self) -> bool:
@@ -364,15 +397,17 @@ class Option:
     @property
     def allowed(self) -> str:
         """The allowed values in words, e.g. `0.1 to 2.0` or `linear, geodesic`."""
-        return _allowed(self.field.annotation, self.field.metadata)
+        return _allowed(self.field.annotation, self.field.metadata, self.words)
 
 
-def _allowed(annotation: Any, metadata: list[Any]) -> str:
-    """Words for a type and its pydantic constraints."""
+def _allowed(annotation: Any, metadata: list[Any], words: str | None) -> str:
+    """Words for a type and its pydantic constraints, unless `words` say it."""
     optional = ""
     if get_origin(annotation) in (Union, UnionType):
         members = [a for a in get_args(annotation) if a is not type(None)]
         annotation, optional = members[0], " or none"
+    if words is not None:
+        return words + optional
     if get_origin(annotation) is Annotated:
         annotation, *more = get_args(annotation)
         if any(isinstance(m, AfterValidator) for m in more):
@@ -383,9 +418,6 @@ def _allowed(annotation: Any, metadata: list[Any]) -> str:
         return "true or false"
     if get_origin(annotation) is tuple:
         return "a list of whole numbers from 1 to 999"
-    for item in metadata:
-        if pattern := getattr(item, "pattern", None):
-            return str(pattern).strip("^$") + optional
     kind = {int: "a whole number", float: "a number", str: "text"}.get(annotation, str(annotation))
     if any(isinstance(item, BeforeValidator) for item in metadata):
         kind = "seconds, 500ms or 5m,"
@@ -405,9 +437,8 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Option]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from _walk(annotation, f"{prefix}{name}.")
         else:
-            extra = field.json_schema_extra
-            flag = extra.get("flag") if isinstance(extra, dict) else None
-            yield Option(prefix + name, field, str(flag) if flag else None)
+            extra: Any = field.json_schema_extra
+            yield Option(prefix + name, field, extra["flag"], extra["words"])
 
 
 @cache
@@ -467,14 +498,11 @@ def _first_line(error: ValidationError) -> str:
 def parse_value(key: str, text: str) -> Any:
     """Turn a flag's text into a TOML-like value for `key`; the tree's own validation judges it.
 
-    `none` empties an optional key; lists are comma-separated.
+    Lists are comma-separated.
     """
-    option = option_at(key)
-    annotation = option.field.annotation
-    if text.lower() == "none" and type(None) in get_args(annotation):
-        return None
+    annotation = option_at(key).field.annotation
     members = (annotation, *get_args(annotation))
-    if any(get_origin(member) is tuple for member in members):
+    if any(get_origin(member) is tuple for member in members) and not _is_none(text):
         return [part.strip() for part in text.split(",")]
     return text
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.geometry import similarity
-from fluidvid.trackers.align import ARCFACE_112
+from fluidvid.geometry import ARCFACE_112, similarity
 from fluidvid.trackers.align import crop as aligned_crop
 from fluidvid.trackers.session import CPU, Provider, open_session
 from fluidvid.trackers.types import Detection
@@ -44,7 +43,7 @@ class OnnxEmbedder:
         usable = np.ones(len(detections), dtype=bool)
         for i, detection in enumerate(detections):
             try:
-                matrix = similarity(detection.landmarks, np.asarray(ARCFACE_112) * SIDE)
+                matrix = similarity(detection.landmarks, ARCFACE_112 * SIDE)
             except ValueError:
                 usable[i] = False
                 continue

@@ -1,4 +1,4 @@
-"""Similarity transforms between point sets: the leaf that trackers and engine share."""
+"""Similarity transforms between point sets, and templates of aligned faces: a leaf that trackers and engine share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from numpy.typing import ArrayLike, NDArray
 
 # Five points in fractions of the side, order: left eye, right eye, nose, left mouth, right mouth as seen.
 FFHQ_112 = np.array([(0.3622, 0.4197), (0.6376, 0.4203), (0.5014, 0.5816), (0.3803, 0.7072), (0.6246, 0.7066)])
+# The same of insightface's 112-pixel crop.
+ARCFACE_112 = (
+    np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]) / 112
+)
 
 
 def similarity(source: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.config import USUAL_RATE
 from fluidvid.errors import NOTHING_WRITTEN, detection_errors
 from fluidvid.overlap import read_ahead
+from fluidvid.rate import USUAL_RATE
 from fluidvid.stages import CutDetector, SourceFrame, Stages
 from fluidvid.trackers.sparse import Look, SparseDetector, paired
 from fluidvid.trackers.types import Detection

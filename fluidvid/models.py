@@ -9,21 +9,21 @@ import hashlib
 import json
 import os
 import tempfile
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
-from fluidvid.errors import ModelError
+from fluidvid.errors import ModelError, OutputError
+from fluidvid.progress import ProgressCallback, ProgressEvent, silent
 
 _CHUNK = 1 << 20
-Progress = Callable[[int, int | None], None]
-"""Called with bytes done and total (None if unknown)."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class ModelStore:
         source: str | None = None,
         sha256: Mapping[str, str] | None = None,
         force: bool = False,
-        progress: Progress | None = None,
+        progress: ProgressCallback = silent,
     ) -> Path:
         """Fetch an opt-in model into the store, verified before it gets its name.
 
@@ -219,10 +219,11 @@ class ModelStore:
             source: local file or URL instead of the manifest's; for a model of several files a local folder.
             sha256: hashes you trust by file name, needed where the manifest pins none.
             force: replace a file that is already there.
-            progress: called while bytes arrive.
+            progress: called while bytes arrive; a stage is a file, a unit a kilobyte.
 
         Raises:
-            ModelError: embedded, no source, no hash to check against, network failure or a wrong hash.
+            ModelError: embedded, no source, no hash to check against, the source cannot be read, or a wrong hash.
+            OutputError: the store cannot be written.
         """
         entry = self.entry(name)
         if entry.embedded:
@@ -233,10 +234,11 @@ class ModelStore:
             base = Path(file.path).name
             expected = file.sha256 or (given[base].lower() if base in given else None)
             origin = str(Path(source) / base) if source and Path(source).is_dir() else source or file.url
-            if target.is_file() and not force:
-                if expected is None or sha256_of(target) == expected:
-                    continue
-                raise ModelError(f"{target} exists and differs: add --force to replace it")
+            with _store_errors(target):
+                if target.is_file() and not force:
+                    if expected is None or sha256_of(target) == expected:
+                        continue
+                    raise ModelError(f"{target} exists and differs: add --force to replace it")
             if origin is None:
                 raise ModelError(f"model {name} has no download address: get it from {entry.source}, then --from FILE")
             if expected is None:
@@ -246,9 +248,21 @@ class ModelStore:
                 raise ModelError(
                     f"the manifest pins no SHA-256 for {', '.join(unknown)}: give those you trust with {flags}"
                 )
-            _fetch(origin, target, expected, progress)
+            with _store_errors(target):
+                _fetch(origin, target, expected, progress)
         self._verified.pop(name, None)
         return self.location(entry)
+
+
+@contextmanager
+def _store_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{target} cannot be written ({error.strerror or error}): make room there, change its permissions, or set "
+            "XDG_CACHE_HOME to another folder"
+        ) from error
 
 
 def _open(origin: str) -> tuple[BinaryIO, int | None]:
@@ -264,25 +278,29 @@ def _open(origin: str) -> tuple[BinaryIO, int | None]:
     raise ModelError(f"cannot fetch {origin}: only https addresses and local files are accepted")
 
 
-def _fetch(origin: str, target: Path, expected: str, progress: Progress | None) -> None:
+def _chunks(origin: str) -> Iterator[tuple[bytes, int | None]]:
+    """The bytes of an address or file, each time with their number in all, if it is known."""
+    try:
+        stream, total = _open(origin)
+        with stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk, total
+    except (OSError, HTTPException, ValueError) as error:
+        raise ModelError(f"cannot fetch {origin}: {error}; check the address and try again") from error
+
+
+def _fetch(origin: str, target: Path, expected: str, progress: ProgressCallback) -> None:
     """Copy `origin` to a temporary file beside `target`, verify it, then rename."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     digest = hashlib.sha256()
     try:
         with os.fdopen(handle, "wb") as sink:
-            try:
-                stream, total = _open(origin)
-                with stream:
-                    done = 0
-                    while chunk := stream.read(_CHUNK):
-                        sink.write(chunk)
-                        digest.update(chunk)
-                        done += len(chunk)
-                        if progress is not None:
-                            progress(done, total)
-            except (OSError, urllib.error.URLError, ValueError) as error:
-                raise ModelError(f"cannot fetch {origin}: {error}; check the address and try again") from error
+            for chunk, total in _chunks(origin):
+                sink.write(chunk)
+                digest.update(chunk)
+                kilobytes = None if total is None else total // 1000
+                progress(ProgressEvent(f"{target.name}, kB", sink.tell() // 1000, kilobytes))
         if digest.hexdigest() != expected:
             raise ModelError(f"{origin} has SHA-256 {digest.hexdigest()}, expected {expected}: nothing was installed")
         Path(temporary).replace(target)

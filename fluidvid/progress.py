@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """One step: `stage` is `detect`, `prepare` or `write`; `done` of `total` units (None if not known)."""
+    """One step: `stage` is `detect`, `prepare`, `write` or a command's own; `done` of `total` units, if known."""
 
     stage: str
     done: int

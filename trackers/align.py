@@ -1,4 +1,4 @@
-"""Aligned crops: where the five landmarks stand in them, and how a picture is sampled into one."""
+"""Aligned crops: how a picture is sampled into one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-ARCFACE_112 = (
-    np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
-    / 112.0
-)
-"""`(5, 2)` landmarks of insightface's ArcFace crop in fractions of its side."""
 SOFT, SOFTENED = 0.08, 0.06
 """What lies outside the picture is blurred by a Gaussian of this standard deviation, entirely so from this distance to
 the edge on, both in sides of the crop: a mirrored face must not look like a second one. FFHQ's crops are made so."""

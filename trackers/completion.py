@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.config import USUAL_RATE
+from fluidvid.rate import USUAL_RATE
 from fluidvid.trackers.tracking import carried
 from fluidvid.trackers.types import TrackedFace
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from fluidvid.config import USUAL_RATE
+from fluidvid.rate import USUAL_RATE
 from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.motion import BoxMotion
 from fluidvid.trackers.types import Detection, TrackedFace

@@ -139,7 +139,7 @@ def train_autoencoder(
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
-        rng = state["rng"]
+        rng.bit_generator.state = state["rng"]
     model.train()
     training, validation = np.flatnonzero(~held_out), to_crops(pictures[held_out][:192])
     figures: dict[str, float] = evaluate(model, validation, features)
@@ -183,6 +183,7 @@ def train_autoencoder(
             figures = evaluate(model, validation, features)
             row = {"step": run.step, "pictures": run.step * options.batch, "hours": run.hours, "lr": rate}
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-            run.checkpoint(row | run.means() | figures, state | {"generator": generator.get_state(), "rng": rng})
+            state |= {"generator": generator.get_state(), "rng": rng.bit_generator.state}
+            run.checkpoint(row | run.means() | figures, state)
             model.save_pretrained(out / "autoencoder")
     return figures

@@ -172,7 +172,7 @@ def train_diffusion(
         probe.load_state_dict(state["probe"])
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
-        rng = state["rng"]
+        rng.bit_generator.state = state["rng"]
     log.info("caching latents of %d pictures", int((~held_out).sum()))
     weights = np.where(held_out, 0.0, shares)
     kept = None if state is None else state["cache"]
@@ -208,6 +208,6 @@ def train_diffusion(
             for name, latents in validation.items():
                 row |= {f"{name}_{k}": v for k, v in denoising_errors(SplitUNet(ema), schedule, latents).items()}
             state = {"unet": unet.state_dict(), "ema": ema.state_dict(), "probe": probe.state_dict()}
-            state |= {"optimiser": optimiser.state_dict(), "generator": generator.get_state(), "rng": rng}
-            run.checkpoint(row, state | {"cache": cache.kept})
+            state |= {"optimiser": optimiser.state_dict(), "generator": generator.get_state(), "cache": cache.kept}
+            run.checkpoint(row, state | {"rng": rng.bit_generator.state})
             ema.save_pretrained(out / "unet")

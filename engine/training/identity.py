@@ -116,14 +116,14 @@ class LabelledFaces:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        names = ("rng", "faces", "labels", "cursor")
-        return {name: getattr(self, name) for name in names} | {"generator": self.generator.get_state()}
+        kept = {"faces": torch.from_numpy(self.faces), "labels": self.labels, "cursor": self.cursor}
+        return kept | {"rng": self.rng.bit_generator.state, "generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """From a checkpoint."""
+        self.faces, self.labels, self.cursor = state["faces"].numpy(), state["labels"], state["cursor"]
+        self.rng.bit_generator.state = state["rng"]
         self.generator.set_state(state["generator"])
-        for name in ("rng", "faces", "labels", "cursor"):
-            setattr(self, name, state[name])
 
 
 def distillation_loss(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

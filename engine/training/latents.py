@@ -35,14 +35,14 @@ class LatentCache:
     fresh: int = 4
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
-    kept: tuple[Tensor, NDArray[np.int64], int] | None = None
+    kept: tuple[Tensor, Tensor, int] | None = None
 
     def __post_init__(self) -> None:
         self.weights = self.weights / self.weights.sum()
         if self.kept is None:
             owner = self.rng.permutation(np.flatnonzero(self.weights))
             parts = np.array_split(owner, len(owner) // 64 + 1)
-            self.kept = torch.cat([self._encode(part) for part in parts]), owner, 0
+            self.kept = torch.cat([self._encode(part) for part in parts]), torch.from_numpy(owner), 0
         self.picked: NDArray[np.int64] = np.empty(0, np.int64)
 
     @torch.inference_mode()
@@ -54,12 +54,13 @@ class LatentCache:
     def draw(self, count: int) -> Tensor:
         """`(count, C, h, w)` float32; `picked` names their pictures."""
         assert self.kept is not None
-        latents, owner, cursor = self.kept
+        latents, pictures, cursor = self.kept
+        owner = pictures.numpy()  # of the same memory
         if self.fresh:
             new = self.rng.choice(len(self.pictures), self.fresh, p=self.weights)
             slots = (cursor + np.arange(self.fresh)) % len(owner)
             latents[slots], owner[slots] = self._encode(new), new
-            self.kept = latents, owner, cursor + self.fresh
+            self.kept = latents, pictures, cursor + self.fresh
         chance = self.weights[owner]
         rows = self.rng.choice(len(owner), count, p=chance / chance.sum())
         self.picked = owner[rows]

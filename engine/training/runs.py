@@ -6,6 +6,7 @@ import contextlib
 import csv
 import logging
 import math
+import pickle
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fluidvid.errors import OutputError
+from fluidvid.errors import ConfigError, OutputError
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,12 @@ def write_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, *, private: bool = False) -> Iterator[Path]:
     """A temporary file beside `path` to write to, which then takes its place; nothing is left of it after an error.
+
+    Args:
+        path: of the file.
+        private: only its owner may read it: it shows somebody's face, or whose it is.
 
     Raises:
         OutputError: it cannot be written.
@@ -141,6 +146,9 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_suffix(".tmp")
     try:
         with write_errors(path):
+            if private:
+                part.unlink(missing_ok=True)
+                part.touch(0o600)
             yield part
             part.replace(path)
     finally:
@@ -149,19 +157,30 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def save_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Write `out/state.pt` whole or not at all.
+    """Write `out/state.pt` whole or not at all; `state` holds tensors and plain values only.
 
     Raises:
         OutputError: it cannot be written; the last state is kept.
     """
-    with whole(out / "state.pt") as part:
+    with whole(out / "state.pt", private=True) as part:
         torch.save(dict(state), part)
 
 
 def load_state(out: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, or None where there is nothing yet."""
+    """What `save_state` wrote, or None where there is nothing yet.
+
+    Raises:
+        ConfigError: it is damaged, or holds more than tensors and plain values.
+    """
     path = out / "state.pt"
-    state: dict[str, Any] | None = torch.load(path, weights_only=False) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)  # else it could run any code
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} is damaged or of another version of fluidvid: the run cannot go on, begin it with another --out"
+        ) from error
     return state
 
 

@@ -54,11 +54,12 @@ def run_audit(
     part = config.load("default").updated(changes)
     with VideoReader(source, start=part.start, end=part.end):  # says what is wrong before others are looked through
         pass
-    for path in (result, *([] if second is None else [second])):
+    results = [result] if second is None else [result, second]
+    for path in results:
         with VideoReader(path):
             pass
     if html is not None:
-        if html.exists() and any(html.samefile(media) for media in (source, result)):
+        if html.exists() and any(html.samefile(media) for media in (source, *results)):
             raise OutputError(f"{html} is one of the videos: choose another name for the report")
         check_target(html, source, overwrite)
     if recognisers is not None and not recognisers.is_dir():

@@ -26,6 +26,7 @@ from fluidvid.config import Config
 from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.trackers.detectors.near import NearDetector
+from fluidvid.video.source_file import SourceFile
 
 
 def _quiet(stage: str, done: int, total: int | None) -> None:
@@ -239,11 +240,15 @@ def audit(
         tick: called with stage, done and total.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or changed meanwhile: each is read several times.
         ModelError: a model is missing or altered, or there is no such backbone.
         ConfigError: no such attack or folder.
     """
+    other = None if second is None else Path(second)
+    files = [SourceFile(path) for path in (Path(source), Path(result), other) if path is not None]
     auditor = Auditor.load(None if recognisers is None else Path(recognisers), backbone=backbone)
     study = auditor.study(Path(source), start=start, end=end, min_face=min_face, tick=tick)
-    other = None if second is None else Path(second)
-    return auditor.audit(study, Path(result), second=other, attacks=attacks, limits=limits, tick=tick)
+    report = auditor.audit(study, Path(result), second=other, attacks=attacks, limits=limits, tick=tick)
+    for file in files:
+        file.check()
+    return report

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from fluidvid.assembly import completing
 from fluidvid.audit.graders import Panel
 from fluidvid.audit.look import SIZE, Look, concatenated, crops_of, look, spread
-from fluidvid.config import USUAL_RATE, TrackConfig
+from fluidvid.config import TrackConfig
 from fluidvid.geometry import FFHQ_112, similarity
+from fluidvid.rate import USUAL_RATE
 from fluidvid.trackers import SceneCutDetector, Tracker, link_tracks
 from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.types import TrackedFace

@@ -13,7 +13,7 @@ from av.audio.stream import AudioStream
 
 from fluidvid.api import unused_options
 from fluidvid.assembly import completing
-from fluidvid.config import USUAL_RATE, Config
+from fluidvid.config import Config
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.inspection import inspect
@@ -30,6 +30,7 @@ from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.source import LiveFrame, LiveSource
 from fluidvid.memory import give_back
 from fluidvid.overlap import read_ahead
+from fluidvid.rate import USUAL_RATE
 from fluidvid.stages import Stages
 from fluidvid.trackers import Tracker
 from fluidvid.window import Window

@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
-from fluidvid.engine.backbone import Backbone, load_backbone
+from fluidvid.engine.backbone import RUN, Backbone, load_backbone
 from fluidvid.engine.build import GUIDES, RECOGNISERS, TEACHERS, h_shape, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
@@ -30,13 +30,13 @@ from fluidvid.errors import ModelError
 from fluidvid.models import ModelStore
 from fluidvid.prior.dataset import FaceSet, gather
 from fluidvid.prior.folder import read_card, write_folder
-from fluidvid.prior.training import TrainingRequest, detector, faces_for, start_folder, successor
+from fluidvid.prior.training import TrainingRequest, detector, start_folder, successor
 
 JUDGE = "dlib_resnet"
 """Its embeddings of the pseudonyms are the audit's gallery: shipped, but nothing is trained with it."""
 TAUGHT_BY = ("identity_student", *GUIDES)
 """Recognisers of the package that know the pseudonyms, and are asked in training: a search's guides and the student by
-which tracking and the audit know people."""
+which the audit knows people."""
 ROWS = 512
 """Pseudonyms that are shipped."""
 CANDIDATES = 2048
@@ -189,14 +189,14 @@ def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directio
         resolve("facemesh468"),
         backbone.template,
     ).eval()
-    run = request.open(kind)
-    faces = faces_for(request, run, backbone.crop_size, backbone.template)
-    labels = run / "targets.pt"
+    labels = request.out / RUN / "targets.pt"
+    donors = None if labels.exists() else _donors(request, backbone)  # read before anything is written
+    run, faces = request.open(kind, backbone.crop_size, backbone.template)
     if labels.exists():
         targets = Targets(**torch.load(labels, weights_only=True))
     else:
-        targets = targets_of(_donors(request, backbone, faces), nets, attributes)
-        with whole(labels) as part:
+        targets = targets_of(_first(faces) if donors is None else donors, nets, attributes)
+        with whole(labels, private=True) as part:
             torch.save(vars(targets) | {"embeddings": dict(targets.embeddings)}, part)
     known = known_directions(start, h_shape(backbone), targets)
     space, read_out = known or first_directions(backbone, targets.pictures, targets.codes, LEVEL)
@@ -208,11 +208,16 @@ def _begin(request: TrainingRequest, kind: str, models: ModelStore) -> _Directio
     return _Directions(run, start, card, backbone, nets, attributes, faces, targets, space, read_out)
 
 
-def _donors(request: TrainingRequest, backbone: Backbone, faces: FaceSet) -> Tensor:
-    """`(N, 3, S, S)` pictures of the people to become."""
-    if request.donors is not None:
-        pictures = gather((request.donors,), backbone.crop_size, backbone.template, detector, request.aligned).pictures
-        return to_crops(pictures[:CANDIDATES])
+def _donors(request: TrainingRequest, backbone: Backbone) -> Tensor | None:
+    """`(N, 3, S, S)` pictures of the people to become; None: they are of the first source."""
+    if request.donors is None:
+        return None
+    pictures = gather((request.donors,), backbone.crop_size, backbone.template, detector, request.aligned).pictures
+    return to_crops(pictures[:CANDIDATES])
+
+
+def _first(faces: FaceSet) -> Tensor:
+    """`(N, 3, S, S)` faces of the first source that are not held out."""
     first = next(iter(faces.sources.values()))
     return to_crops(faces.pictures[np.flatnonzero(~faces.held_out[:first])[:CANDIDATES]])
 

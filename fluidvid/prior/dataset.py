@@ -55,7 +55,7 @@ class FaceSet:
         Raises:
             OutputError: it cannot be written.
         """
-        with whole(path) as part, part.open("wb") as file:
+        with whole(path, private=True) as part, part.open("wb") as file:
             names, counts = np.array(list(self.sources)), np.array(list(self.sources.values()))
             np.savez(
                 file,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,8 +33,9 @@ class RunFacts:
     donors: str | None = None
 
 
-def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Path:
-    """`out/run`, where state and log of the run are kept.
+@contextmanager
+def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Iterator[Path]:
+    """`out/run`, where state and log of the run are kept; of one that fails in this context as it begins nothing stays.
 
     Raises:
         ConfigError: there is a run and `resume` was not asked for, or none to resume, or it is another one.
@@ -50,16 +53,27 @@ def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Path:
                 raise ConfigError(
                     f"the run in {out} had {name} {then}, not {now}: go on with the same, or choose another --out"
                 )
-        return run
+        yield run
+        return
     if resume:
         raise ConfigError(f"{out} holds no run to resume: leave out --resume")
+    new = [folder for folder in (run, *run.parents) if not folder.exists()]
+    part = known.with_suffix(".tmp")
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "run.tmp").write_text(json.dumps(asdict(facts), indent=1) + "\n")
-        (run / "run.tmp").replace(known)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
-    return run
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(asdict(facts), indent=1) + "\n")
+            part.replace(known)
+        except OSError as error:
+            raise OutputError(f"{out} cannot be written ({error.strerror}): choose another --out") from error
+        yield run
+    except Exception:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+            known.unlink(missing_ok=True)
+            for folder in new:
+                folder.rmdir()
+        raise
 
 
 def read_facts(out: Path) -> RunFacts:

@@ -80,11 +80,26 @@ class TrainingRequest:
     licence: str | None = None
     shape: str = "deep"
 
-    def open(self, kind: str) -> Path:
-        """The run's folder."""
+    def open(self, kind: str, size: int, template: NDArray[np.float64]) -> tuple[Path, FaceSet]:
+        """The run's folder, and its faces: read and aligned once, a run that goes on takes those it began with.
+
+        Args:
+            kind: of training.
+            size: side of the aligned faces in pixels.
+            template: `(5, 2)` landmarks of an aligned face in fractions of the side.
+
+        Raises:
+            FluidvidError: see `open_run` and `gather`; nothing is left of a run that would have begun.
+        """
         teacher = ", ".join(map(str, self.teachers)) or None
         facts = RunFacts(kind, self.data, None if self.fresh else self.start, teacher, self.seed, self.donors)
-        return open_run(self.out, facts, resume=self.resume)
+        with open_run(self.out, facts, resume=self.resume) as run:
+            kept = run / "faces.npz"
+            if kept.exists():
+                return run, FaceSet.load(kept)
+            faces = gather(self.data, size, template, detector, self.aligned)
+            faces.save(kept)
+            return run, faces
 
     def options(self) -> dict[str, Any]:
         """Options that all kinds of training share."""
@@ -108,17 +123,6 @@ def detector() -> Any:
     from fluidvid.config import Config
 
     return make_detector(Config(), ModelStore()).detect
-
-
-def faces_for(request: TrainingRequest, run: Path, size: int, template: NDArray[np.float64]) -> FaceSet:
-    """The pictures of a run, read and aligned once: a run that goes on takes those it began with."""
-    kept = run / "faces.npz"
-    if kept.exists():
-        return FaceSet.load(kept)
-
-    faces = gather(request.data, size, template, detector, request.aligned)
-    faces.save(kept)
-    return faces
 
 
 def successor(
@@ -151,12 +155,11 @@ def run_autoencoder(request: TrainingRequest, models: ModelStore) -> dict[str, f
     card = read_card(start)
     template = np.array(card["template"]["points"])
     model = FaceAutoencoder.from_pretrained(start / "autoencoder")
-    run = request.open("autoencoder")
+    run, faces = request.open("autoencoder", int(card["crop_size"]), template)
     torch.manual_seed(request.seed)
     if request.fresh:
         model = FaceAutoencoder(model.config)
     model.requires_grad_(True)
-    faces = faces_for(request, run, int(card["crop_size"]), template)
     features = FaceFeatures(load_recogniser(STUDENT, models.resolve, template))
     options = AutoencoderTraining(**request.options())
     figures = train_autoencoder(model, faces.pictures, faces.held_out, features, run, options)
@@ -199,12 +202,11 @@ def run_diffusion(request: TrainingRequest, models: ModelStore) -> dict[str, flo
         unet = UNet2DModel.from_pretrained(start / "unet", low_cpu_mem_usage=False)
         if DDIMScheduler.from_pretrained(start / "scheduler").config["prediction_type"] != "sample":
             raise ModelError(f"the U-Net in {start} does not predict samples: --fresh begins one that does")
-    run = request.open("diffusion")
-    faces = faces_for(request, run, size, template)
+    run, faces = request.open("diffusion", size, template)
     known = run / "embeddings.npy"
     if not known.exists():
         embeddings = _embeddings(load_recogniser(STUDENT, models.resolve, template), faces.pictures)
-        with whole(known) as part, part.open("wb") as file:
+        with whole(known, private=True) as part, part.open("wb") as file:
             np.save(file, embeddings)
     validation = {"held_out": _encoded(autoencoder, faces.pictures[faces.held_out][:128])}
     options = DiffusionTraining(**request.options())
@@ -238,6 +240,7 @@ def run_diffusion(request: TrainingRequest, models: ModelStore) -> dict[str, flo
         scheduler=new_scheduler(),
         components=run / "hspace.safetensors",
     )
+    known.unlink()  # biometric data, and made again where the run goes on
     return {"steps": float(_steps(run))}
 
 
@@ -266,8 +269,7 @@ def run_identity(request: TrainingRequest, models: ModelStore) -> dict[str, floa
             raise ModelError(
                 f"{begin} gives {student.project.out_features} values, the teacher {width}: begin with --fresh"
             )
-    run = request.open("identity")
-    faces = faces_for(request, run, int(card["crop_size"]), template)
+    run, faces = request.open("identity", int(card["crop_size"]), template)
     options = IdentityTraining(**request.options())
     figures = train_identity(student, teacher, faces.pictures, faces.held_out, faces.weights, run, options)
     (request.out / "identity_student.onnx").write_bytes((run / "identity_student.onnx").read_bytes())

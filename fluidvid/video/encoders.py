@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -97,7 +97,7 @@ class EncoderPlan:
 def plan_encoder(
     info: VideoInfo,
     size: tuple[int, int],
-    holds: Holds,
+    held: Collection[str],
     fallback: str,
     *,
     codec: str | None = None,
@@ -109,7 +109,7 @@ def plan_encoder(
     Args:
         info: the source.
         size: `(width, height)` of the pictures to encode.
-        holds: tells whether the container holds a codec.
+        held: codecs the container can hold.
         fallback: the container's own codec.
         codec: what the user asked for: a codec or an encoder (also a hardware one); None = as the source.
         crf: quality on the encoder's scale; None = its default.
@@ -121,7 +121,7 @@ def plan_encoder(
     """
     warnings: list[str] = []
     for name, encoder in _candidates(info.codec, codec, fallback, warnings):
-        if not holds(name):
+        if name not in held:
             if codec is not None and not _is_hardware(codec):
                 raise OutputError(f"the container cannot hold {name}: choose another file name ending, .mkv holds most")
             warnings.append(f"the container cannot hold {name}")
@@ -145,16 +145,6 @@ def plan_encoder(
     raise OutputError(
         f"no encoder works ({'; '.join(warnings)}): choose one with --codec, or a file name ending in .mkv"
     )
-
-
-class Holds:
-    """Asks a muxer whether it holds a codec."""
-
-    def __init__(self, names: frozenset[str]) -> None:
-        self._names = names
-
-    def __call__(self, codec: str) -> bool:
-        return codec in self._names
 
 
 def _is_hardware(name: str) -> bool:

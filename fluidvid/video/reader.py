@@ -16,6 +16,9 @@ from fluidvid.video.frame import Frame, copy_picture
 from fluidvid.video.info import VideoInfo, read_info
 from fluidvid.video.opening import NO_INDEX
 
+LEAD = Fraction(60)
+"""Seconds by which the video may begin later than the sound."""
+
 
 class VideoReader:
     """A file's frames in presentation order; iterable once (a second pass is a second reader).
@@ -57,7 +60,7 @@ class VideoReader:
             raise ConfigError(f"nothing lies between start {start} and end {end}: give 0 <= start < end in seconds")
         self.info = read_info(Path(path), max_bad_packets)
         told = self._announced()
-        if start is not None and told is not None and start >= told + self._lead():
+        if start is not None and told is not None and start >= told + LEAD:
             raise InputError(
                 f"start {float(start):g} s lies behind the end of {path} ({float(told):.3f} s): choose an earlier start"
             )
@@ -76,9 +79,6 @@ class VideoReader:
     def _announced(self) -> Fraction | None:
         """The length the file states; FFmpeg's guess by the last time, where the clock may jump, is not one."""
         return None if self.info.container in NO_INDEX else self.info.duration
-
-    def _lead(self) -> Fraction:
-        return Fraction(60)  # the video may begin later than the sound
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +25,7 @@ from fluidvid.video.colour import layout, matrix_of
 from fluidvid.video.containers import Target, codec_tag, codecs_held, target_for
 from fluidvid.video.copying import StreamCopier
 from fluidvid.video.ebml import display_size, set_display_size
-from fluidvid.video.encoders import EncoderPlan, Holds, configure, plan_encoder
+from fluidvid.video.encoders import EncoderPlan, configure, plan_encoder
 from fluidvid.video.frame import Frame
 from fluidvid.video.info import VideoInfo, read_info
 from fluidvid.video.opening import is_picture, local
@@ -84,6 +84,7 @@ class VideoWriter:
         keep_metadata: bool = False,
         start: Fraction | None = None,
         end: Fraction | None = None,
+        approve: Callable[[], None] | None = None,
     ) -> None:
         """Check what can be checked before any work; nothing is written yet.
 
@@ -97,6 +98,7 @@ class VideoWriter:
             keep_metadata: keep cover art, data tracks, attachments, chapters and identifying tags.
             start: as for the reader, whose value is used if there is a reader.
             end: as for the reader, whose value is used if there is a reader.
+            approve: called when the file is complete, before it gets its name; nothing is left if it raises.
 
         Raises:
             OutputError: the target is the source, exists, has an unknown ending, its folder is missing, or no encoder
@@ -113,14 +115,14 @@ class VideoWriter:
         self._info: VideoInfo = reader.info if reader else read_info(where, 30)
         self._first = (reader.start if reader else None) if start is None else start
         self._last = (reader.end if reader else None) if end is None else end
-        self._overwrite, self._keep = overwrite, keep_metadata
+        self._overwrite, self._keep, self._approve = overwrite, keep_metadata, approve
         self._notes: list[str] = []
         self._shaper = PictureShaper(self._info, turn=not (self._spec.rotation or self._info.orientation.identity))
         if self._shaper.turns:
             self._notes.append(f"{self._spec.muxer} cannot store a rotation: the pixels were turned upright")
-        holds = Holds(codecs_held(self._spec))
+        held = codecs_held(self._spec)
         self._plan = plan_encoder(
-            self._info, self._shaper.size, holds, self._spec.video, codec=codec, crf=crf, preset=preset
+            self._info, self._shaper.size, held, self._spec.video, codec=codec, crf=crf, preset=preset
         )
         self._shaper.format = self._plan.pix_fmt
         told = self._plan.encoder.full_range
@@ -332,6 +334,8 @@ class VideoWriter:
         if self._spec.muxer in ("matroska", "webm") and self._sar != 1:  # PyAV does not tell these muxers
             set_display_size(self._file.path, display_size(*self._shaper.size, self._sar))
         self._verify(self._file.path)
+        if self._approve is not None:
+            self._approve()
         file, self._file = self._file, None
         file.commit()
 

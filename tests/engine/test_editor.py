@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -86,6 +86,21 @@ def test_a_first_direction_comes_from_the_bank_and_a_search_keeps_its_pseudonym(
     assert found.known.pseudonym == begun.known.pseudonym and torch.equal(found.known.noise, begun.known.noise)
     assert found.previous is not None  # it goes over along the arc
     assert [person.known for person in memory._people] == [found.known]
+
+
+def test_people_may_leave_while_a_direction_is_searched(parts: dict[str, Any]) -> None:
+    """Live, the search has a thread of its own: pseudonyms of the picture are read while people are released."""
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)})
+
+    class Leaving(tuple[int, ...]):
+        def __iter__(self) -> Iterator[int]:
+            editor.forget(2)
+            return super().__iter__()
+
+    editor._rows.update({1: Leaving((0,)), 2: (1,)})
+    first = editor.begin(7, faces(2))
+    assert first.ok, first.reason
+    assert editor._rows.keys() == {1, 7}
 
 
 def test_first_directions_are_tried_in_the_order_of_how_little_the_verifier_finds_of_the_person(

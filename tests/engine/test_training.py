@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ from fluidvid.engine.training.pictures import read_pictures
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row, load_state, save_state, whole
 from fluidvid.engine.training.swapping import PairCache, SwapTraining, train_swaps
 from fluidvid.engine.training.targets import Targets
-from fluidvid.errors import InputError, OutputError
+from fluidvid.errors import ConfigError, InputError, OutputError
 from tests.engine.tiny import TINY_AUTOENCODER, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
 
 ONE_STEP = 1e-9  # hours
@@ -77,6 +78,25 @@ def test_a_full_disk_leaves_the_last_state_and_nothing_else(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
 
+class _Trap:
+    """What runs code where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_state_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"step": 1, "trap": _Trap(tmp_path / "sprung")}, tmp_path / "state.pt")
+    for content in ((tmp_path / "state.pt").read_bytes(), b"", b"no state"):
+        (tmp_path / "state.pt").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"state\.pt is damaged or of another version .* another --out"):
+            load_state(tmp_path)
+    assert not (tmp_path / "sprung").exists()
+
+
 def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     run = TrainingRun(tmp_path, TrainingOptions())
     with _small_files(0), pytest.raises(OutputError, match=r"log\.csv cannot be written \(File too large"):
@@ -120,7 +140,7 @@ def test_diffusion_trains_and_resumes(
             tmp_path,
             DiffusionTraining(hours=ONE_STEP, batch=4, fresh_per_step=2, sheet_steps=2),
         )
-        before, done = done, torch.load(tmp_path / "state.pt", weights_only=False)["step"]
+        before, done = done, torch.load(tmp_path / "state.pt", weights_only=True)["step"]
         assert done > before
         assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + runs
     sheets = sorted(path.name for path in (tmp_path / "samples").iterdir())
@@ -196,7 +216,7 @@ def test_recognisers_and_a_critic_are_asked_beside_the_pictures(pictures: NDArra
     _swapping(pictures, tmp_path, space, replace(options, steps=5), nets)
     rows = list(csv.DictReader((tmp_path / "swaps" / "log.csv").read_text().splitlines()))
     assert {"displace", "suppress", "apart", "critic"} <= rows[0].keys()
-    state = torch.load(tmp_path / "swaps" / "state.pt", weights_only=False)
+    state = torch.load(tmp_path / "swaps" / "state.pt", weights_only=True)
     assert (state["step"], state["judged"]) == (5, 5)
     assert min(state["weights"]) > 0
 
@@ -249,7 +269,7 @@ def test_the_bank_learns_directions_and_moves_the_decoding_half_only(
             tmp_path / "bank",
             BankTraining(hours=ONE_STEP, batch=4, swap=swap),
         )
-        last, done = done, torch.load(tmp_path / "bank" / "state.pt", weights_only=False)["step"]
+        last, done = done, torch.load(tmp_path / "bank" / "state.pt", weights_only=True)["step"]
         assert done > last
     columns = (tmp_path / "bank" / "log.csv").read_text().splitlines()[0].split(",")
     assert ("swap" in columns) == (swap > 0)

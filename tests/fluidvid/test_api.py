@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -71,6 +73,39 @@ def test_paths_are_judged_before_any_work(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "out.mp4").touch()
     with pytest.raises(OutputError, match="--overwrite"):
         fluidvid.anonymize(clip, tmp_path / "out.mp4")
+
+
+def replaced(source: Path) -> None:
+    other = source.with_name("other.mp4")
+    other.write_bytes(source.read_bytes())  # the same times: no pass could tell
+    other.replace(source)
+
+
+def written(source: Path) -> None:
+    with source.open("ab") as file:
+        file.write(b"\0\0\0\x08free")
+
+
+@pytest.mark.parametrize("stage", ["detect", "write"])
+@pytest.mark.parametrize("change", [replaced, written, Path.unlink])
+def test_a_source_that_changes_between_or_in_the_passes_gives_no_result(
+    change: Callable[[Path], None], stage: str, clip: Path, tmp_path: Path
+) -> None:
+    source = Path(shutil.copy(clip, tmp_path / "in.mp4"))
+    (tmp_path / "results").mkdir()
+    seen: list[str] = []
+
+    def meanwhile(event: ProgressEvent) -> None:
+        if event.stage == stage and stage not in seen:
+            change(source)
+        seen.append(event.stage)
+
+    chosen = fluidvid.Config(mode="solid").updated({"media.end": "0.4"})
+    words = r"no such file|in\.mp4 changed while it was being read: .*; nothing was written"
+    with pytest.raises(InputError, match=words):
+        fluidvid.anonymize(source, tmp_path / "results" / "out.mp4", config=chosen, progress=meanwhile)
+    assert list((tmp_path / "results").iterdir()) == []
+    assert ("write" in seen) == (stage == "write"), "a change in the first pass costs no second one"
 
 
 @pytest.mark.parametrize("key", ["cache.path", "cache.key_file"])

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from fluidvid import cli
+from fluidvid import cli, config
 from fluidvid.stdout import put
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -71,6 +72,20 @@ def test_help_is_quick_and_heavy_modules_stay_out() -> None:
     flags += "strict json overwrite quiet"
     for flag in (f"--{name}" for name in flags.split()):
         assert flag in done.stdout, flag
+
+
+def test_help_says_what_holds_without_a_flag_and_no_more_than_the_command_does() -> None:
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, typer.core.TyperGroup)
+    helps = {
+        command: {parameter.name: parameter.help for parameter in group.commands[command].params}  # type: ignore[attr-defined]
+        for command in ("anonymize", "stream")
+    }
+    for key, option in config.options().items():
+        if option.flag and not option.is_switch and option.field.default is not None:
+            shown = helps["anonymize"][key.replace(".", "__")]
+            assert shown.endswith(f", default {option.field.default}"), key
+    assert "parts" in helps["stream"]["overwrite"] and "parts" not in helps["anonymize"]["overwrite"]
 
 
 def test_version() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -37,9 +38,11 @@ def test_presets_load(name: str) -> None:
 def test_default_preset_is_the_defaults_and_lists_every_key(root: Path) -> None:
     text = (root / "configs" / "default.toml").read_text()
     assert config.load("default") == Config()
-    for key in config.options():
+    for key, option in config.options().items():
         leaf = key.rsplit(".", 1)[-1]
-        assert any(line.startswith((f"{leaf} =", f"# {leaf} =")) for line in text.splitlines()), key
+        (line,) = [line for line in text.splitlines() if line.startswith((f"{leaf} =", f"# {leaf} ="))]
+        words, allowed = str(option.field.description), option.allowed.removesuffix(" or none")
+        assert line.endswith((f" # {words}", f" # {words} ({allowed})")), key
 
 
 @pytest.mark.parametrize(
@@ -93,13 +96,21 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
     }
     text = examples[key]
     from_flag = Config().updated({key: config.parse_value(key, text)})
-    if text == "none":
-        return
     *section, leaf = key.split(".")
     number = config.option_at(key).allowed.startswith(("a number", "a whole", "true"))
     path = tmp_path / "own.toml"
     path.write_text((f"[{section[0]}]\n" if section else "") + f"{leaf} = " + (text if number else f'"{text}"') + "\n")
     assert config.load(path) == from_flag != Config()
+
+
+@pytest.mark.parametrize("word", ["none", "None"])
+@pytest.mark.parametrize("key", [k for k, o in config.options().items() if type(None) in get_args(o.field.annotation)])
+def test_none_empties_an_optional_key_in_file_and_flag(key: str, word: str, tmp_path: Path) -> None:
+    *section, leaf = key.split(".")
+    path = tmp_path / "own.toml"
+    path.write_text((f"[{section[0]}]\n" if section else "") + f'{leaf} = "{word}"\n')
+    emptied = Config().updated({key: None})
+    assert config.load(path) == emptied == Config().updated({key: config.parse_value(key, word)})
 
 
 @pytest.mark.parametrize(
@@ -117,6 +128,8 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
         ('[media]\nstart = "soon"', ["media.start", "soon", "seconds"]),
         ("mode = ", ["TOML"]),
         ("[edit]\nstrength = nan", ["edit.strength", "nan"]),
+        ('device = "gpu"', ["device = 'gpu' is not allowed: auto, cpu, mps, cuda, or one card as in cuda:1"]),
+        ('[live]\nmetrics = "9187"', ["live.metrics = '9187' is not allowed: HOST:PORT as in 127.0.0.1:9187 or none"]),
         ("[detect]\nlow_score = 0.95", ["detect.low_score", "0.95", "at most detect.score (0.5)"]),
     ],
 )
@@ -157,7 +170,9 @@ def test_a_hint_is_of_the_kind_that_was_meant(key: str, words: str) -> None:
 
 
 def test_values_of_the_documented_files_are_within_range(root: Path) -> None:
-    for path in (root / "configs").glob("*.toml"):
+    paths = list((root / "configs").glob("*.toml"))
+    assert {path.stem for path in paths} == set(config.PRESETS)
+    for path in paths:
         config.from_mapping(tomllib.loads(path.read_text()), origin=path.name)
 
 

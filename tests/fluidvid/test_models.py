@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
 from fluidvid.assembly import backbone_source
-from fluidvid.errors import ModelError
+from fluidvid.errors import ModelError, OutputError
 from fluidvid.models import ModelEntry, ModelFile, ModelStore, parse_manifest
+from fluidvid.progress import ProgressEvent
 
 
 def entry(content: bytes, *, url: str | None = None, pinned: bool = True, embedded: bool = False) -> ModelEntry:
@@ -40,10 +43,11 @@ def test_every_embedded_file_is_in_the_manifest_and_in_third_party(root: Path) -
     listed = {file.path for item in ModelStore().entries if item.embedded for file in item.files}
     present = {p.relative_to(assets).as_posix() for p in assets.rglob("*") if p.is_file()} - {"manifest.json"}
     assert present - listed == set()
-    third_party = (root / "THIRD_PARTY.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in (root / "THIRD_PARTY.md").read_text().splitlines()]
+    licences = {row[0].strip("`"): row[-1] for row in rows}
     for item in ModelStore().entries:
         if item.embedded:
-            assert f"`{item.name}`" in third_party, item.name
+            assert licences[item.name].startswith(item.licence), item.name
 
 
 def test_pull_verifies_and_resolve_finds(tmp_path: Path) -> None:
@@ -51,9 +55,44 @@ def test_pull_verifies_and_resolve_finds(tmp_path: Path) -> None:
     store = store_of(entry(b"weights", url=(tmp_path / "src").as_uri()), tmp_path)
     with pytest.raises(ModelError, match="fluidvid models pull net"):
         store.resolve("net")
-    seen: list[int] = []
-    path = store.pull("net", progress=lambda done, total: seen.append(done))
-    assert path.read_bytes() == b"weights" and store.resolve("net") == path and seen[-1] == 7
+    path = store.pull("net")
+    assert path.read_bytes() == b"weights" and store.resolve("net") == path
+
+
+def test_pull_shows_how_far_it_is(tmp_path: Path) -> None:
+    content = bytes(2**20 + 5000)
+    (tmp_path / "src").write_bytes(content)
+    seen: list[ProgressEvent] = []
+    store_of(entry(content, url=(tmp_path / "src").as_uri()), tmp_path).pull("net", progress=seen.append)
+    assert seen == [ProgressEvent("net.onnx, kB", done, 1053) for done in (1048, 1053)]
+
+
+def test_a_store_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "src").write_bytes(b"weights")
+    (tmp_path / "store").write_text("a file where the folder belongs")
+    store = store_of(entry(b"weights", url=(tmp_path / "src").as_uri()), tmp_path)
+    with pytest.raises(OutputError, match=r"net\.onnx cannot be written \(.*\): .* XDG_CACHE_HOME"):
+        store.pull("net")
+
+
+def test_a_full_disk_is_no_wrong_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").write_bytes(b"weights")
+    usual = os.fdopen
+
+    def full(handle: int, mode: str) -> IO[Any]:
+        usual(handle, mode).close()
+        return Path("/dev/full").open(mode)
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        store_of(entry(b"weights", url=(tmp_path / "src").as_uri()), tmp_path).pull("net")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot fetch no/such/file: .*check the address"):
+        store_of(entry(b"weights"), tmp_path).pull("net", source="no/such/file")
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_a_wrong_hash_leaves_nothing(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fluidvid.geometry import similarity, transform
-from fluidvid.trackers.align import ARCFACE_112, _softened_outside, crop
+from fluidvid.geometry import ARCFACE_112, similarity, transform
+from fluidvid.trackers.align import _softened_outside, crop
 from tests.trackers.scenes import texture
 
 

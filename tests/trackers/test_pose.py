@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fluidvid.geometry import FFHQ_112
+from fluidvid.geometry import ARCFACE_112, FFHQ_112
 from fluidvid.trackers import FacePose, face_pose
-from fluidvid.trackers.align import ARCFACE_112
 from fluidvid.trackers.pose import MODEL_MM
 from tests.trackers.scenes import box_at, points_in, texture
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fluidvid.audit import Auditor, AuditReport
+from fluidvid.audit import Auditor, AuditReport, audit
 from fluidvid.audit.attacks import averaging, sharpening, try_attack
 from fluidvid.audit.command import run_audit
 from fluidvid.audit.page import page
@@ -194,12 +195,33 @@ def test_command_passes_on_what_it_is_told(case: Case, report: AuditReport, monk
         run(start="90")
 
 
+@pytest.mark.parametrize("changed", ["source.mp4", "result.mp4", "second.mp4"])
+def test_a_file_that_changes_while_it_is_judged_gives_no_report(
+    changed: str, clip: Path, tmp_path: Path, report: AuditReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, result, second = (tmp_path / f"{name}.mp4" for name in ("source", "result", "second"))
+    for path in (source, result, second):
+        shutil.copy(clip, path)
+
+    class Judged:
+        def study(self, *_: Path, **__: Any) -> None:
+            Path(shutil.copy(clip, tmp_path / "new.mp4")).replace(tmp_path / changed)
+
+        def audit(self, *_: Path, **__: Any) -> AuditReport:
+            return report
+
+    monkeypatch.setattr(Auditor, "load", lambda *_, **__: Judged())
+    with pytest.raises(InputError, match=f"{changed} changed while it was being read"):
+        audit(source, result, second=second)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["{source}", "absent.mp4"], 3, ["absent.mp4"]),
         (["{source}", "{source}", "--attacks", "bribe"], 2, ["bribe", "sharpen"]),
         (["{source}", "{source}", "--html", "{source}"], 4, ["one of the videos"]),
+        (["{source}", "{source}", "--second", "{second}", "--html", "{second}", "--overwrite"], 4, ["of the videos"]),
         (["{source}", "{source}", "--html", "no/such/r.html"], 4, ["folder no/such"]),
         (["{source}", "{source}", "--html", "."], 4, ["is a folder"]),
         (["{source}", __file__], 3, ["test_report.py"]),
@@ -210,8 +232,12 @@ def test_command_passes_on_what_it_is_told(case: Case, report: AuditReport, monk
         (["{source}", "{source}", "--min-face", "nan"], 2, ["nan"]),
     ],
 )
-def test_command_refuses_early_in_one_line(case: Case, arguments: list[str], code: int, words: list[str]) -> None:
-    done = fluidvid(*[a.format(source=case.source) for a in arguments])
+def test_command_refuses_early_in_one_line(
+    case: Case, clip: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    second = Path(shutil.copy(clip, tmp_path / "second.mp4"))
+    done = fluidvid(*[a.format(source=case.source, second=second) for a in arguments])
+    assert second.read_bytes() == clip.read_bytes()
     assert done.returncode == code, done.stderr
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("fluidvid: ") and done.stdout == ""

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -214,7 +215,7 @@ def test_a_killed_run_goes_on_to_the_same_loss(
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    reached = torch.load(killed / "run" / "state.pt", weights_only=False)["step"]
+    reached = torch.load(killed / "run" / "state.pt", weights_only=True)["step"]
     last = max(reached + 1, 6)
     code, _, err = fluidvid(*common, "--out", killed, "--resume", "--steps", last)
     assert (code, err) == (0, "")
@@ -300,6 +301,42 @@ def test_wrong_use_is_one_line_and_an_exit_code(
     assert found == code
     assert words in err
     assert (out, len(err.splitlines())) == ("", 1)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((kind, "DATA") for kind in ("autoencoder", "diffusion", "identity", "swaps", "bank")),
+        *((kind, "--donors") for kind in ("swaps", "bank")),
+    ],
+)
+def test_a_training_that_fails_at_its_pictures_leaves_nothing(
+    kind: str, wrong: str, fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    write_faces(tmp_path / "few", 2)
+    source: tuple[str | Path, ...] = (tmp_path / "few",) if wrong == "DATA" else (data, "--donors", tmp_path / "few")
+    out = tmp_path / "new" / "out"
+    begin: tuple[str | Path, ...] = () if kind == "identity" else ("--start", seed_prior)
+    if kind in ("identity", "bank"):
+        begin += ("--teacher", ModelStore().resolve("identity_student"))
+    code, _, err = fluidvid("train", kind, *source, *begin, "--aligned", "--out", out, "--steps", 1, "--quiet")
+    assert code == 3 and "2 different faces are too few" in err
+    assert not out.parent.exists()
+
+
+def test_a_training_that_fails_as_it_begins_leaves_what_was_there(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "notes").touch()
+    monkeypatch.setattr(np, "savez", full)
+    code, _, err = fluidvid("train", "diffusion", data, "--start", seed_prior, "--out", tmp_path / "out", "--quiet")
+    assert code == 4 and "faces.npz cannot be written" in err
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["run", "notes"]
 
 
 def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path) -> None:
@@ -333,8 +370,30 @@ def test_embeddings_are_kept_whole_or_not_at_all(
         code, _, err = fluidvid(*command, "--steps", 1)
     assert code == 4 and "No space left on device" in err
     assert sorted(path.name for path in (tmp_path / "out" / "run").iterdir()) == ["faces.npz", "run.json"]
-    code, _, err = fluidvid(*command, "--steps", 1, "--resume")
-    assert (code, err) == (0, "")
+    for steps in (1, 2):
+        code, _, err = fluidvid(*command, "--steps", steps, "--resume")
+        assert (code, err) == (0, "")
+        assert not (tmp_path / "out" / "run" / "embeddings.npy").exists()
+
+
+def test_what_shows_faces_or_tells_whose_they_are_is_private(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: dict[str, int] = {}
+
+    def kept(*given: Any) -> dict[str, float]:
+        run = given[-2]
+        modes.update({path.name: stat.S_IMODE(path.stat().st_mode) for path in run.iterdir()})
+        raise FloatingPointError("the loss became nan")
+
+    common = ("--start", seed_prior, "--batch", 4, "--steps", 1, "--quiet")
+    assert fluidvid("train", "swaps", data, *common, "--out", tmp_path / "swaps")[0] == 0
+    run = tmp_path / "swaps" / "run"
+    for name in ("faces.npz", "state.pt", "targets.pt"):
+        assert stat.S_IMODE((run / name).stat().st_mode) == 0o600, name
+    monkeypatch.setattr("fluidvid.prior.training.train_diffusion", kept)
+    assert fluidvid("train", "diffusion", data, *common, "--out", tmp_path / "diffusion")[0] == 1
+    assert modes["embeddings.npy"] == 0o600
 
 
 def test_four_faces_are_enough_for_an_evaluation(fluidvid: Fluidvid, data: Path, seed_prior: Path) -> None:

@@ -89,7 +89,7 @@ def inspect(frames: Iterable[SourceFrame], stages: Stages, *, every: int, sure_s
         seen: Iterable[_Seen] = _see(frames, stages.cuts)
         pool: ThreadPoolExecutor | None = None
         if stages.workers > 1:
-            seen = stack.enter_context(read_ahead(seen, limit=BUDGET // 8, size=lambda item: item.size))
+            seen = stack.enter_context(read_ahead(seen, limit=BUDGET // 16, size=lambda item: item.size))
             pool = ThreadPoolExecutor(stages.workers, thread_name_prefix="look")
             stack.callback(pool.shutdown, cancel_futures=True)
         yield from _Inspection(stages, every, sure_score, pool).run(seen)

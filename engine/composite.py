@@ -211,7 +211,7 @@ def part_brows(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
     return decoded + where.to(decoded.dtype) * (least - decoded.mean(1, keepdim=True)).clamp_min(0)
 
 
-def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, *, gaze: bool = True) -> Tensor:
+def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, shown: Tensor | None) -> Tensor:
     """Decoded edited latents as they are put into the source: in its light, with its gaze and speech.
 
     Args:
@@ -219,10 +219,10 @@ def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, *,
         decoded: `(N, 3, S, S)`.
         landmarks68: `(N, 68, 2)` in fractions of the crop's side.
         mask: `(N, 1, S, S)` of `face_region`.
-        gaze: leave what lies between the lids and the lips to the source.
+        shown: `(N, 1, S, S)` of `gaze_region`; None: eyes and mouth are edited, too.
     """
     decoded = part_brows(crops, relight(crops, decoded, mask), landmarks68)
-    return leave_gaze(crops, decoded, gaze_region(landmarks68, mask)) if gaze else decoded
+    return decoded if shown is None else leave_gaze(crops, decoded, shown)
 
 
 def composite(crops: Tensor, edited: Tensor, mask: Tensor) -> Tensor:

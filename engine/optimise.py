@@ -18,6 +18,7 @@ from fluidvid.engine.composite import (
     composite,
     face_region,
     fitted,
+    gaze_region,
     skin_region,
 )
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
@@ -182,6 +183,7 @@ class _Objective:
             self.before = backbone.decode(self.z)
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
             self.mask = face_region(self.kept.landmarks, crops.shape[-1])
+            self.shown = gaze_region(self.kept.landmarks, self.mask) if options.gaze else None
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
             self.between = self.mask * between_brows(self.kept.landmarks, crops.shape[-1])
@@ -193,8 +195,8 @@ class _Objective:
         z, mask = self.z[this], self.mask[this]
         directions = self.space.directions(coordinates).to(z.dtype)
         _, after = self.edits[crop](directions[None], z.new_ones(1))
-        landmarks = self.kept.landmarks[this]
-        decoded = fitted(self.crops[this], self.backbone.decode(after), landmarks, mask, gaze=self.options.gaze)
+        landmarks, shown = self.kept.landmarks[this], None if self.shown is None else self.shown[this]
+        decoded = fitted(self.crops[this], self.backbone.decode(after), landmarks, mask, shown)
         return after, decoded, composite(self.crops[this], decoded, mask)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
-from fluidvid.engine.composite import composite, face_region, fitted
+from fluidvid.engine.composite import composite, face_region, fitted, gaze_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
@@ -121,21 +121,26 @@ class AppliedEdit:
         s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
         latents = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s.clamp_max(1))
         landmarks = self.attributes.landmarks(x)
-        mask = face_region(landmarks, x.shape[-1])
-        return self._put(x, z, *latents, s, landmarks, mask), mask, landmarks
+        mask, shown = self._regions(landmarks, x.shape[-1])
+        return self._put(x, z, *latents, s, landmarks, mask, shown), mask, landmarks
 
     def at(self, x: Tensor, landmarks: Tensor, noise: Tensor, strength: float) -> TriedEdit:
         """The same for several directions tried on crops with known landmarks `(N, 68, 2)`."""
         z = self.backbone.encode(x)
         edits = self.path.at(z, noise.to(x.device, z.dtype).expand_as(z))
-        mask = face_region(landmarks, x.shape[-1])
+        mask, shown = self._regions(landmarks, x.shape[-1])
 
         def tried(values: Tensor) -> Tensor:
             s = z.new_full((len(x),), strength)
             latents = edits(values.to(x.device, z.dtype).expand(len(x), *values.shape), s.clamp_max(1))
-            return self._put(x, z, *latents, s, landmarks, mask)
+            return self._put(x, z, *latents, s, landmarks, mask, shown)
 
         return tried
+
+    def _regions(self, landmarks: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+        """Where the face is, and what of it stays."""
+        mask = face_region(landmarks, size)
+        return mask, gaze_region(landmarks, mask) if self.gaze else None
 
     def _put(
         self,
@@ -146,11 +151,12 @@ class AppliedEdit:
         strength: Tensor,
         landmarks: Tensor,
         mask: Tensor,
+        shown: Tensor | None,
     ) -> Tensor:
         # What inversion does not bring back is left out: only the edit's own change is added.
         change = extrapolated(before, after, strength) - before
         moved = change.abs().flatten(1).mean(1) >= STILL * z.flatten(1).std(1)
-        decoded = fitted(x, self.backbone.decode(z + change), landmarks, mask, gaze=self.gaze)
+        decoded = fitted(x, self.backbone.decode(z + change), landmarks, mask, shown)
         return composite(x, decoded, mask * moved.reshape(-1, 1, 1, 1))
 
 

@@ -108,8 +108,7 @@ class Connection:
         self.sound: AudioStream | None = next(known, None)
         self.rate = Fraction(self._video.average_rate or self._video.guessed_rate or 25)
         self.aspect: Fraction | None = self._video.sample_aspect_ratio or None
-        self._crop = Crop.of(self._video)
-        self._cropper: tuple[object, Cropper] = None, Cropper(self._crop)
+        self._cropper = Cropper(Crop.of(self._video))
         self.corrupt = 0
         self.timeless = container.format.name == "mpjpeg"
         self.header = b""
@@ -209,14 +208,7 @@ class Connection:
             return []
         good = [p for p in pictures if not p.is_corrupt]
         self.corrupt += len(pictures) - len(good)
-        return [self._cut(picture) for picture in good]
-
-    def _cut(self, picture: av.VideoFrame) -> av.VideoFrame:
-        """Without what a file's header crops off, whatever size and format the pictures change to."""
-        shape = picture.width, picture.height, picture.format.name
-        if shape != self._cropper[0]:
-            self._cropper = shape, Cropper(self._crop)
-        return self._cropper[1].cut(picture)
+        return [self._cropper.cut(picture) for picture in good]
 
     def _lost(self, error: Exception) -> Lost:
         if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):

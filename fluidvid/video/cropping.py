@@ -53,18 +53,20 @@ class Crop:
 
 
 class Cropper:
-    """Cuts pictures of one size and format; times, tags and side data stay."""
+    """Cuts pictures, whatever size and format they change to; times, tags and side data stay."""
 
     def __init__(self, crop: Crop) -> None:
         self._crop = crop
         self._graph: Graph | None = None
+        self._shape: object = None
 
     def cut(self, picture: av.VideoFrame) -> av.VideoFrame:
         """What is left of the picture, in buffers of its own."""
         if not self._crop:
             return picture
-        if self._graph is None:
-            self._graph = graph = Graph()
+        shape = picture.width, picture.height, picture.format.name
+        if self._graph is None or shape != self._shape:
+            graph = Graph()
             width, height = self._crop.size(picture.width, picture.height)
             graph.link_nodes(
                 graph.add_buffer(
@@ -78,6 +80,7 @@ class Cropper:
                 graph.add("buffersink"),
             )
             graph.configure()
+            self._graph, self._shape = graph, shape
         self._graph.push(picture)
         rest = self._graph.pull()
         assert isinstance(rest, av.VideoFrame)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from fluidvid.errors import InputError
 from fluidvid.video import VideoReader
-from fluidvid.video.cropping import Crop
+from fluidvid.video.cropping import Crop, Cropper
 from tests.fluidvid.video.media_files import Recipe, build, give_pixel_crop, planes, rewrite, see
 
 COUNT = range(0, 4004, 1001)
@@ -95,3 +97,12 @@ def test_nothing_is_cropped_where_no_header_says_so(clip: Path, tmp_path: Path) 
     with VideoReader(build(tmp_path / "in.mkv", clip, Recipe(pts=COUNT))) as reader:
         assert reader.info.crop == Crop()
         assert reader.warnings == []
+
+
+def test_pictures_may_change_their_size() -> None:
+    cropper = Cropper(Crop(left=4, bottom=6))
+    for width, height in ((64, 48), (32, 32), (64, 48)):
+        picture = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8))
+        picture.pts, picture.time_base = 0, Fraction(1, 25)
+        rest = cropper.cut(picture)
+        assert (rest.width, rest.height) == (width - 4, height - 6)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from fluidvid.assembly import file_stages
-from fluidvid.config import Config, EditConfig
+from fluidvid.config import CacheConfig, Config, EditConfig
 from fluidvid.editing import Preparation
 from fluidvid.errors import ConfigError
 from fluidvid.pipeline import Outcome, reasons_not_prepared, run
@@ -51,7 +51,8 @@ def anonymize(
     chosen = config or Config()
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
-    _check_apart(where_from, where_to, chosen)
+    videos = where_from.resolve(), where_to.resolve()
+    check_cache_apart(chosen.cache, lambda path: path.resolve() in videos)
     began = time.perf_counter()
     stages = file_stages(where_from, where_to, chosen, overwrite=overwrite)
     with closing(stages.memory) if stages.memory is not None else nullcontext() as memory:
@@ -73,11 +74,11 @@ def check_paths(source: Path, target: Path, *, overwrite: bool) -> None:
     check_target(target, source, overwrite)
 
 
-def _check_apart(source: Path, target: Path, config: Config) -> None:
-    """Raise ConfigError if what is to be remembered would go into the source or the target."""
+def check_cache_apart(cache: CacheConfig, is_video: Callable[[Path], bool]) -> None:
+    """Raise ConfigError if what is to be remembered would go into a source or target."""
     for name in ("path", "key_file"):
-        kept = getattr(config.cache, name)
-        if kept is not None and Path(kept).resolve() in (source.resolve(), target.resolve()):
+        kept = getattr(cache, name)
+        if kept is not None and is_video(Path(kept)):
             raise ConfigError(f"cache.{name} = {kept} is a video of this run: choose another file")
 
 

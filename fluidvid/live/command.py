@@ -13,6 +13,7 @@ from types import FrameType
 
 import av
 
+from fluidvid.api import check_cache_apart
 from fluidvid.assembly import frame_stages
 from fluidvid.config import CacheConfig, Config
 from fluidvid.errors import ConfigError, InterruptedStreamError
@@ -91,10 +92,7 @@ def _check_apart(source: Address, targets: Sequence[Address], cache: CacheConfig
             for other in targets[:number]
         ):
             raise ConfigError(f"{address.shown} is named twice: choose another OUT")
-    for name in ("path", "key_file"):
-        kept = getattr(cache, name)
-        if kept is not None and any(address.covers(Path(kept)) for address in (source, *targets)):
-            raise ConfigError(f"cache.{name} = {kept} is a video of this run: choose another file")
+    check_cache_apart(cache, lambda path: any(address.covers(path) for address in (source, *targets)))
 
 
 def from_file(address: str) -> str:

@@ -249,13 +249,17 @@ class Window:
     def _planned(self, face: TrackedFace, near: list[TrackedFace]) -> PlannedFace:
         editor, track = self.stages.editor, face.track_id
         plain = PlannedFace(track, track, face.box, face.observed)
-        if editor is None or self.directions is None:
-            return replace(plain, reason=Reason.MODE)
-        if not self.editing:
+
+        def masked(reason: Reason) -> PlannedFace:
             self._gate.close(track)
-            return replace(plain, reason=Reason.TOO_SLOW)
+            return replace(plain, reason=reason)
+
+        if editor is None or self.directions is None:
+            return masked(Reason.MODE)
+        if not self.editing:
+            return masked(Reason.TOO_SLOW)
         if not self.directions.ready(track):
-            return replace(plain, reason=Reason.NOT_PREPARED)
+            return masked(Reason.NOT_PREPARED)
         try:
             yaw = self.stages.pose(face.landmarks, None, face.box).yaw
             side = float(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
@@ -263,9 +267,9 @@ class Window:
                 np.stack([other.landmarks for other in near]), editor.template * editor.crop_size
             )[next(i for i, other in enumerate(near) if other is face)]
         except ValueError:
-            return replace(plain, reason=Reason.NO_LANDMARKS)
+            return masked(Reason.NO_LANDMARKS)
         if not np.isfinite(matrix).all():
-            return replace(plain, reason=Reason.NO_LANDMARKS)
+            return masked(Reason.NO_LANDMARKS)
         weight, reason = self._gate.decide(track, side, yaw, face.observed)
         return replace(plain, matrix=matrix, weight=weight, reason=reason)
 

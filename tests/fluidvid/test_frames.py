@@ -136,3 +136,24 @@ def test_a_direction_that_failed_verification_is_never_applied() -> None:
     out, coverage = results(Rig(prepared=False))
     assert coverage.edited == 0 and dict(coverage.masked_reasons) == {"not prepared": 40}
     assert all(raw_share(picture(i), image, i) < 0.02 for i, image in enumerate(out))
+
+
+@pytest.mark.parametrize("how", [ValueError, np.nan])
+def test_a_face_fades_in_again_after_a_picture_without_usable_landmarks(how: type[ValueError] | float) -> None:
+    stages, calls = Rig().stages(), 0
+
+    def smooth(landmarks: NDArray[np.float32], template: NDArray[np.float64]) -> NDArray[np.float64]:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            if not isinstance(how, float):
+                raise how("they coincide")
+            return np.full((len(landmarks), 2, 3), how)
+        return stages.smooth(landmarks, template)
+
+    coverage = Coverage()
+    list(process(replace(stages, smooth=smooth), CONFIG, pictures(40), coverage))
+    reasons = coverage.masked_reasons
+    assert (
+        reasons["no usable landmarks"] == 1 and reasons["fading between mask and face"] == 2 * CONFIG.edit.fade_frames
+    )

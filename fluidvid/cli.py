@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, get_args, get_origin
@@ -232,17 +233,23 @@ def _signature(*, live: bool = False) -> inspect.Signature:
         parameter("as_json", Annotated[bool, typer.Option("--json", help="one JSON object on stdout")], False),
         parameter("quiet", Annotated[bool, typer.Option("--quiet", "-q", help="no progress, no summary")], False),
     ]
+    usual = config.load("live" if live else "default")
     return inspect.Signature(
         fixed
         + [
-            parameter(_parameter(key), _flag_type(option, hidden=live and key in _FOR_FILES), None)
+            parameter(
+                _parameter(key),
+                _flag_type(option, reduce(getattr, key.split("."), usual), hidden=live and key in _FOR_FILES),
+                None,
+            )
             for key, option in config.options().items()
             if option.flag
         ]
     )
 
 
-def _flag_type(option: config.Option, *, hidden: bool = False) -> Any:
+def _flag_type(option: config.Option, default: Any, *, hidden: bool = False) -> Any:
+    """The type of a flag's parameter, with its help; `default` is what holds without it."""
     assert option.flag is not None
     words = f"{option.field.description} ({option.key})"
     if option.is_switch:
@@ -251,8 +258,8 @@ def _flag_type(option: config.Option, *, hidden: bool = False) -> Any:
     shown = "|".join(get_args(annotation)) if get_origin(annotation) is Literal else _kind(option.allowed)
     if shown in ("INTEGER", "NUMBER", "TIME") and " from " in option.allowed:
         words += ", " + option.allowed.partition(" from ")[2].removesuffix(" or none")
-    if option.field.default is not None:
-        words += f", default {option.field.default}"
+    if default is not None:
+        words += f", default {default}"
     # Text, whatever the type: the tree judges values of files and flags alike, with the same words.
     return Annotated[str | None, typer.Option(option.flag, metavar=shown, help=words, hidden=hidden)]
 

@@ -254,7 +254,9 @@ class MediaConfig(_Section):
 
     start: Time | None = _option(None, "begin here (seconds, MM:SS or HH:MM:SS)", flag="--start")
     end: Time | None = _option(None, "stop here (seconds, MM:SS or HH:MM:SS)", flag="--end")
-    codec: str | None = _option(None, "video codec; default: the source's", flag="--codec", min_length=1)
+    codec: str | None = _option(
+        None, "video codec; default: the source's, of a live stream h264", flag="--codec", min_length=1
+    )
     crf: int | None = _option(None, "constant quality; lower is better", flag="--crf", ge=0, le=63)
     preset: str | None = _option(None, "the encoder's own speed preset", flag="--preset", min_length=1)
     keep_metadata: bool = _option(False, "keep tags, cover art and data tracks (they identify)", flag="--keep-metadata")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,13 @@ def test_help_says_what_holds_without_a_flag_and_no_more_than_the_command_does()
         command: {parameter.name: parameter.help for parameter in group.commands[command].params}  # type: ignore[attr-defined]
         for command in ("anonymize", "stream")
     }
-    for key, option in config.options().items():
-        if option.flag and not option.is_switch and option.field.default is not None:
-            shown = helps["anonymize"][key.replace(".", "__")]
-            assert shown.endswith(f", default {option.field.default}"), key
+    for command, preset in (("anonymize", "default"), ("stream", "live")):
+        usual = config.load(preset)
+        for key, option in config.options().items():
+            default = reduce(getattr, key.split("."), usual)
+            if option.flag and not option.is_switch and default is not None:
+                shown = helps[command][key.replace(".", "__")]
+                assert shown.endswith(f", default {default}"), (command, key)
     assert "parts" in helps["stream"]["overwrite"] and "parts" not in helps["anonymize"]["overwrite"]
 
 

@@ -175,7 +175,13 @@ def _same_file(one: Path, other: Path) -> bool:
 
 
 @cache_app.command("rekey")
-def cache_rekey(cache: _Cache, key_file: _Key = None, passphrase: _Passphrase = False) -> None:
+def cache_rekey(
+    cache: _Cache,
+    key_file: Annotated[
+        str | None, typer.Option("--key-file", metavar="FILE", help="lock it with this key; default: a new FILE.key")
+    ] = None,
+    passphrase: Annotated[bool, typer.Option("--cache-passphrase", help="lock it with a passphrase")] = False,
+) -> None:
     """Give the cache a new secret, of the key file or passphrase named here (default: a new own key file).
 
     Templates cannot be carried over, because nothing is kept to make new ones from: all entries are removed, and

@@ -265,6 +265,27 @@ def test_centerface_is_decoded_to_the_pixel(monkeypatch: pytest.MonkeyPatch, tmp
     assert session.seen[0, :, 0, 0].tolist() == [200, 0, 0], "RGB"
 
 
+@pytest.mark.parametrize(
+    ("name", "maps"),
+    [
+        ("centerface", [(1, 1, 40, 80), (1, 2, 40, 80), (1, 2, 40, 80), (1, 10, 40, 80)]),
+        ("centerface_int8", [(1, 1, 40, 80), (1, 2, 40, 80), (1, 2, 40, 80), (1, 10, 40, 80)]),
+        ("tiny_face", [(1, 25, 5, 10)]),
+        ("scrfd", [(n, c) for c in (1, 4, 10) for n in (1600, 400, 100)]),
+    ],
+)
+def test_a_network_that_fails_does_not_pass_for_one_that_sees_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, maps: list[tuple[int, ...]]
+) -> None:
+    session = _Maps(*(np.full(shape, np.nan, np.float32) for shape in maps))
+    monkeypatch.setattr("fluidvid.trackers.detectors.base.open_session", lambda *_, **__: session)
+    monkeypatch.setattr("fluidvid.trackers.detectors.tiny_face.open_session", lambda *_, **__: session)
+    monkeypatch.setattr("fluidvid.trackers.detectors.tiny_face.check_outputs", lambda *_: None)
+    detector = build_detector(name, tmp_path / "any.onnx", landmarks=tmp_path / "any.onnx")
+    with pytest.raises(ValueError, match="--device cpu"):
+        detector.detect(np.zeros((160, 320, 3), np.uint8))
+
+
 # What detectors share
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -160,6 +161,17 @@ def split(found: list[Detection], score: float) -> tuple[list[Detection], NDArra
     faces = [d for d in found if d.score > score]
     hints = [d.box for d in found[len(faces) :][:MOST_HINTS]]
     return faces, np.array(hints, np.float32).reshape(-1, 4)
+
+
+def above(scores: NDArray[Any], least: float) -> NDArray[np.bool_]:
+    """Where scores of any shape exceed `least`.
+
+    Raises:
+        ValueError: some are not finite: a network that fails must not pass for one that sees nobody.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("a network gave scores that are no numbers: try --device cpu, or another --detector")
+    return np.asarray(scores > least)
 
 
 def scaled(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import HINT, OnnxDetector, fitted, scaled, split, suppressed
+from fluidvid.trackers.detectors.base import HINT, OnnxDetector, above, fitted, scaled, split, suppressed
 from fluidvid.trackers.session import check_outputs
 from fluidvid.trackers.types import Detection, Image
 
@@ -65,7 +65,7 @@ class CenterFace(OnnxDetector):
         least: float,
     ) -> list[Detection]:
         """Decode the maps `(C, H / 4, W / 4)` of one picture."""
-        rows, columns = np.nonzero(heat[0] > least)
+        rows, columns = np.nonzero(above(heat[0], least))
         if len(rows) == 0:
             return []
         # Scales, offsets and landmarks come in (y, x) order.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidvid.trackers.detectors.base import OnnxDetector, fitted, scaled, suppressed
+from fluidvid.trackers.detectors.base import OnnxDetector, above, fitted, scaled, suppressed
 from fluidvid.trackers.types import Detection, Image
 
 STRIDES = (8, 16, 32)
@@ -37,7 +37,7 @@ class Scrfd(OnnxDetector):
         found: list[Detection] = []
         for i, stride in enumerate(STRIDES):
             scores = outputs[i].reshape(-1).astype(np.float32)
-            good = np.flatnonzero(scores > self._score)
+            good = np.flatnonzero(above(scores, self._score))
             cell = good // 2
             across = picture.shape[1] // stride
             centres = (np.stack([cell % across, cell // across], 1) * stride).astype(np.float32)

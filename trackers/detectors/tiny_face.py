@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import crop
-from fluidvid.trackers.detectors.base import HINT, OnnxDetector, fitted, scaled, split, suppressed
+from fluidvid.trackers.detectors.base import HINT, OnnxDetector, above, fitted, scaled, split, suppressed
 from fluidvid.trackers.session import CPU, Provider, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
@@ -97,7 +97,7 @@ class TinyFace(OnnxDetector):
         raw = raw.astype(np.float64)
         cells = raw.reshape(len(ANCHORS), 5, *raw.shape[1:])
         scores = 1 / (1 + np.exp(-cells[:, 4]))
-        anchor, row, column = np.nonzero(scores > least)
+        anchor, row, column = np.nonzero(above(scores, least))
         if len(anchor) == 0:
             return split([], self._score)
         x, y, width, height = cells[anchor, :4, row, column].T

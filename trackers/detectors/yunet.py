@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fluidvid.trackers.detectors.base import OnnxDetector, fitted, scaled, suppressed
+from fluidvid.trackers.detectors.base import OnnxDetector, above, fitted, scaled, suppressed
 from fluidvid.trackers.types import Detection, Image
 
 STRIDES = (8, 16, 32)
@@ -39,7 +39,7 @@ class YuNet(OnnxDetector):
         for stride in STRIDES:
             both = outputs[f"cls_{stride}"].reshape(-1) * outputs[f"obj_{stride}"].reshape(-1)
             scores = np.sqrt(np.clip(both, 0, 1)).astype(np.float32)
-            good = np.flatnonzero(scores > self._score)
+            good = np.flatnonzero(above(scores, self._score))
             across = picture.shape[1] // stride
             cells = np.stack([good % across, good // across], 1).astype(np.float32)
             box = outputs[f"bbox_{stride}"].reshape(-1, 4)[good]

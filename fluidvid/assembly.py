@@ -266,7 +266,7 @@ def _editor_with_memory(config: Config, models: ModelStore, source: Path | None)
 
 
 def _built(config: Config, models: ModelStore, seed: int) -> tuple[Any, Any]:
-    from fluidvid.cache.opening import People, open_people
+    from fluidvid.cache.people import People, open_people
 
     opened: list[People] = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fluidvid.cache.opening import open_people
+from fluidvid.cache.people import open_people
 from fluidvid.config import Config
 from tests.fluidvid.cache.people import BASIS, known, person
 from tests.fluidvid.commands import Fluidvid, caller

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fluidvid import pipeline
 from fluidvid.api import make_report
-from fluidvid.cache.opening import People, open_people
+from fluidvid.cache.people import People, open_people
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
 from fluidvid.engine.memory import RunMemory

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fluidvid.assembly import run_seed
-from fluidvid.cache.opening import People, open_people
+from fluidvid.cache.people import People, open_people
 from fluidvid.config import CacheConfig, Config
 from fluidvid.errors import ConfigError
 from tests.fluidvid.cache.people import BASIS, known, person

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fluidvid.cache.keys import new_lock
-from fluidvid.cache.opening import open_people
+from fluidvid.cache.people import open_people
 from fluidvid.cache.redis import RedisStore, shown
 from fluidvid.config import Config
 from fluidvid.errors import CacheError

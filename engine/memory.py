@@ -115,14 +115,10 @@ class RunMemory:
 
     Args:
         lasting: people known from before, or None.
-        threshold: see `THRESHOLD`.
-        margin: see `MARGIN`.
     """
 
-    def __init__(
-        self, lasting: LastingMemory | None = None, *, threshold: float = THRESHOLD, margin: float = MARGIN
-    ) -> None:
-        self.lasting, self.threshold, self.margin = lasting, threshold, margin
+    def __init__(self, lasting: LastingMemory | None = None) -> None:
+        self.lasting = lasting
         self._people: list[_Person] = []
         self._doubtful: set[int] = set()
         self.counts: Counter[str] = Counter()
@@ -134,7 +130,7 @@ class RunMemory:
             return Recall()
         similarities = np.array([person.identity @ identity for person in self._people], dtype=np.float64)
         taken = np.array([person.owner is not None for person in self._people], dtype=bool)
-        index, doubtful = best_match(similarities, taken, self.threshold, self.margin)
+        index, doubtful = best_match(similarities, taken, THRESHOLD, MARGIN)
         if index is not None:
             self._people[index].owner = person_id
             self.counts["returned"] += 1

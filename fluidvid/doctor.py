@@ -40,7 +40,7 @@ class Finding:
     text: str
 
 
-def examine(store: ModelStore | None = None) -> list[Finding]:
+def examine() -> list[Finding]:
     """Look at everything; never raises for what it looks at."""
     checks: tuple[Callable[[], list[Finding]], ...] = (
         _python,
@@ -49,7 +49,7 @@ def examine(store: ModelStore | None = None) -> list[Finding]:
         _av,
         _encoders,
         _opencv,
-        lambda: _models(store or ModelStore()),
+        lambda: _models(ModelStore()),
     )
     found: list[Finding] = []
     for check in checks:

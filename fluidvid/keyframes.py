@@ -84,9 +84,9 @@ class KeyCrops:
         self._crops.append(candidate)
         return True
 
-    def best(self, limit: int | None = None) -> list[KeyCrop]:
+    def best(self) -> list[KeyCrop]:
         """Crops kept, best first."""
-        return sorted(self._crops, key=lambda c: -c.quality)[:limit]
+        return sorted(self._crops, key=lambda c: -c.quality)
 
     def _victim(self, arriving: int) -> KeyCrop:
         members: dict[int, list[KeyCrop]] = {}

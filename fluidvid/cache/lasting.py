@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,6 @@ class CacheMemory:
         store: where records live.
         secret: of that cache.
         basis: digest of model and parameters; records of another one are not looked at.
-        threshold: least estimated cosine of a match.
-        margin: lead over every other.
-        clock: seconds since 1970.
 
     Attributes:
         counts: known, new, renewed, ambiguous, damaged.
@@ -47,19 +44,10 @@ class CacheMemory:
         warnings: at most one line for each kind of trouble.
     """
 
-    def __init__(
-        self,
-        store: RecordStore,
-        secret: Secret,
-        basis: str,
-        *,
-        threshold: float = THRESHOLD,
-        margin: float = MARGIN,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, store: RecordStore, secret: Secret, basis: str) -> None:
         self._store: RecordStore | None = store
         self._seal_key, self._project_key = secret.derive("seal"), secret.derive("projection")
-        self.basis, self.threshold, self.margin, self._clock = basis, threshold, margin, clock
+        self.basis = basis
         self._projection: Projection | None = None
         self._opened: dict[str, bytes] = {}
         self._rows: dict[str, tuple[bytes, int | None]] = {}
@@ -76,7 +64,7 @@ class CacheMemory:
             records, cosines = self._compare(store.records(), identity)
             claimed = set(self.entries.values())
             taken = np.array([record.id in claimed for record in records], dtype=bool)
-            index, doubtful = best_match(cosines, taken, self.threshold, self.margin)
+            index, doubtful = best_match(cosines, taken, THRESHOLD, MARGIN)
             if index is None:
                 self.counts["ambiguous"] += doubtful
                 return Recall(ambiguous=doubtful)
@@ -101,13 +89,13 @@ class CacheMemory:
                 store.renew(entry, self._sealed(entry, known))
                 self.counts["renewed"] += 1
                 return
-            now, entry = self._clock(), secrets.token_hex(4)
+            now, entry = time.time(), secrets.token_hex(4)
             template = seal(self._seal_key, self._project(identity), f"{entry}|{self.basis}|template")
             record = Record(entry, self.basis, now, now, 1, template, self._sealed(entry, known))
 
             def somebody_was_quicker(records: Sequence[Record]) -> bool:
                 cosines = self._compare(records, identity)[1]
-                return bool(len(cosines)) and float(cosines.max()) >= self.threshold
+                return bool(len(cosines)) and float(cosines.max()) >= THRESHOLD
 
             if store.add(record, unless=somebody_was_quicker):
                 self.entries[person_id] = entry

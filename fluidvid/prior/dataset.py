@@ -102,13 +102,13 @@ def picture_hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.packbits((small[:, :, 1:] > small[:, :, :-1]).reshape(len(small), 256), axis=1).view(np.uint64)
 
 
-def first_of_each(pictures: NDArray[np.uint8], bits: int = DUPLICATE) -> NDArray[np.bool_]:
-    """`(N,)` True for pictures that are no copy of an earlier one: their hashes differ in more than `bits`."""
+def first_of_each(pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """`(N,)` True for pictures that are no copy of an earlier one: over `DUPLICATE` bits of their hashes differ."""
     hashes = picture_hashes(pictures)
     kept = np.ones(len(hashes), bool)
     for i in range(1, len(hashes)):
         differing = np.bitwise_count(hashes[:i][kept[:i]] ^ hashes[i]).sum(1)
-        kept[i] = bool((differing > bits).all())
+        kept[i] = bool((differing > DUPLICATE).all())
     return kept
 
 

@@ -90,19 +90,20 @@ def read_ahead(source: Iterable[T], *, limit: int, size: Callable[[T], int]) -> 
 
     def work() -> None:
         failure: BaseException | None = None
-        iterator = iter(source)
         try:
-            for item in iterator:
-                if not pipe.put(item, size(item)):
-                    break
-                del item
+            iterator = iter(source)
+            try:
+                for item in iterator:
+                    if not pipe.put(item, size(item)):
+                        break
+                    del item
+            finally:
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
         except BaseException as error:  # noqa: BLE001 - raised where the items are taken
             failure = error
-        finally:
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
-            pipe.finish(failure)
+        pipe.finish(failure)
 
     thread = threading.Thread(target=work, name="read ahead", daemon=True)
     thread.start()

@@ -53,6 +53,44 @@ def test_an_error_of_the_source_comes_behind_the_items_before_it() -> None:
     assert seen == [1]
 
 
+class _Broken:
+    """Cannot be iterated, or cannot be closed after an item of unknown size."""
+
+    def __init__(self, *, begins: bool) -> None:
+        self.begins = begins
+
+    def __iter__(self) -> _Broken:
+        if not self.begins:
+            raise OSError("no disk")
+        return self
+
+    def __next__(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize(("begins", "words"), [(False, "no disk"), (True, "the disk is gone")])
+def test_whatever_fails_in_the_source_the_body_does_not_wait_for_ever(begins: bool, words: str) -> None:
+    told: list[str] = []
+
+    def size(_: int) -> int:
+        raise ValueError("unknown")
+
+    def body() -> None:
+        try:
+            with read_ahead(_Broken(begins=begins), limit=9, size=size) as items:
+                list(items)
+        except OSError as error:
+            told.append(str(error))
+
+    waiting = threading.Thread(target=body, daemon=True)
+    waiting.start()
+    waiting.join(5)
+    assert told == [words]
+
+
 def test_leaving_early_ends_the_source_in_its_own_thread() -> None:
     ended: list[str] = []
 

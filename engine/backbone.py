@@ -41,6 +41,12 @@ SCHEDULERS = (
     "HeunDiscreteScheduler",
 )
 """Schedulers whose models were trained on DDPM's noise levels."""
+LEVELS = (700, 500, 300)
+"""Timesteps at which a backbone is edited that does not say which."""
+_CARD = (
+    "a JSON object is needed whose template (points: five pairs), crop_size and edit_timesteps (1 or more, from 1 on), "
+    "if they are there, are numbers; without the file the usual ones are taken"
+)
 RUN = "run"
 """Folder in which a training keeps what it needs to go on, inside the folder of its result."""
 
@@ -213,6 +219,21 @@ def _load_scheduler(folder: Path) -> Any:
     return DDIMScheduler.from_pretrained(folder)
 
 
+def _read_card(folder: Path) -> tuple[dict[str, Any], NDArray[np.float64], int, tuple[int, ...]]:
+    """Content of `fluidvid.json`; template and levels, the usual ones where it has none; crop size, 0 if not said."""
+    path = folder / "fluidvid.json"
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        template = np.array(card["template"]["points"], np.float64) if "template" in card else FFHQ
+        side, levels = int(card.get("crop_size") or 0), tuple(int(t) for t in card.get("edit_timesteps", LEVELS))
+        good = template.shape == (5, 2) and np.isfinite(template).all() and side >= 0 and min(levels) >= 1
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} cannot be used ({type(error).__name__}: {error}): {_CARD}") from error
+    if not good:
+        raise ModelError(f"{path} cannot be used: {_CARD}")
+    return card, template, side, levels
+
+
 def load_backbone(
     source: str | Path,
     *,
@@ -234,9 +255,7 @@ def load_backbone(
     """
     folder = resolve_folder(source)
     diffusers_logging.set_verbosity_error()
-    card: dict[str, Any] = {}
-    if (folder / "fluidvid.json").exists():
-        card = json.loads((folder / "fluidvid.json").read_text())
+    card, template, side, levels = _read_card(folder)
     digest = weight_digest(folder)
     if card.get("sha256") not in (None, digest):
         raise ModelError(f"the weights in {folder} are not those of its fluidvid.json: reinstall or train again")
@@ -252,8 +271,7 @@ def load_backbone(
     schedule = NoiseSchedule.from_scheduler(scheduler).to(torch.device(device))
     if schedule.prediction_type == "epsilon":  # at t = 700 x0 holds twelve times the rounding of the noise
         reduced = None
-    template = np.array(card["template"]["points"]) if "template" in card else FFHQ
-    crop_size = int(card.get("crop_size") or _crop_size(unet, first_stage))
+    crop_size = side or _crop_size(unet, first_stage)
     # Where latents and weights are laid out differently, weights are copied at every convolution.
     if isinstance(first_stage, nn.Module):
         first_stage.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -262,7 +280,6 @@ def load_backbone(
         keep_reduced(unet, reduced)
         if isinstance(first_stage, nn.Module):
             keep_reduced(first_stage, reduced)
-    levels = tuple(int(t) for t in card.get("edit_timesteps", (700, 500, 300)))
     return Backbone(str(source), folder, split, schedule, first_stage, template, crop_size, levels, digest, card)
 
 

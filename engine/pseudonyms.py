@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -140,12 +140,20 @@ class PseudonymBank:
 
     @classmethod
     def load(cls, path: Path) -> PseudonymBank:
-        """Read a file of `save`."""
+        """Read a file of `save`.
+
+        Raises:
+            ModelError: it is damaged, or another file.
+        """
         try:
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path} is not a pseudonym bank: {error}; reinstall fluidvid") from error
+            ages, males = tensors["ages"], tensors["males"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(
+                f"{path} is not a pseudonym bank ({error}): get the backbone anew, or take the file away to do without "
+                "pseudonyms"
+            ) from error
         prefix = "embedding."
         tables = {
             k.removeprefix(prefix): torch.nn.functional.normalize(v, dim=1)
@@ -153,4 +161,4 @@ class PseudonymBank:
             if k.startswith(prefix)
         }
         drawn = tensors["drawn"] > 0.5 if "drawn" in tensors else None
-        return cls(tables, tensors["ages"], tensors["males"], tensors.get("coordinates"), drawn)
+        return cls(tables, ages, males, tensors.get("coordinates"), drawn)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -107,12 +108,22 @@ class ComponentSpace:
 
     @classmethod
     def load(cls, path: Path, shape: tuple[int, int, int]) -> ComponentSpace:
-        """Read a file of `save`; `shape` is that of the U-Net's h and is checked."""
-        tensors = load_file(path)
-        basis = tensors["basis"].float()
+        """Read a file of `save`; `shape` is that of the U-Net's h and is checked.
+
+        Raises:
+            ModelError: it is damaged, another file, or of another U-Net.
+        """
+        try:
+            tensors = load_file(path)
+            basis, timesteps = tensors["basis"].float(), tuple(int(t) for t in tensors["timesteps"])
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(
+                f"{path} holds no components of h ({error}): get the backbone anew, or take the file away to search in "
+                "all of h"
+            ) from error
         if basis.shape[2] != shape[0] * shape[1] * shape[2]:
             raise ModelError(f"{path} does not fit this U-Net: {basis.shape[2]} values per component, h has {shape}")
-        return cls(tuple(int(t) for t in tensors["timesteps"]), basis, shape)
+        return cls(timesteps, basis, shape)
 
 
 def principal_components(h: Tensor, count: int) -> Tensor:

@@ -70,7 +70,7 @@ def guides_of(models: ModelStore, backbone: Path | None = None) -> tuple[str, ..
     card = (backbone or models.resolve("prior")) / "fluidvid.json"
     try:
         named = json.loads(card.read_text(encoding="utf-8")).get("guides", []) if card.exists() else []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{card} is unreadable ({error}): reinstall fluidvid or fix the backbone") from error
     return tuple(dict.fromkeys([*(e.name for e in models.with_role("identity-guide")), *map(str, named)]))
 

@@ -15,9 +15,12 @@ from diffusers import (
     ScoreSdeVeScheduler,
     VQModel,
 )
+from safetensors.torch import save
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
 from fluidvid.engine.backbone import FFHQ, IdentityStage, load_backbone, resolve_folder
+from fluidvid.engine.pseudonyms import PseudonymBank
+from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.errors import ModelError
 from fluidvid.geometry import FFHQ_112
 from tests.engine.tiny import TINY_AUTOENCODER, tiny_backbone, tiny_unet, write_backbone
@@ -170,3 +173,33 @@ def test_unknown_autoencoder_class_is_named(tmp_path: Path) -> None:
     (tmp_path / "vae" / "config.json").write_text('{"_class_name": "AutoencoderDC"}')
     with pytest.raises(ModelError, match="AutoencoderDC"):
         load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "{",
+        "[]",
+        '{"template": "ffhq"}',
+        '{"template": {}}',
+        '{"template": {"points": [[0.3, 0.4]]}}',
+        '{"crop_size": "large"}',
+        '{"edit_timesteps": []}',
+        '{"edit_timesteps": [0]}',
+    ],
+)
+def test_a_card_that_cannot_be_used_is_named(card: str, tmp_path: Path) -> None:
+    write_backbone(tmp_path)
+    (tmp_path / "fluidvid.json").write_text(card)
+    with pytest.raises(ModelError, match=r"fluidvid\.json cannot be used.*template"):
+        load_backbone(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"damaged", save({"other": torch.zeros(1)})])
+def test_damaged_components_and_pseudonyms_are_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"damaged\.safetensors holds no components"):
+        ComponentSpace.load(path, (16, 4, 4))
+    with pytest.raises(ModelError, match=r"damaged\.safetensors is not a pseudonym bank"):
+        PseudonymBank.load(path)

@@ -343,7 +343,10 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
                 providers=providers,
                 threads=threads,
             )
-        except (ValueError, FileNotFoundError, ImportError) as error:
+        except (ValueError, FileNotFoundError) as error:
+            remedy = f"name a file of {name} with detect.model or detect.second_model, or none for its own"
+            raise ModelError(f"detector {name}: {error}; {remedy}") from error
+        except ImportError as error:
             raise ModelError(f"detector {name}: {error}") from error
 
     found = build(detect.detector, detect.model)

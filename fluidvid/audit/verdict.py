@@ -115,7 +115,7 @@ def _sum_up(checks: list[Check]) -> Verdict:
     failed = [c for c in checks if c.passed is False]
     open_ones = [c for c in checks if c.passed is None]
     if failed:
-        more = f" and {len(failed) - 1} more reasons" if len(failed) > 1 else ""
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         return Verdict(State.FAILED, f"Do not publish: {failed[0].words}{more}.", tuple(checks))
     if open_ones:
         return Verdict(State.UNDECIDED, f"Not established: {open_ones[0].words}.", tuple(checks))

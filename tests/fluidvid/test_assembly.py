@@ -11,7 +11,7 @@ import pytest
 import fluidvid.trackers
 from fluidvid import assembly
 from fluidvid.config import Config
-from fluidvid.errors import ConfigError
+from fluidvid.errors import ConfigError, ModelError
 from fluidvid.models import ModelStore
 from fluidvid.trackers.types import Detection
 
@@ -63,7 +63,16 @@ def test_a_codec_nobody_knows_costs_no_model_and_no_pass(clip: Path, tmp_path: P
         assembly.file_stages(clip, tmp_path / "out.mp4", config, overwrite=False)
 
 
-def test_an_unknown_detector_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("content", [None, b"garbage"])
+def test_a_file_that_is_no_detector_is_named_with_the_remedy(content: bytes | None, tmp_path: Path) -> None:
+    own = tmp_path / "own.onnx"
+    if content is not None:
+        own.write_bytes(content)
+    with pytest.raises(ModelError, match=r"own\.onnx.*name a file of centerface with detect\.model"):
+        assembly.make_detector(Config().updated({"detect.model": str(own)}), ModelStore())
+
+
+def test_an_unknown_detector_is_named() -> None:
     with pytest.raises(ConfigError, match="no detector 'centreface': choose one of centerface"):
         assembly.make_detector(Config().updated({"detect.detector": "centreface"}), ModelStore())
 

@@ -94,6 +94,11 @@ def choose(crops: Sequence[Tensor], limit: float, where: Tensor) -> dict[int, Be
     """Positions of a run of crops of one face that lie between two edited ones, on their line to within `limit`.
 
     From an edited frame the widest of `SPANS` is taken whose frames all do. The first and the last never lie between.
+
+    Args:
+        crops: `(3, S, S)` each, in [-1, 1], in the order of the frames.
+        limit: see `deviation`, grey levels.
+        where: `(4, s, s)` of `windows`.
     """
     chosen: dict[int, Between] = {}
     if len(crops) < 3:

@@ -95,7 +95,11 @@ def choose_device(device: str) -> torch.device:
 def edit_plan(
     backbone: Backbone, timesteps: Sequence[int] | None, geometry: Geometry, inversion_steps: int
 ) -> EditPlan:
-    """The backbone's own levels unless others are asked for."""
+    """The backbone's own levels unless others are asked for.
+
+    Raises:
+        ModelError: a level is beyond the model's last timestep.
+    """
     levels = tuple(sorted(timesteps or backbone.edit_timesteps, reverse=True))
     last = len(backbone.schedule.alphas_cumprod)
     if levels[0] >= last:

@@ -31,7 +31,11 @@ def _square(centre: tuple[float, float], side: float) -> NDArray[np.float64]:
 
 
 def box_window(template: Points) -> NDArray[np.float64]:
-    """The window that a detector's face box (times 1.15, square) covers, for box-cropped networks."""
+    """The window that a detector's face box (times 1.15, square) covers, for box-cropped networks: see `View`.
+
+    Args:
+        template: `(5, 2)` landmarks of the crops in fractions of the side.
+    """
     eyes, mouth = template[:2].mean(0), template[3:].mean(0)
     reach = float(np.linalg.norm(mouth - eyes))
     centre = (eyes + mouth) / 2
@@ -39,7 +43,7 @@ def box_window(template: Points) -> NDArray[np.float64]:
 
 
 def mesh_window(template: Points) -> NDArray[np.float64]:
-    """The facemesh window: centred on the five points, side 3.5 times the eyes-mouth distance."""
+    """The facemesh window: centred on the five points, side 3.5 times the eyes-mouth distance. See `box_window`."""
     reach = float(np.linalg.norm(template[3:].mean(0) - template[:2].mean(0)))
     eye = float(np.linalg.norm(template[1] - template[0]))
     centre = template.mean(0)

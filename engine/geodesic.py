@@ -53,6 +53,13 @@ def log_map(point: Tensor, target: Tensor) -> Tensor:
     """Tangent velocity at `point` that `exp_map` carries to `target` scaled to |point|.
 
     Equal directions give zero. Antipodal ones have no unique arc: a fixed orthogonal direction is used, of length pi r.
+
+    Args:
+        point: `(N, ...)`, any norms r > 0.
+        target: `(N, ...)`, any norms.
+
+    Returns:
+        `(N, ...)`.
     """
     radius = _norm(point)
     goal = target / _norm(target).clamp_min(_TINY) * radius

@@ -122,7 +122,12 @@ def parts(crops: Tensor, windows: Tensor, size: tuple[int, int] = (12, 20)) -> T
 
 
 def part_correlation(edited: Tensor, source: Tensor) -> Tensor:
-    """Mean of 1 - correlation of eyes and mouth, as `parts` sees them: the iris and the lips stay where they were."""
+    """Mean of 1 - correlation of eyes and mouth: the iris and the lips stay where they were.
+
+    Args:
+        edited: `(N, P, h * w)` of `parts`.
+        source: the same of the source.
+    """
     return (1 - (edited * source).sum(2)).mean()
 
 

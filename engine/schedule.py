@@ -37,7 +37,11 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
-        """Read a diffusers scheduler (DDPM, DDIM, PNDM, ... : anything with `alphas_cumprod`)."""
+        """Read a diffusers scheduler (DDPM, DDIM, PNDM, ... : anything with `alphas_cumprod`).
+
+        Raises:
+            ModelError: it has none.
+        """
         abar = getattr(scheduler, "alphas_cumprod", None)
         if abar is None:
             raise ModelError(

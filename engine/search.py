@@ -287,7 +287,20 @@ class DirectionSearch:
     def find(
         self, source: Source, noise: Tensor, candidates: list[Candidate], frames: Sequence[int]
     ) -> tuple[Known, dict[str, float], str]:
-        """Optimise and verify, several times if need be: the direction, figures, and why it fails, or ""."""
+        """Optimise and verify, several times if need be.
+
+        Args:
+            source: the person's crops and what the networks see in them.
+            noise: `(c, s, s)` float32, the person's own for life.
+            candidates: pseudonyms to choose from; none: identity is only suppressed.
+            frames: indices of the crops' frames, for the record.
+
+        Returns:
+            What makes the direction again, figures of its verification, and why it fails, or "".
+
+        Raises:
+            SearchStopped: `stopping` was set.
+        """
         options = self.options.optimise
         if self.options.searches > 1:  # one that is searched has nobody to be compared with
             source = replace(source, surprise=self.surprise(source.crops[: self.options.key_crops]))

@@ -164,7 +164,11 @@ class ModelStore:
         return root / (Path(entry.files[0].path).parts[0] if entry.folder else entry.files[0].path)
 
     def status(self, entry: ModelEntry) -> ModelStatus:
-        """Check presence and hashes of all files of one entry."""
+        """Check presence and hashes of all files of one entry.
+
+        Raises:
+            ModelError: a file cannot be read.
+        """
         root = self.assets if entry.embedded else self.store
         unpinned = False
         for file in entry.files:

@@ -102,7 +102,11 @@ def run(stages: Stages, config: Config, progress: ProgressCallback = silent) -> 
 
 
 def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analysis:
-    """First pass: detect, track, choose key crops; then complete the tracks and link them."""
+    """First pass: detect, track, choose key crops; then complete the tracks and link them.
+
+    Raises:
+        DetectionError: detector or tracker failed, or frames came out of order.
+    """
     found = Analysis(TrackTable(compact=stages.editor is None))
     follower = Follower(stages, config.detect.score)
     with stages.open_reader() as reader:
@@ -292,7 +296,12 @@ def planned(analysis: Analysis, frame: int) -> list[PlannedFace]:
 
 
 def write(stages: Stages, analysis: Analysis, config: Config, progress: ProgressCallback) -> tuple[Coverage, Any, Any]:
-    """Second pass: treat and write every frame. Every frame must have been inspected in the first."""
+    """Second pass: treat and write every frame; the account, the reader and the writer.
+
+    Raises:
+        DetectionError: a frame was not inspected in the first pass, or one is missing.
+        CoverageError: a face came out untreated (a bug).
+    """
     treatment = FrameTreatment(
         config.mask,
         config.mask_kind,

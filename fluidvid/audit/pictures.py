@@ -32,7 +32,7 @@ def luma(picture: Picture) -> NDArray[np.float32]:
 
 
 def psnr(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Peak signal-to-noise ratio in dB of 8-bit values, at most `LARGEST_PSNR`; NaN of nothing."""
+    """Peak signal-to-noise ratio in dB of 8-bit values of one shape, at most `LARGEST_PSNR`; NaN of none."""
     if a.size == 0:
         return math.nan
     error = float(np.square(a.astype(np.float64) - b).mean())
@@ -82,7 +82,13 @@ def untouched(inside: float, detail: float, around: float) -> bool:
 
 
 def outside(a: NDArray[np.float32], b: NDArray[np.float32], boxes: list[NDArray[np.float32]]) -> float:
-    """PSNR in dB of what lies outside all faces and their surroundings; NaN if nothing does."""
+    """PSNR in dB of what lies outside all faces and their surroundings; NaN if nothing does.
+
+    Args:
+        a: `(H, W)` luma of the source.
+        b: `(H, W)` luma of the result.
+        boxes: `(4,)` faces in pixels.
+    """
     far = _far(a.shape, boxes)
     return psnr(a[far], b[far])
 

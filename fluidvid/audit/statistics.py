@@ -100,12 +100,19 @@ def _ends(values: Numbers) -> tuple[float | None, float | None]:
 
 
 def mean_figure(values: NDArray[Any], tracks: NDArray[np.int64], of: int, floor: float | None = None) -> Figure:
-    """Mean over faces with a bootstrap over tracks; values that are not finite are left out and cost coverage."""
+    """Mean over faces with a bootstrap over tracks; values that are not finite are left out and cost coverage.
+
+    Args:
+        values: `(N,)`, one per face.
+        tracks: `(N,)` whose faces they are.
+        of: faces there were, for the coverage.
+        floor: see `Figure`.
+    """
     return ratio_figure(values, np.ones(len(values)), tracks, of, floor)
 
 
 def median_figure(values: NDArray[Any], tracks: NDArray[np.int64], of: int) -> Figure:
-    """Median over faces with a bootstrap over tracks; values that are not finite are left out and cost coverage."""
+    """Median over faces with a bootstrap over tracks; see `mean_figure`."""
     numbers = np.asarray(values, np.float64)
     good = np.isfinite(numbers)
     if not good.any():
@@ -125,7 +132,7 @@ def median_figure(values: NDArray[Any], tracks: NDArray[np.int64], of: int) -> F
 def ratio_figure(
     top: NDArray[Any], bottom: NDArray[Any], tracks: NDArray[np.int64], of: int, floor: float | None = None
 ) -> Figure:
-    """Sum of `top` over sum of `bottom`, with a bootstrap over tracks; faces where one is not finite are left out."""
+    """Sum of `top` over sum of `bottom`, `(N,)` each, with a bootstrap over tracks; see `mean_figure`."""
     a, b = np.asarray(top, np.float64), np.asarray(bottom, np.float64)
     good = np.isfinite(a) & np.isfinite(b)
     if not good.any() or b[good].sum() == 0:

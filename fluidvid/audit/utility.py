@@ -74,7 +74,7 @@ DIFFERENCES: dict[str, Callable[[Look, Look], Floats]] = {
 
 
 def taken(look: Look, rows: NDArray[np.int64]) -> Look:
-    """The rows of a look."""
+    """What a look says of the crops at `(K,)` rows."""
     return Look(
         {name: table[rows] for name, table in look.embeddings.items()},
         *(getattr(look, part)[rows] for part in ("landmarks", "expression", "age", "male")),
@@ -129,7 +129,7 @@ def _pose(
 
 
 def turned(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Difference of angles in degrees, in [-180, 180)."""
+    """Difference of `(N,)` angles in degrees, in [-180, 180)."""
     return np.asarray((b - a + 180) % 360 - 180)
 
 

@@ -103,7 +103,7 @@ def round_trip(backbone: Backbone, crops: Tensor, judges: Sequence[Recogniser]) 
 
 @torch.inference_mode()
 def denoising(backbone: Backbone, crops: Tensor) -> dict[str, float]:
-    """Mean squared x0 error in latents by timestep, with skips and from h alone."""
+    """Mean squared x0 error in latents by timestep, with skips and from h alone, of `(N, 3, S, S)` crops in [-1, 1]."""
     latents = torch.cat([backbone.encode(part) for part in crops.split(32)]).float()
     found = denoising_errors(backbone.unet, backbone.schedule, latents)
     return {f"denoising_{k.rstrip('s')}{'_without_skips' if k.endswith('s') else ''}": v for k, v in found.items()}

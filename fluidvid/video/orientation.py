@@ -29,7 +29,11 @@ class Orientation:
 
     @staticmethod
     def from_matrix(matrix: Sequence[int]) -> Orientation:
-        """Read FFmpeg's display matrix `(a b u c d v x y w)`; angles that are no quarter turn are rounded to one."""
+        """Read FFmpeg's display matrix `(a b u c d v x y w)`; angles that are no quarter turn are rounded to one.
+
+        Raises:
+            ValueError: it does not have nine numbers.
+        """
         values = tuple(int(v) for v in matrix)
         if len(values) != 9:
             raise ValueError(f"a display matrix has 9 numbers, got {len(values)}")

@@ -179,7 +179,7 @@ def gather(
     kept = first_of_each(stack)
     log.info("%d of %d faces are copies of others and left out", int((~kept).sum()), len(kept))
     if kept.sum() < FEWEST:
-        raise InputError(f"{int(kept.sum())} different faces are too few to train on: at least {FEWEST} are needed")
+        raise InputError(f"{int(kept.sum())} different faces are too few: at least {FEWEST} are needed")
     of, out = np.array(owner)[kept], np.array(held_out)[kept]
     if not out.any():
         out[-1] = True

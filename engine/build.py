@@ -17,6 +17,7 @@ from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec
 from fluidvid.engine.geodesic import Geometry
+from fluidvid.engine.glasses import Glasses
 from fluidvid.engine.memory import IDENTIFIED_BY, PersonMemory
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.precision import reduced_precision
@@ -134,7 +135,13 @@ def direction_space(backbone: Backbone, folder: Path, plan: EditPlan) -> Directi
 
 
 def basis_of(
-    model: Backbone, plan: EditPlan, options: EditorOptions, recognisers: Sequence[str], resolve: Resolve
+    model: Backbone,
+    plan: EditPlan,
+    options: EditorOptions,
+    recognisers: Sequence[str],
+    resolve: Resolve,
+    *,
+    glasses: bool = True,
 ) -> str:
     """Hex SHA-256 over everything that gives a direction its meaning and a person's identity its coordinates.
 
@@ -150,15 +157,15 @@ def basis_of(
     beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
     content = {
         # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited; 3: strength was length;
-        # 4: results had more contrast and colour than their sources.
-        "format": 5,
+        # 4: results had more contrast and colour than their sources; 5: glasses were edited.
+        "format": 6,
         "weights": model.digest,
         "card": model.card,
         "template": np.round(model.template, 6).tolist(),
         "crop_size": model.crop_size,
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
-        "applied": [options.path, options.strength, options.optimise.gaze],
+        "applied": [options.path, options.strength, options.optimise.gaze, glasses],
         "judged": [options.accept, options.landmark_limit],
         "recognisers": {name: digest(resolve(name)) for name in recognisers},
     }
@@ -176,6 +183,7 @@ def build_editor(
     iterations: int | None = None,
     searches: int | None = None,
     gaze: bool | None = None,
+    glasses: bool = True,
     inversion_steps: int = 12,
     between: float = 0.0,
     device: str = "auto",
@@ -197,6 +205,7 @@ def build_editor(
         iterations: optimisation steps of a search; None takes the options' own.
         searches: see `EditorOptions`; None takes the options' own.
         gaze: see `OptimiseOptions`; None takes the options' own.
+        glasses: leave rims to the source.
         inversion_steps: K of the inversion editor.
         between: see `EditorOptions`.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -229,7 +238,8 @@ def build_editor(
         chosen = replace(chosen, searches=searches)
     if gaze is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, gaze=gaze))
-    basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve)
+    rims = Glasses(resolve("glasses"), model.template).eval().to(where) if glasses else None
+    basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve, glasses=glasses)
     return FluidEditor(
         model,
         plan,
@@ -240,6 +250,7 @@ def build_editor(
         bank,
         chosen,
         torch.Generator().manual_seed(seed),
+        glasses=rims,
         memory=memory(basis) if memory is not None else None,
         basis=basis,
         identified_by=IDENTIFIED_BY,

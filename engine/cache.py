@@ -66,6 +66,7 @@ class PersonState:
     Attributes:
         direction: found and verified.
         known: what it was made from.
+        glasses: the person wears some.
         previous: `(L, C, h, w)` that was applied before `direction` replaced it, or None.
         progress: edits since then.
         boost: multiple of the strength that is applied; above 1 after a frame in which the edit was too weak.
@@ -75,6 +76,7 @@ class PersonState:
 
     direction: Direction
     known: Known
+    glasses: bool = False
     previous: Tensor | None = None
     progress: int = 0
     boost: float = 1.0

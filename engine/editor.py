@@ -18,6 +18,7 @@ from fluidvid.engine.cache import FIRST, DirectionStore, Known, MemoryStore, Per
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.difference import DifferenceEditor
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.glasses import Glasses
 from fluidvid.engine.inversion import InversionEditor
 from fluidvid.engine.memory import PersonMemory, recognisable
 from fluidvid.engine.plan import EditPlan
@@ -78,6 +79,7 @@ class FluidEditor:
         bank: pseudonyms to draw from, or None to suppress only.
         options: see `EditorOptions`.
         generator: the run's secret randomness (CPU).
+        glasses: finds those that are worn, which stay; None: they are edited.
         store: where directions are kept by person; None: in memory, bounded.
         memory: recognises people who return; None: every person is new.
         basis: digest of everything a direction depends on, for its provenance.
@@ -96,6 +98,7 @@ class FluidEditor:
         options: EditorOptions,
         generator: torch.Generator,
         *,
+        glasses: Glasses | None = None,
         store: DirectionStore | None = None,
         memory: PersonMemory | None = None,
         basis: str = "",
@@ -107,7 +110,7 @@ class FluidEditor:
         self.crop_size, self.template = backbone.crop_size, backbone.template
         difference = DifferenceEditor(backbone, plan)
         path = InversionEditor(backbone, plan) if options.path == "inversion" else difference
-        self.apply = AppliedEdit(backbone, path, attributes, options.optimise.gaze)
+        self.apply = AppliedEdit(backbone, path, attributes, options.optimise.gaze, glasses)
         networks = self.guides, self.verifiers, attributes
         # Threads of its own: live, edits must not wait for those of a search.
         shares = Shares(backbone.device)
@@ -178,7 +181,8 @@ class FluidEditor:
         # Without a search nobody guides, and without a memory nobody asks who this is.
         named = () if self.memory is None else self._identified
         asked = None if search else {*named, *(net.name for net in self.search.judges)}
-        source = self.search.source(x, asked, landmarks)
+        # Glasses that were seen, or not, stay so: rims must not come and go.
+        source = self.search.source(x, asked, landmarks, None if old is None else old.glasses)
         identity = None if self.memory is None else self._mean_identity(source)
         known = None
         if self.memory is not None and identity is not None and old is None:
@@ -188,7 +192,7 @@ class FluidEditor:
         if known is not None:
             figures, reason = self.search.verify(self.search.direction(known), source)
             if not reason:
-                self._install(person_id, known, old)
+                self._install(person_id, known, source, old)
                 figures |= {"steps": 0.0, "recalled": 1.0} | ({FIRST: 1.0} if known.is_first else {})
                 return Preparation(True, "", figures, time.monotonic() - began)
         # A person keeps its noise and its pseudonym for life: others would make the picture jump.
@@ -212,7 +216,7 @@ class FluidEditor:
             else:
                 self._rows.pop(person_id, None)
         if found is not None and not reason:
-            self._install(person_id, found, old)
+            self._install(person_id, found, source, old)
             if self.memory is not None and identity is not None:
                 self.memory.remember(person_id, identity, found)
         return Preparation(not reason, reason, figures, time.monotonic() - began)
@@ -240,8 +244,8 @@ class FluidEditor:
             and (known.pseudonym is None or (self.bank is not None and 0 <= known.pseudonym < len(self.bank.ages)))
         )
 
-    def _install(self, person_id: int, known: Known, old: PersonState | None) -> None:
-        state = PersonState(self.search.direction(known), known)
+    def _install(self, person_id: int, known: Known, source: Source, old: PersonState | None) -> None:
+        state = PersonState(self.search.direction(known), known, source.glasses)
         if old is not None:  # the way from what is applied now begins there
             state.previous, state.boost = old.values(self.options.transition), old.boost
         self.store.put(person_id, state)

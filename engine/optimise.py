@@ -169,6 +169,7 @@ class _Objective:
         noise: Tensor,
         options: OptimiseOptions,
         shares: Shares,
+        rims: Tensor | None = None,
     ) -> None:
         self.backbone, self.space, self.options, self.shares = backbone, space, options, shares
         self.guides, self.attributes, self.source = guides, attributes, source
@@ -182,8 +183,9 @@ class _Objective:
             self.edits = [editor.at(z, noise) for z in self.z.split(1)]
             self.before = backbone.decode(self.z)
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
-            self.mask = face_region(self.kept.landmarks, crops.shape[-1])
-            self.shown = gaze_region(self.kept.landmarks, self.mask) if options.gaze else None
+            face = face_region(self.kept.landmarks, crops.shape[-1])
+            self.mask = face if rims is None else face * (1 - rims)
+            self.shown = gaze_region(self.kept.landmarks, face) if options.gaze else None
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
             self.between = self.mask * between_brows(self.kept.landmarks, crops.shape[-1])
@@ -304,6 +306,7 @@ def optimise_direction(
     source: Mapping[str, Tensor],
     noise: Tensor,
     *,
+    rims: Tensor | None = None,
     candidates: Sequence[Candidate] = (),
     rivals: Sequence[Candidate] = (),
     options: OptimiseOptions | None = None,
@@ -322,6 +325,7 @@ def optimise_direction(
         crops: `(K, 3, S, S)` in [-1, 1], aligned to the backbone's template.
         source: their unit embeddings `(K, D)` by guide name.
         noise: `(c, s, s)` the track's fixed noise.
+        rims: `(K, 1, S, S)` in [0, 1], of glasses, which stay; None: there are none.
         candidates: pseudonyms to choose from: the one whose start has the least loss is taken; none suppresses only.
         rivals: further pseudonyms that were `seen` and must not be looked like, as must not be the others of these.
         options: budget and weights.
@@ -335,7 +339,7 @@ def optimise_direction(
     options = options or OptimiseOptions()
     began = time.monotonic()
     shares = shares or Shares(backbone.device, 1)
-    objective = _Objective(backbone, editor, space, guides, attributes, crops, source, noise, options, shares)
+    objective = _Objective(backbone, editor, space, guides, attributes, crops, source, noise, options, shares, rims)
     ordered = list(candidates) or [Candidate()]
     if len(ordered) > 1:  # one crop tells them apart
         drawn = objective.draw(generator)

@@ -156,7 +156,8 @@ class RunEditor:
         noise = torch.stack([state.direction.noise for state in states])
         full = self.options.strength * strength
         boosted = full * torch.tensor(boosts, device=x.device)
-        edited, mask, landmarks = self._shares(self.apply, x, values, noise, boosted)
+        worn = torch.tensor([state.glasses for state in states], device=x.device)
+        edited, mask, landmarks = self._shares(self.apply, x, values, noise, boosted, worn)
         cosine = (self._see(edited) * source).sum(1)
         for boost in self.options.boosts:
             weak: list[int] = []
@@ -166,7 +167,8 @@ class RunEditor:
                 if still and (not float(cosine[k]) <= self.limit or any(states[j] is state for j in weak)):
                     weak.append(k)
             if weak:
-                edited[weak], *_ = self._shares(self.apply, x[weak], values[weak], noise[weak], boost * full[weak])
+                again = x[weak], values[weak], noise[weak], boost * full[weak], worn[weak]
+                edited[weak], *_ = self._shares(self.apply, *again)
                 cosine[weak] = (self._see(edited[weak]) * source[weak]).sum(1)
                 for k in weak:
                     boosts[k] = boost

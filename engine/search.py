@@ -17,6 +17,7 @@ from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
 from fluidvid.engine.composite import composite, face_region, fitted, gaze_region
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.glasses import WORN, Glasses
 from fluidvid.engine.losses import eye_distance
 from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction, extrapolated
@@ -99,15 +100,17 @@ class AppliedEdit:
         path: difference or inversion editing.
         attributes: its landmarks say where the face is.
         gaze: leave what lies between the lids and the lips to the source.
+        glasses: finds rims, which are left to the source, too; None: they are edited.
     """
 
     backbone: Backbone
     path: CropEditor
     attributes: AttributeNetworks
     gaze: bool = True
+    glasses: Glasses | None = None
 
     def __call__(
-        self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float
+        self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor | float, worn: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Composited crops `(N, 3, S, S)` in [-1, 1], masks `(N, 1, S, S)` and landmarks `(N, 68, 2)` of crops `x`.
 
@@ -116,19 +119,31 @@ class AppliedEdit:
             values: `(N, L, C, h, w)` directions.
             noise: `(c, s, s)` or `(N, c, s, s)`.
             strength: from 0, one or `(N,)`: see `EditorOptions`.
+            worn: `(N,)` bool, who wears glasses; None: nobody.
         """
         z = self.backbone.encode(x)
         s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
         latents = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s.clamp_max(1))
         landmarks = self.attributes.landmarks(x)
-        mask, shown = self._regions(landmarks, x.shape[-1])
+        mask, shown = self._regions(landmarks, self.rims(x, worn))
         return self._put(x, z, *latents, s, landmarks, mask, shown), mask, landmarks
 
-    def at(self, x: Tensor, landmarks: Tensor, noise: Tensor, strength: float) -> TriedEdit:
-        """The same for several directions tried on crops with known landmarks `(N, 68, 2)`."""
+    def wears(self, x: Tensor) -> bool:
+        """Whether glasses stay on the person of crops `x`."""
+        return self.glasses is not None and float(self.glasses.worn(x).mean()) >= WORN
+
+    def rims(self, x: Tensor, worn: Tensor | None) -> Tensor:
+        """`(N, 1, S, S)` in [0, 1], where rims are in crops `x` of `(N,)` people who may wear glasses."""
+        rims = torch.zeros_like(x[:, :1], dtype=torch.float32)
+        if self.glasses is not None and worn is not None and bool(worn.any()):
+            rims[worn] = self.glasses.rims(x[worn])
+        return rims
+
+    def at(self, x: Tensor, landmarks: Tensor, rims: Tensor, noise: Tensor, strength: float) -> TriedEdit:
+        """The same for several directions tried on crops with known landmarks `(N, 68, 2)` and `(N, 1, S, S)` rims."""
         z = self.backbone.encode(x)
         edits = self.path.at(z, noise.to(x.device, z.dtype).expand_as(z))
-        mask, shown = self._regions(landmarks, x.shape[-1])
+        mask, shown = self._regions(landmarks, rims)
 
         def tried(values: Tensor) -> Tensor:
             s = z.new_full((len(x),), strength)
@@ -137,10 +152,10 @@ class AppliedEdit:
 
         return tried
 
-    def _regions(self, landmarks: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
-        """Where the face is, and what of it stays."""
-        mask = face_region(landmarks, size)
-        return mask, gaze_region(landmarks, mask) if self.gaze else None
+    def _regions(self, landmarks: Tensor, rims: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Where the face is that is edited, and what of it stays."""
+        face = face_region(landmarks, rims.shape[-1])
+        return face * (1 - rims), gaze_region(landmarks, face) if self.gaze else None
 
     def _put(
         self,
@@ -170,6 +185,8 @@ class Source:
         landmarks: `(K, 68, 2)`.
         ages: `(K,)` years.
         males: `(K,)` probabilities.
+        rims: `(K, 1, S, S)` in [0, 1], of glasses; 0 where the person wears none.
+        glasses: the person wears some.
         surprise: `DirectionSearch.surprise` of those that are searched on; None: nobody asks how a result looks.
     """
 
@@ -178,6 +195,8 @@ class Source:
     landmarks: Tensor
     ages: Tensor
     males: Tensor
+    rims: Tensor
+    glasses: bool
     surprise: float | None = None
 
     def means(self, nets: Sequence[Recogniser], count: int | None = None) -> dict[str, Tensor]:
@@ -319,6 +338,7 @@ class DirectionSearch:
                 source.crops[: self.options.key_crops],
                 source.embeddings,
                 noise,
+                rims=source.rims[: self.options.key_crops],
                 candidates=candidates,
                 rivals=[c for c in drawn if c.row != candidates[0].row],
                 options=options,
@@ -390,7 +410,7 @@ class DirectionSearch:
 
     @torch.no_grad()
     def _edits(self, source: Source, noise: Tensor) -> TriedEdit:
-        return self.apply.at(source.crops, source.landmarks, noise, self.options.strength)
+        return self.apply.at(source.crops, source.landmarks, source.rims, noise, self.options.strength)
 
     def _judge(self, known: Known, source: Source, edit: TriedEdit, *, thorough: bool) -> _Judged:
         return _Judged(known, *self.verify(self.direction(known), source, thorough=thorough, edit=edit))
@@ -414,14 +434,25 @@ class DirectionSearch:
         return [self.guides[0], *(self.verifiers or self.guides[1:])]
 
     @torch.no_grad()
-    def source(self, x: Tensor, names: Collection[str] | None = None, landmarks: Tensor | None = None) -> Source:
-        """The crops `(K, 3, S, S)` as the networks see them, these at once: recognisers that are named, or all."""
+    def source(
+        self,
+        x: Tensor,
+        names: Collection[str] | None = None,
+        landmarks: Tensor | None = None,
+        glasses: bool | None = None,
+    ) -> Source:
+        """The crops `(K, 3, S, S)` as the networks see them, these at once: recognisers that are named, or all.
+
+        Landmarks and whether glasses are worn are found, unless they are given.
+        """
         looks = self._looks(x, names)
         jobs: list[Look] = [*looks.values(), partial(self.attributes.ages, x)]
         *seen, (ages, males) = self.shares.each(jobs)
         embeddings = {name: embedding for name, (embedding,) in zip(looks, seen, strict=True)}
         placed = self.attributes.landmarks(x) if landmarks is None else landmarks
-        return Source(x, embeddings, placed, ages, males)
+        worn = self.apply.wears(x) if glasses is None else glasses
+        rims = self.apply.rims(x, torch.full((len(x),), worn, device=x.device))
+        return Source(x, embeddings, placed, ages, males, rims, worn)
 
     def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""

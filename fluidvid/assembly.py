@@ -63,6 +63,7 @@ def make_editor(
         iterations=edit.iterations,
         searches=edit.searches,
         gaze=edit.gaze,
+        glasses=edit.glasses,
         inversion_steps=edit.inversion_steps,
         between=edit.between,
         device=config.device,

@@ -223,6 +223,7 @@ class EditConfig(_Section):
         "what lies between the lids and between the lips stays the source's, somewhat softened: gaze, blinks, speech; "
         "false edits it, too",
     )
+    glasses: bool = _option(True, "rims, bridge and temples of glasses stay the source's; false edits them, too")
     timesteps: tuple[Annotated[int, Field(ge=1, le=999)], ...] | None = _option(
         None,
         "edit levels, from noisy to clean, e.g. [700, 500, 300]; default: the backbone's own",

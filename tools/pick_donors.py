@@ -101,6 +101,20 @@ def slopes_around_the_eyes(bent: Tensor) -> Tensor:
     return (features - features.mean(0)) / features.std(0)
 
 
+def wearing(bent: Tensor) -> Tensor:
+    """`(N,)` about 1 where glasses are worn and 0 where not, of `(N, 3, 128, 128)` crops on one mesh.
+
+    The first `LABELLED` have to be those that `GLASSES` speaks of.
+    """
+    features = slopes_around_the_eyes(bent)
+    labels = torch.zeros(LABELLED)
+    labels[list(GLASSES)] = 1
+    seen = features[:LABELLED]
+    gram = seen.T @ seen / LABELLED + 0.3 * torch.eye(seen.shape[1])
+    scores: Tensor = features @ torch.linalg.solve(gram, seen.T @ (labels - labels.mean()) / LABELLED) + labels.mean()
+    return scores
+
+
 def main(source: str, out: str) -> None:
     models = ModelStore()
     backbone = load_backbone(models.resolve("prior"))
@@ -111,16 +125,11 @@ def main(source: str, out: str) -> None:
     crops = to_crops(pictures)
     with torch.inference_mode():
         bent = on_one_mesh(crops, torch.cat([attributes.mesh(part).float() for part in crops.split(64)]))
-        features = slopes_around_the_eyes(bent)
+        scores = wearing(bent)
         middle = torch.cat([attributes.landmarks(part).float() for part in crops.split(64)]).mean(0, keepdim=True)
         size = bent.shape[-1]
         clear = darker(bent, middle, 5, forehead_and_temples(middle, size), 0.85) <= HAIR
         clear &= darker(bent, middle, 3, upper_lip(middle, size), 0.7) <= LIP
-    labels = torch.zeros(LABELLED)
-    labels[list(GLASSES)] = 1
-    seen = features[:LABELLED]
-    gram = seen.T @ seen / LABELLED + 0.3 * torch.eye(seen.shape[1])
-    scores = features @ torch.linalg.solve(gram, seen.T @ (labels - labels.mean()) / LABELLED)
     bare = scores.argsort(descending=True)[KEPT_OUT:].sort().values
     kept = bare[clear[bare]].numpy()
     np.savez(out, faces=pictures[kept])

@@ -24,6 +24,7 @@ from fluidvid.engine.composite import face_region, skin_region
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
+from fluidvid.engine.glasses import WORN, Glasses
 from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
@@ -140,6 +141,7 @@ class PairCache:
         options: see `SwapTraining`.
         rng: chooses faces and pairs.
         generator: chooses augmentations and donors.
+        glasses: finds those that are worn, which stay; None: donors, who wear none, take them off.
         made: pairs so far, also those that have given way.
     """
 
@@ -151,6 +153,7 @@ class PairCache:
     options: SwapTraining
     rng: np.random.Generator
     generator: torch.Generator
+    glasses: Glasses | None = None
     made: int = 0
     kept: Pairs | None = None
     """A person's first pair in the first half, the other at the same place of the second. Allocated at once: tensors
@@ -177,6 +180,9 @@ class PairCache:
         landmarks, region = kept.landmarks.float(), face_region(kept.landmarks, size)
         donors, meshes = self.targets.pictures[rows], self.targets.meshes[rows]
         wanted = swapped(x.repeat(2, 1, 1, 1), landmarks, kept.mesh.float(), region, donors.to(x), meshes)
+        if self.glasses is not None:
+            rims = self.glasses.rims(x) * (self.glasses.worn(x) >= WORN).reshape(-1, 1, 1, 1)
+            wanted = torch.lerp(wanted, x.repeat(2, 1, 1, 1), rims.repeat(2, 1, 1, 1))
         with autocast():
             z = self.backbone.encode(torch.cat([x, wanted])).half()
         weights = region * (1 - (1 - self.options.skin) * skin_region(landmarks, size))
@@ -299,6 +305,8 @@ def train_swaps(
     chances: NDArray[np.float64],
     out: Path,
     options: SwapTraining,
+    *,
+    glasses: Glasses | None = None,
 ) -> None:
     """Train for `options.hours`, checkpointing the averages into `out` as `train_bank` does; resumes likewise.
 
@@ -313,6 +321,7 @@ def train_swaps(
         chances: `(N,)` sampling weights, 0 where held out.
         out: folder for checkpoints and `log.csv`.
         options: see `SwapTraining`.
+        glasses: see `PairCache`.
     """
     run = TrainingRun(out, options)
     torch.manual_seed(options.seed)
@@ -324,7 +333,7 @@ def train_swaps(
         beholders.load_state(state)
     generator = torch.Generator().manual_seed(options.seed + run.step)
     rng = np.random.default_rng(options.seed + run.step)
-    cache = PairCache(backbone, attributes, targets, pictures, chances, options, rng, generator)
+    cache = PairCache(backbone, attributes, targets, pictures, chances, options, rng, generator, glasses)
     (level,) = space.timesteps
     for progress in run.loop():
         pace = warmed(run.step, 100) * held(progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fluidvid.engine.backbone import RUN, Backbone, load_backbone
 from fluidvid.engine.build import GUIDES, RECOGNISERS, TEACHERS, h_shape, load_recogniser
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
+from fluidvid.engine.glasses import Glasses
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.bank import BankTraining, train_bank
@@ -233,7 +235,8 @@ def run_swaps(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
     begun = _begin(request, "swaps", models)
     recognisers = [net for net in begun.nets if net.name != JUDGE] if request.teachers else []
     space = replace(begun.space, timesteps=(LEVEL,))
-    begun.train(train_swaps, space, recognisers, SwapTraining(**request.options()))
+    glasses = Glasses(models.resolve("glasses"), begun.backbone.template).eval()
+    begun.train(partial(train_swaps, glasses=glasses), space, recognisers, SwapTraining(**request.options()))
     return _finish(request, begun)
 
 

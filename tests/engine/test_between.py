@@ -82,7 +82,9 @@ class Brighter:
         """The landmarker, which asks `landmarks`."""
         return SimpleNamespace(landmarks=self.landmarks)
 
-    def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor, worn: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         amount = strength * values.flatten(1)[:, 0]
         self.calls.append(([round(v, 3) for v in x[:, 0, 0, 0].tolist()], [round(v, 3) for v in amount.tolist()]))
         return x + 0.2 * amount[:, None, None, None], torch.ones_like(x[:, :1]), self.landmarks(x)
@@ -118,8 +120,10 @@ def test_frames_between_take_their_share_of_the_changes_and_cost_no_edit() -> No
     class Darker(Brighter):
         """Adds the less the brighter the picture is."""
 
-        def __call__(self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            super().__call__(x, values, noise, strength)
+        def __call__(
+            self, x: Tensor, values: Tensor, noise: Tensor, strength: Tensor, worn: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            super().__call__(x, values, noise, strength, worn)
             return 0.5 * x + 0.2, torch.ones_like(x[:, :1]), self.landmarks(x)
 
     run, _, state = _run(Dim())

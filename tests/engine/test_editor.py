@@ -652,7 +652,7 @@ def test_directions_tried_on_the_same_crops_are_applied_as_to_any(parts: dict[st
     source = search.source(editor._crops(faces(3)))
     generator = torch.Generator().manual_seed(2)
     noise = torch.randn(4, 8, 8, generator=generator)
-    tried = search.apply.at(source.crops, source.landmarks, noise, 1.0)
+    tried = search.apply.at(source.crops, source.landmarks, source.rims, noise, 1.0)
     for _ in range(2):
         values = search.space.directions(torch.randn(search.space.zero().shape, generator=generator)).detach()
         applied, *_ = search.apply(source.crops, values.expand(3, *values.shape), noise, 1.0)

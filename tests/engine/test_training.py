@@ -31,7 +31,7 @@ from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_r
 from fluidvid.engine.training.swapping import PairCache, SwapTraining, train_swaps
 from fluidvid.engine.training.targets import Targets
 from fluidvid.errors import ConfigError, InputError, OutputError
-from tests.engine.tiny import TINY_AUTOENCODER, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
+from tests.engine.tiny import TINY_AUTOENCODER, FixedGlasses, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
 
 ONE_STEP = 1e-9  # hours
 
@@ -245,6 +245,17 @@ def test_pairs_are_two_donors_of_each_face_and_the_oldest_give_way(pictures: NDA
     pairs = cache.draw(8)
     for first, second in ((0, 2), (4, 6)):  # as many people as are judged, and the same again
         assert torch.equal(pairs.latents[first : first + 2], pairs.latents[second : second + 2])
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_glasses_stay_in_what_is_to_be_drawn(pictures: NDArray[np.uint8], tmp_path: Path, probability: float) -> None:
+    attributes, options = tiny_attributes(tmp_path), SwapTraining(fresh=8, begin=8, cache=16)
+    targets, rng = _targets(pictures, attributes), np.random.default_rng(0)
+    networks = tiny_backbone(tmp_path), attributes, targets, pictures, np.ones(12), options, rng
+    cache = PairCache(*networks, torch.Generator().manual_seed(0), FixedGlasses(probability, slice(None)))
+    pairs = cache.draw(8)
+    stayed = (pairs.wanted - pairs.latents).abs().amax((1, 2, 3)) < 1e-3
+    assert bool(stayed.all()) == (probability == 1.0)
 
 
 @pytest.mark.parametrize("swap", [0.0, 40.0])

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fluidvid.engine.autoencoder import FaceAutoencoder, FaceAutoencoderConfig
 from fluidvid.engine.backbone import Backbone, load_backbone
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser, RecogniserSpec, box_window, mesh_window
+from fluidvid.engine.glasses import Glasses
 from fluidvid.engine.losses import LossWeights
 from fluidvid.engine.optimise import OptimiseOptions
 from fluidvid.engine.plan import EditPlan
@@ -190,6 +191,24 @@ def tiny_attributes(folder: Path) -> AttributeNetworks:
         _read_out(folder / "mesh.onnx", 192, {"mesh": ([468, 3], None), "score": ([1], None)}, 4, mesh),
         FFHQ_112,
     ).eval()
+
+
+class FixedGlasses(Glasses):
+    """Sees rims in some rows of every crop, worn with the same probability by everybody."""
+
+    def __init__(self, probability: float, rows: slice) -> None:
+        torch.nn.Module.__init__(self)
+        self.probability, self.rows = probability, rows
+
+    def worn(self, crops: torch.Tensor) -> torch.Tensor:
+        """`(N,)`."""
+        return torch.full((len(crops),), self.probability)
+
+    def rims(self, crops: torch.Tensor) -> torch.Tensor:
+        """`(N, 1, S, S)`, 1 in the rows."""
+        found = torch.zeros_like(crops[:, :1])
+        found[:, :, self.rows] = 1
+        return found
 
 
 def editor_parts(folder: Path) -> dict[str, Any]:

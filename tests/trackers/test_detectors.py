@@ -328,14 +328,22 @@ def test_suppression_is_not_a_chain() -> None:
     assert [d.score for d in suppressed(faces)] == [0.9, 0.7]
 
 
-def test_scaled_leaves_out_nonsense_and_keeps_what_is_outside() -> None:
-    boxes = np.array([[-20, -10, 20, 30], [0, 0, np.nan, 5], [10, 10, 10, 20], [0, 0, 4, 4]], np.float32)
+def test_scaled_leaves_out_boxes_without_area_and_keeps_what_is_outside() -> None:
+    boxes = np.array([[-20, -10, 20, 30], [10, 10, 10, 20]], np.float32)
     points = np.stack([points_in(b) for b in boxes])
-    points[3, 2] = np.inf
-    (face,) = scaled(boxes, np.array([0.5, 0.6, 0.7, 0.8], np.float32), points, (2.0, 4.0), "me")
+    (face,) = scaled(boxes, np.array([0.5, 0.7], np.float32), points, (2.0, 4.0), "me")
     np.testing.assert_allclose(face.box, (-10, -2.5, 10, 7.5))
     np.testing.assert_allclose(face.landmarks, points_in(face.box), atol=1e-5)
     assert (face.score, face.source) == (0.5, "me")
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_face_that_was_found_is_not_lost_for_values_that_are_no_numbers(which: int) -> None:
+    boxes = np.array([[0, 0, 20, 30], [40, 40, 60, 60]], np.float32)
+    values = [boxes, np.array([0.5, 0.7], np.float32), np.stack([points_in(b) for b in boxes])]
+    values[which].flat[-1] = np.nan
+    with pytest.raises(ValueError, match="no numbers"):
+        scaled(*values, (1.0, 1.0), "me")
 
 
 # The ensemble

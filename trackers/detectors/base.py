@@ -163,6 +163,9 @@ def split(found: list[Detection], score: float) -> tuple[list[Detection], NDArra
     return faces, np.array(hints, np.float32).reshape(-1, 4)
 
 
+NO_NUMBERS = "a network gave {} that are no numbers: try --device cpu, or another --detector"
+
+
 def above(scores: NDArray[Any], least: float) -> NDArray[np.bool_]:
     """Where scores of any shape exceed `least`.
 
@@ -170,7 +173,7 @@ def above(scores: NDArray[Any], least: float) -> NDArray[np.bool_]:
         ValueError: some are not finite: a network that fails must not pass for one that sees nobody.
     """
     if not np.isfinite(scores).all():
-        raise ValueError("a network gave scores that are no numbers: try --device cpu, or another --detector")
+        raise ValueError(NO_NUMBERS.format("scores"))
     return np.asarray(scores > least)
 
 
@@ -183,12 +186,17 @@ def scaled(
 ) -> list[Detection]:
     """Detections in the original's pixels from `(N, 4)` boxes, `(N,)` scores, `(N, 5, 2)` landmarks of the scaled one.
 
-    Rows that are not finite or have no area are left out.
+    Boxes without area are left out.
+
+    Raises:
+        ValueError: some values are not finite: a face that was found must not be lost.
     """
+    if not all(np.isfinite(values).all() for values in (boxes, scores, landmarks)):
+        raise ValueError(NO_NUMBERS.format("faces"))
     x, y = factors
     boxes = (boxes / np.array([x, y, x, y], np.float32)).astype(np.float32)
     landmarks = (landmarks / np.array([x, y], np.float32)).astype(np.float32)
-    good = np.isfinite(boxes).all(1) & np.isfinite(landmarks).all((1, 2)) & (boxes[:, 2:] > boxes[:, :2]).all(1)
+    good = (boxes[:, 2:] > boxes[:, :2]).all(1)
     return [Detection(boxes[i], float(scores[i]), landmarks[i], source) for i in np.flatnonzero(good)]
 
 

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from fluidvid.errors import CacheError, ConfigError
 
 KEY_BYTES = 32
+MOST_KEY_BYTES = 1 << 24
+"""A device such as /dev/urandom never ends."""
 SCRYPT = {"n": 1 << 16, "r": 8, "p": 1}
 """64 MB and about a quarter of a second for each guess of a passphrase."""
 Kind = Literal["file", "passphrase"]
@@ -93,10 +95,11 @@ def read_key_file(path: Path) -> bytes:
     """Content of a key file the user named.
 
     Raises:
-        ConfigError: it cannot be read, or is shorter than 32 bytes.
+        ConfigError: it cannot be read, is shorter than 32 bytes, or longer than 16 MB.
     """
     try:
-        material = path.read_bytes()
+        with path.open("rb") as file:
+            material = file.read(MOST_KEY_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"key file {path} cannot be read ({error.strerror}); make one with: "
@@ -104,6 +107,8 @@ def read_key_file(path: Path) -> bytes:
         ) from error
     if len(material) < KEY_BYTES:
         raise ConfigError(f"key file {path} has {len(material)} bytes: at least {KEY_BYTES} random ones are needed")
+    if len(material) > MOST_KEY_BYTES:
+        raise ConfigError(f"key file {path} does not end within {MOST_KEY_BYTES >> 20} MB: {KEY_BYTES} random bytes do")
     return material
 
 

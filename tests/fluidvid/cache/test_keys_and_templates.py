@@ -63,6 +63,8 @@ def test_key_files(tmp_path: Path) -> None:
     short.write_bytes(b"secret\n")
     with pytest.raises(ConfigError, match="7 bytes"):
         keys.read_key_file(short)
+    with pytest.raises(ConfigError, match="does not end"):
+        keys.read_key_file(Path("/dev/zero"))
     made = keys.ensure_own_key(tmp_path / "people.cache")
     path = tmp_path / "people.cache.key"
     assert keys.ensure_own_key(tmp_path / "people.cache") == made == path.read_bytes() and len(made) == 32

@@ -153,19 +153,25 @@ def ask_passphrase(*, confirm: bool) -> bytes:
     """A passphrase from the terminal without echo, or one line of stdin where there is no terminal.
 
     Raises:
-        ConfigError: empty, or typed differently the second time.
+        ConfigError: empty, no UTF-8, or typed differently the second time.
     """
-    if sys.stdin is not None and sys.stdin.isatty():
-        from getpass import getpass
+    try:
+        if sys.stdin is not None and sys.stdin.isatty():
+            from getpass import getpass
 
-        typed = getpass("Passphrase of the cache: ")
-        if confirm and getpass("Once more: ") != typed:
-            raise ConfigError("the passphrases differ: try again")
-    else:
-        typed = sys.stdin.readline().rstrip("\n") if sys.stdin is not None else ""
-    if not typed:
+            typed = getpass("Passphrase of the cache: ")
+            if confirm and getpass("Once more: ") != typed:
+                raise ConfigError("the passphrases differ: try again")
+        else:
+            typed = sys.stdin.readline().rstrip("\n") if sys.stdin is not None else ""
+        material = typed.encode()
+    except EOFError:  # Ctrl-D
+        material = b""
+    except UnicodeError:  # its words show what was typed
+        raise ConfigError("the passphrase is not UTF-8 text: give another, or a key file with --key-file") from None
+    if not material:
         raise ConfigError("a passphrase is needed: type one, or give one line on stdin")
-    return typed.encode()
+    return material
 
 
 def run_seed(material: bytes, source: Path | None) -> int:

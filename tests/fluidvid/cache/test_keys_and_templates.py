@@ -100,6 +100,25 @@ def test_passphrase_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         keys.ask_passphrase(confirm=False)
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_passphrase_that_is_no_text_is_not_shown(errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"open\xff\n"), encoding="utf-8", errors=errors))
+    with pytest.raises(ConfigError, match="not UTF-8") as caught:
+        keys.ask_passphrase(confirm=False)
+    assert "xff" not in str(caught.value)
+
+
+def test_ctrl_d_is_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("getpass.getpass", ended)
+    with pytest.raises(ConfigError, match="passphrase is needed"):
+        keys.ask_passphrase(confirm=False)
+
+
 def test_templates_keep_cosines_under_one_key_and_nothing_under_two() -> None:
     table = _identities(60)
     table[30:] = 0.7 * table[:30] + np.sqrt(1 - 0.49) * _identities(30, seed=1)

@@ -118,8 +118,8 @@ def readable_by_others(path: Path) -> bool:
 
 
 def own_key_file(cache: Path) -> Path:
-    """Where a cache's own key lives: beside it, in a file of its own."""
-    return cache.with_name(cache.name + ".key")
+    """Where a cache's own key lives: beside it, in a file of its own; beside the file itself, if `cache` is a link."""
+    return Path(os.path.realpath(cache) + ".key")
 
 
 def ensure_own_key(cache: Path) -> bytes:

@@ -262,10 +262,15 @@ def _is_ours(header: bytes) -> bool:
 def delete_files(path: Path) -> int:
     """Delete a cache's database with its log files, even if it is damaged, but never a foreign file; files deleted.
 
+    Of a link the file it leads to is deleted.
+
     Raises:
         CacheError: it is not a cache, or cannot be deleted.
     """
+    path = Path(os.path.realpath(path))
     try:
+        if path.exists() and not path.is_file():
+            raise CacheError(f"{path} is not a file: name the cache's file")
         if not _is_ours(_header(path)):
             raise CacheError(f"{path} does not look like a fluidvid cache: delete it yourself if it is one")
         members = [path.with_name(path.name + ending) for ending in ("", "-wal", "-shm", "-journal")]

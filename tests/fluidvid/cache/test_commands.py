@@ -95,6 +95,24 @@ def test_purge_leaves_other_files_alone(tmp_path: Path, fluidvid: Fluidvid) -> N
     assert key.exists()
 
 
+def test_purge_of_a_link_deletes_what_it_leads_to(tmp_path: Path, fluidvid: Fluidvid) -> None:
+    real, link = tmp_path / "real.cache", tmp_path / "people.cache"
+    (one,) = met(real, 1)
+    link.symlink_to(real)
+    assert met(link, 1) == [one]
+    assert fluidvid("purge", "--cache", link) == (0, "", "")
+    assert list(tmp_path.iterdir()) == [link]
+    met(link, 1)
+    assert link.is_symlink() and real.exists()
+
+
+def test_purge_of_a_pipe_does_not_wait_for_its_writer(tmp_path: Path, fluidvid: Fluidvid) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, _, err = fluidvid("purge", "--cache", pipe)
+    assert code == 9 and "not a file" in err and pipe.exists()
+
+
 def aged(cache: Path, entry: str, days: int) -> None:
     """The entry was last used so many days ago."""
     with sqlite3.connect(cache) as connection:

@@ -196,6 +196,19 @@ def test_rekey_keeps_the_key_it_is_given(cache: Path, fluidvid: Fluidvid) -> Non
     assert met(cache, 1) == met(cache, 1)
 
 
+def test_rekey_refuses_the_cache_as_its_key(cache: Path, fluidvid: Fluidvid) -> None:
+    met(cache, 1)
+    code, _, err = fluidvid("rekey", "--cache", cache, "--key-file", cache)
+    assert code == 2 and "the cache itself" in err
+    assert met(cache, 1) == met(cache, 1)
+
+
+def test_the_word_none_names_no_cache(fluidvid: Fluidvid) -> None:
+    for arguments in (["list"], ["forget", "x"], ["rekey"], ["show", "x"]):
+        code, out, err = fluidvid(*arguments, "--cache", "none")
+        assert (code, out, err.count("\n")) == (2, "", 1) and "--cache none" in err
+
+
 def test_a_cache_has_a_key_file_or_a_passphrase(cache: Path, fluidvid: Fluidvid) -> None:
     (one,) = met(cache, 1)
     both = ("--cache", cache, "--key-file", cache.with_name("people.cache.key"), "--cache-passphrase")

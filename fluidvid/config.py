@@ -98,6 +98,8 @@ class _Section(BaseModel):
     @classmethod
     def _emptied(cls, value: object, info: ValidationInfo) -> object:
         """The text `none` empties an optional key: TOML and flags have no other word for it."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("no name of a file, codec or address has a NUL in it")
         field = cls.model_fields[str(info.field_name)]
         return None if _is_none(value) and type(None) in get_args(field.annotation) else value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -69,11 +70,11 @@ class Address:
         """True if `path` is this file or playlist, or may be one of its parts, whether it is there or not."""
         if self.kind not in ("file", "segments", "hls"):
             return False
-        names = (path, path.resolve())
+        names = (path, Path(realpath(path)))  # Path.resolve raises at a loop of links
         pattern = self.pattern
-        return Path(self.url).resolve() == path.resolve() or (
+        return realpath(self.url) == realpath(path) or (
             pattern is not None
-            and any(n.parent.resolve() == pattern.parent.resolve() and _is_part(n.name, pattern) for n in names)
+            and any(realpath(n.parent) == realpath(pattern.parent) and _is_part(n.name, pattern) for n in names)
         )
 
     def clean(self, text: str) -> str:

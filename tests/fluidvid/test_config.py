@@ -127,6 +127,7 @@ def test_none_empties_an_optional_key_in_file_and_flag(key: str, word: str, tmp_
         ("[edit]\ntimesteps = [700, 5000]", ["edit.timesteps", "5000"]),
         ('[media]\nstart = "soon"', ["media.start", "soon", "seconds"]),
         ("mode = ", ["TOML"]),
+        ('[cache]\npath = "people\\u0000cache"', [r"cache.path = 'people\x00cache' is not allowed"]),
         ("[edit]\nstrength = nan", ["edit.strength", "nan"]),
         ('device = "gpu"', ["device = 'gpu' is not allowed: auto, cpu, mps, cuda, or one card as in cuda:1"]),
         ('[live]\nmetrics = "9187"', ["live.metrics = '9187' is not allowed: HOST:PORT as in 127.0.0.1:9187 or none"]),

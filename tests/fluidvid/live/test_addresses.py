@@ -125,6 +125,15 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         source_address(f"{tmp_path}/nothing.mp4")
 
 
+def test_links_that_lead_to_each_other_are_nobodys_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    for target in ("a.mp4", "a-%d.mp4", "hls/"):
+        address = sink_address(f"{tmp_path}/{target}", overwrite=False)
+        assert not address.covers(tmp_path / "loop")
+    assert sink_address(f"{tmp_path}/loop/", overwrite=False).covers(tmp_path / "loop" / "index.m3u8")
+
+
 def test_what_anonymize_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_live("rtsp://h/a") and is_live("/dev/null") and not is_live(str(tmp_path / "a.mp4"))
     assert is_live("rtsp:/admin:s3cret@cam/1") and not is_live("C:/a.mp4")

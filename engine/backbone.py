@@ -236,7 +236,12 @@ def load_backbone(
     diffusers_logging.set_verbosity_error()
     card: dict[str, Any] = {}
     if (folder / "fluidvid.json").exists():
-        card = json.loads((folder / "fluidvid.json").read_text())
+        try:
+            card = json.loads((folder / "fluidvid.json").read_text())
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder / 'fluidvid.json'} cannot be read ({error}): get the folder again") from error
+        if not isinstance(card, dict):
+            raise ModelError(f"{folder / 'fluidvid.json'} is no card of a backbone: get the folder again")
     digest = weight_digest(folder)
     if card.get("sha256") not in (None, digest):
         raise ModelError(f"the weights in {folder} are not those of its fluidvid.json: reinstall or train again")

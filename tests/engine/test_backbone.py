@@ -153,6 +153,14 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
         load_backbone(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", '{"crop_size"', ""])
+def test_a_damaged_card_is_refused(content: str, tmp_path: Path) -> None:
+    folder = write_backbone(tmp_path / "b")
+    (folder / "fluidvid.json").write_text(content)
+    with pytest.raises(ModelError, match=r"fluidvid\.json .*: get the folder again"):
+        load_backbone(folder)
+
+
 def test_missing_and_incomplete_folders_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="hf download nobody/nothing"):
         resolve_folder("nobody/nothing")

@@ -339,6 +339,25 @@ def test_a_training_that_fails_as_it_begins_leaves_what_was_there(
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["run", "notes"]
 
 
+def test_a_start_whose_weights_are_cut_short_is_one_line(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    for weights in (seed_prior / "unet").glob("*.safetensors"):
+        os.truncate(weights, 1000)
+    code, _, err = fluidvid("train", "diffusion", data, "--start", seed_prior, "--out", tmp_path / "out", "--quiet")
+    assert code == 5 and "cannot be read" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_new_run_replaces_nothing(fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("my notes")
+    for out, name in ((tmp_path, "README.md"), (seed_prior, "fluidvid.json")):
+        before = sorted(out.rglob("*"))
+        code, _, err = fluidvid("train", "diffusion", data, "--start", seed_prior, "--out", out, "--steps", 1)
+        assert code == 4 and f"{name} exists" in err and len(err.splitlines()) == 1
+        assert sorted(out.rglob("*")) == before
+
+
 def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path) -> None:
     for name, seed, count in (("a", 1, 3), ("b", 1, 2), ("c", 2, 2)):
         code, _, _ = fluidvid(

@@ -269,6 +269,10 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(
     [
         (("train", "diffusion", "absent", "--out", "o"), 3, "no such folder or file: absent"),
         (("train", "diffusion", "data", "--out", "o", "--hours", "0"), 2, "--hours and --steps must be positive"),
+        (("train", "diffusion", "data", "--out", "o", "--hours", "nan"), 2, "--hours and --steps must be positive"),
+        (("train", "diffusion", "data", "--out", "o", "--checkpoint", "nan"), 2, "--checkpoint must be a number"),
+        (("train", "diffusion", "data", "--out", "o", "--threads", "9" * 12), 2, "--threads 999999999999: a number"),
+        (("train", "diffusion", "", "--out", "o"), 2, "DATA=SHARE"),
         (("train", "diffusion", "data", "--out", "o", "--batch", "1"), 2, "--batch 1"),
         (("train", "diffusion", "data", "--out", "o", "--start", "nothing"), 5, "nothing"),
         (("train", "identity", "data", "--out", "o", "--teacher", "no.onnx"), 5, "no teacher at no.onnx"),
@@ -279,6 +283,7 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(
             "--shape tall: one of deep, wide is needed",
         ),
         (("sample", "--out", "o", "--count", "0"), 2, "--count and --ddim must be positive"),
+        (("sample", "--out", "o", "--count", "9" * 12), 2, "--count 999999999999: at most 1000000"),
         (("sample", "--out", "o", "--prior", "nothing"), 5, "nothing"),
         (("sample", "--out", "o", "--seed", str(2**64)), 2, "from 0 to 9223372036854775807"),
         (("train", "diffusion", "data", "--out", "o", "--seed", "-1"), 2, "from 0 to 9223372036854775807"),

@@ -40,6 +40,8 @@ _NAMED = re.compile(
 )
 """Logins as some cameras take them in the path: `/user=admin&password=...`, `/user=admin_password=..._channel=1`."""
 _PART = re.compile(r"%0?\d*d")
+WIDEST = 20
+"""Digits of the number of a part."""
 _PREVIEW = re.compile(r"preview(:\d{1,5})?")
 
 
@@ -162,6 +164,8 @@ def _place(text: str, overwrite: bool) -> Address:
             raise OutputError(f"folder {folder.parent} does not exist: create it first")
         playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
         return _free(Address(str(playlist), "hls", str(playlist)), overwrite)
+    if any(int(width) > WIDEST for width in re.findall(r"%0?(\d+)d", path.name)):
+        raise OutputError(f"cannot publish to {path}: numbers of at most {WIDEST} digits are needed, as in %05d")
     if target_for(path).video != "h264":  # AVI and MPEG-PS could take it, and lose the times of pictures
         raise OutputError(
             f"cannot publish to {path}: {path.suffix} cannot keep h264 with the times of live pictures; "

@@ -118,6 +118,9 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     for name in ("a.avi", "a-%03d.AVI", "a.mpg", "a.webm"):
         with pytest.raises(OutputError, match=r"use \.mkv, \.mp4 or \.ts$"):
             sink_address(f"{tmp_path}/{name}", overwrite=False)
+    for width in ("99", "0999", "9" * 100):
+        with pytest.raises(OutputError, match="at most 20 digits"):
+            sink_address(f"{tmp_path}/a-%{width}d.mp4", overwrite=False)
     for port in (0, 65536, 99999):
         with pytest.raises(ConfigError, match="from 1 to 65535"):
             sink_address(f"preview:{port}", overwrite=False)

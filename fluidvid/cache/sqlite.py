@@ -238,6 +238,7 @@ def _remedy(error: sqlite3.Error) -> str:
     text = str(error)
     for words, remedy in (
         ("full", "make room or name another place"),
+        ("disk I/O", "make room, or check the disk"),  # also of a full one
         ("readonly", "make file and folder writable or name another place"),
         ("unable to open", "check that the folder exists and is writable"),
         ("malformed", "it is damaged: remove it with fluidvid cache purge"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -38,10 +39,14 @@ def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, o
     for crops in sample(backbone, count, torch.Generator().manual_seed(seed), steps):
         for picture in to_pictures(crops):
             data = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+            part = paths[index].with_suffix(".tmp")
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                paths[index].write_bytes(data)
+                part.write_bytes(data)
+                part.replace(paths[index])
             except OSError as error:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
                 raise OutputError(
                     f"{paths[index]} cannot be written ({error.strerror}): choose another --out"
                 ) from error

@@ -379,6 +379,11 @@ def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, se
     code, _, err = fluidvid("sample", "--prior", seed_prior, "--out", tmp_path / "a", "--ddim", 3)
     assert code == 4
     assert "000000.png exists already" in err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "000000.tmp").symlink_to("/dev/full")
+    code, _, err = fluidvid("sample", "--prior", seed_prior, "--out", tmp_path / "full", "--ddim", 3)
+    assert code == 4 and "No space left" in err
+    assert list((tmp_path / "full").iterdir()) == []
 
 
 def test_embeddings_are_kept_whole_or_not_at_all(

@@ -871,6 +871,11 @@ def test_the_account_of_ended_tracks_is_folded() -> None:
     assert len(folded._tracks) <= 2
 
 
+def test_one_text_is_no_list_of_outputs() -> None:
+    with pytest.raises(ConfigError, match="give a list"):
+        stream("rtsp://127.0.0.1:9/none", "out.mkv", config=load("live"))
+
+
 def test_a_live_run_installs_no_log_callback() -> None:
     """PyAV's callback takes the interpreter's lock in decoder threads: the next file in the process waited for ever."""
     with pytest.raises(ConfigError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -51,8 +52,8 @@ def anonymize(
     chosen = config or Config()
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
-    videos = where_from.resolve(), where_to.resolve()
-    check_cache_apart(chosen.cache, lambda path: path.resolve() in videos)
+    videos = [os.path.realpath(path) for path in (where_from, where_to)]  # Path.resolve raises at a loop of links
+    check_cache_apart(chosen.cache, lambda path: os.path.realpath(path) in videos)
     began = time.perf_counter()
     stages = file_stages(where_from, where_to, chosen, overwrite=overwrite)
     with closing(stages.memory) if stages.memory is not None else nullcontext() as memory:

@@ -4,6 +4,7 @@ line on stderr, stdout is for results.
 
 from __future__ import annotations
 
+import errno
 import gc
 import inspect
 import json
@@ -476,6 +477,10 @@ def run(command: Callable[[], Any]) -> int:
             return _fail(INTERRUPTED, ExitCode.INTERRUPTED)
         if hasattr(error, "format_message"):  # typer's own usage errors
             return _fail(error.format_message() or "a command is needed, see --help", ExitCode.USAGE)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever it is looked at first
+            from fluidvid.live.addresses import redacted
+
+            return _fail(f"{redacted(str(error.filename))}: {error.strerror}: give a shorter one", ExitCode.USAGE)
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", ExitCode.INTERNAL)
     # Without its standalone mode typer returns the code of an Exit, and 130 for Ctrl-C.
     code = int(ending) if isinstance(ending, int) else int(ExitCode.OK)

@@ -39,6 +39,8 @@ from fluidvid.rate import USUAL_RATE
 Mode = Literal["fluid", "blur", "pixelate", "solid"]
 MaskKind = Literal["solid", "pixelate", "blur"]
 PRESETS = ("default", "fast", "quality", "live")
+LONGEST_SHOWN = 200
+"""Characters of a wrong value in a message."""
 FASTEST = 240
 """A header that says more is wrong."""
 
@@ -65,7 +67,7 @@ def _as_text(value: object) -> object:
     """A TOML file may also hold a number of seconds, or a time without quotes."""
     if isinstance(value, datetime.time):
         return value.isoformat()
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12:
         return f"{value:.9f}".rstrip("0").rstrip(".")
     return value
 
@@ -96,6 +98,8 @@ class _Section(BaseModel):
     @classmethod
     def _emptied(cls, value: object, info: ValidationInfo) -> object:
         """The text `none` empties an optional key: TOML and flags have no other word for it."""
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("no name of a file, codec or address has a NUL in it")
         field = cls.model_fields[str(info.field_name)]
         return None if _is_none(value) and type(None) in get_args(field.annotation) else value
 
@@ -492,10 +496,21 @@ def _first_line(error: ValidationError) -> str:
             return str(unknown)
     if first["type"] == "value_error" and key in Config.model_fields:
         return str(first["ctx"]["error"])
-    option = options().get(key)
+    option, given = options().get(key), _shown(first["input"])
     if option is None:
-        return f"{key or 'configuration'} = {first['input']!r}: a section of keys is needed, as in configs/default.toml"
-    return f"{key} = {first['input']!r} is not allowed: {option.allowed}"
+        return f"{key or 'configuration'} = {given}: a section of keys is needed, as in configs/default.toml"
+    return f"{key} = {given} is not allowed: {option.allowed}"
+
+
+def _shown(value: object) -> str:
+    """A wrong value for a message: not too long, and without the login of an address."""
+    from fluidvid.live.addresses import redacted
+
+    try:
+        text = redacted(repr(value))
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -529,6 +544,6 @@ def load(name_or_path: str | Path = "default") -> Config:
             raise ConfigError(f"cannot read {path}: {error}; a UTF-8 TOML file is needed") from None
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: numbers too long, lists too deep
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
     return from_mapping(tree, origin=name)

@@ -103,10 +103,10 @@ class DirectionsAtOnce:
 
 
 def check_picture(image: Image) -> None:
-    """Raise ValueError unless `image` is `(H, W, 3)` uint8 RGB."""
+    """Raise ValueError unless `image` is `(H, W, 3)` uint8 RGB with pixels in it."""
     if not isinstance(image, np.ndarray):
         raise ValueError(f"a picture is a numpy array, (H, W, 3) uint8 RGB, got {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"a picture is (H, W, 3) uint8 RGB, got {image.shape} {image.dtype}")
 
 

@@ -64,7 +64,7 @@ def distributions(recognition: Recognition, chosen: NDArray[np.bool_], natural: 
                 axes.axvline(at.value, color=BAR, linestyle=dash, linewidth=1, label=f"{at.far:.1%} false accepts")
         axes.set_xlabel("cosine")
         axes.set_ylabel("share")
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7, loc="best")  # said, or Matplotlib warns where finding it takes long
         return svg(canvas)
 
 

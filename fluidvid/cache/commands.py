@@ -38,7 +38,10 @@ def _settings(
     changes: dict[str, Any] = {"cache.path": cache, "cache.key_file": key_file, "cache.passphrase": passphrase}
     if ttl is not None:
         changes["cache.ttl_days"] = ttl
-    return Config().updated(changes).cache
+    settings = Config().updated(changes).cache
+    if settings.path is None:
+        raise ConfigError(f"--cache {cache}: name the cache's file or address")
+    return settings
 
 
 def _when(seconds: float) -> str:
@@ -192,6 +195,8 @@ def cache_rekey(
     from fluidvid.cache.redis import is_url
 
     settings = _settings(cache, key_file, passphrase)
+    if key_file is not None and not is_url(cache) and _same_file(Path(cache), Path(key_file)):
+        raise ConfigError(f"--key-file {key_file} is the cache itself, which changes: name another file")
     with closing(open_store(settings, create=False)) as store:
         own = None if is_url(cache) else own_key_file(Path(cache))
         if own is not None and key_file is not None and _same_file(own, Path(key_file)):

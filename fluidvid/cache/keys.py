@@ -16,6 +16,8 @@ from typing import Any, Literal
 from fluidvid.errors import CacheError, ConfigError
 
 KEY_BYTES = 32
+MOST_KEY_BYTES = 1 << 24
+"""A device such as /dev/urandom never ends."""
 SCRYPT = {"n": 1 << 16, "r": 8, "p": 1}
 """64 MB and about a quarter of a second for each guess of a passphrase."""
 Kind = Literal["file", "passphrase"]
@@ -93,10 +95,11 @@ def read_key_file(path: Path) -> bytes:
     """Content of a key file the user named.
 
     Raises:
-        ConfigError: it cannot be read, or is shorter than 32 bytes.
+        ConfigError: it cannot be read, is shorter than 32 bytes, or longer than 16 MB.
     """
     try:
-        material = path.read_bytes()
+        with path.open("rb") as file:
+            material = file.read(MOST_KEY_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"key file {path} cannot be read ({error.strerror}); make one with: "
@@ -104,6 +107,8 @@ def read_key_file(path: Path) -> bytes:
         ) from error
     if len(material) < KEY_BYTES:
         raise ConfigError(f"key file {path} has {len(material)} bytes: at least {KEY_BYTES} random ones are needed")
+    if len(material) > MOST_KEY_BYTES:
+        raise ConfigError(f"key file {path} does not end within {MOST_KEY_BYTES >> 20} MB: {KEY_BYTES} random bytes do")
     return material
 
 
@@ -113,8 +118,8 @@ def readable_by_others(path: Path) -> bool:
 
 
 def own_key_file(cache: Path) -> Path:
-    """Where a cache's own key lives: beside it, in a file of its own."""
-    return cache.with_name(cache.name + ".key")
+    """Where a cache's own key lives: beside it, in a file of its own; beside the file itself, if `cache` is a link."""
+    return Path(os.path.realpath(cache) + ".key")
 
 
 def ensure_own_key(cache: Path) -> bytes:
@@ -148,19 +153,25 @@ def ask_passphrase(*, confirm: bool) -> bytes:
     """A passphrase from the terminal without echo, or one line of stdin where there is no terminal.
 
     Raises:
-        ConfigError: empty, or typed differently the second time.
+        ConfigError: empty, no UTF-8, or typed differently the second time.
     """
-    if sys.stdin is not None and sys.stdin.isatty():
-        from getpass import getpass
+    try:
+        if sys.stdin is not None and sys.stdin.isatty():
+            from getpass import getpass
 
-        typed = getpass("Passphrase of the cache: ")
-        if confirm and getpass("Once more: ") != typed:
-            raise ConfigError("the passphrases differ: try again")
-    else:
-        typed = sys.stdin.readline().rstrip("\n") if sys.stdin is not None else ""
-    if not typed:
+            typed = getpass("Passphrase of the cache: ")
+            if confirm and getpass("Once more: ") != typed:
+                raise ConfigError("the passphrases differ: try again")
+        else:
+            typed = sys.stdin.readline().rstrip("\n") if sys.stdin is not None else ""
+        material = typed.encode()
+    except EOFError:  # Ctrl-D
+        material = b""
+    except UnicodeError:  # its words show what was typed
+        raise ConfigError("the passphrase is not UTF-8 text: give another, or a key file with --key-file") from None
+    if not material:
         raise ConfigError("a passphrase is needed: type one, or give one line on stdin")
-    return typed.encode()
+    return material
 
 
 def run_seed(material: bytes, source: Path | None) -> int:

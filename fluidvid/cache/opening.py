@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from fluidvid.cache.keys import (
@@ -38,7 +39,7 @@ def open_store(settings: CacheConfig, *, create: bool, any_age: bool = False) ->
     ttl, most = float("inf") if any_age else settings.ttl_days * DAY, int(settings.max_mb * 1e6)
     if is_url(settings.path):
         return RedisStore(settings.path, create=create, ttl=ttl, max_bytes=most)
-    return SqliteStore(Path(settings.path), create=create, ttl=ttl, max_bytes=most)
+    return SqliteStore(Path(os.path.realpath(settings.path)), create=create, ttl=ttl, max_bytes=most)
 
 
 def open_secret(store: RecordStore, settings: CacheConfig) -> Secret:

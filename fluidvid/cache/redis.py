@@ -86,7 +86,11 @@ class RedisStore:
         except ValueError:  # its words may name the login
             raise CacheError(f"cache {self._shown}: {_FORM}") from None
         with self._errors():
-            if not self._client.exists(self._lock_key) and not create:
+            try:
+                there = self._client.exists(self._lock_key)
+            except (TypeError, LookupError):  # options of the query that the client does not know
+                raise CacheError(f"cache {self._shown}: unknown option behind the ?; {_FORM}") from None
+            if not there and not create:
                 raise CacheError(f"there is no cache {self._shown}: name one that anonymize --cache has made")
 
     @contextlib.contextmanager

@@ -238,6 +238,7 @@ def _remedy(error: sqlite3.Error) -> str:
     text = str(error)
     for words, remedy in (
         ("full", "make room or name another place"),
+        ("disk I/O", "make room, or check the disk"),  # also of a full one
         ("readonly", "make file and folder writable or name another place"),
         ("unable to open", "check that the folder exists and is writable"),
         ("malformed", "it is damaged: remove it with fluidvid cache purge"),
@@ -262,10 +263,15 @@ def _is_ours(header: bytes) -> bool:
 def delete_files(path: Path) -> int:
     """Delete a cache's database with its log files, even if it is damaged, but never a foreign file; files deleted.
 
+    Of a link the file it leads to is deleted.
+
     Raises:
         CacheError: it is not a cache, or cannot be deleted.
     """
+    path = Path(os.path.realpath(path))
     try:
+        if path.exists() and not path.is_file():
+            raise CacheError(f"{path} is not a file: name the cache's file")
         if not _is_ours(_header(path)):
             raise CacheError(f"{path} does not look like a fluidvid cache: delete it yourself if it is one")
         members = [path.with_name(path.name + ending) for ending in ("", "-wal", "-shm", "-journal")]

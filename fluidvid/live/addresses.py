@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
@@ -39,6 +40,8 @@ _NAMED = re.compile(
 )
 """Logins as some cameras take them in the path: `/user=admin&password=...`, `/user=admin_password=..._channel=1`."""
 _PART = re.compile(r"%0?\d*d")
+WIDEST = 20
+"""Digits of the number of a part."""
 _PREVIEW = re.compile(r"preview(:\d{1,5})?")
 
 
@@ -69,11 +72,11 @@ class Address:
         """True if `path` is this file or playlist, or may be one of its parts, whether it is there or not."""
         if self.kind not in ("file", "segments", "hls"):
             return False
-        names = (path, path.resolve())
+        names = (path, Path(realpath(path)))  # Path.resolve raises at a loop of links
         pattern = self.pattern
-        return Path(self.url).resolve() == path.resolve() or (
+        return realpath(self.url) == realpath(path) or (
             pattern is not None
-            and any(n.parent.resolve() == pattern.parent.resolve() and _is_part(n.name, pattern) for n in names)
+            and any(realpath(n.parent) == realpath(pattern.parent) and _is_part(n.name, pattern) for n in names)
         )
 
     def clean(self, text: str) -> str:
@@ -161,6 +164,8 @@ def _place(text: str, overwrite: bool) -> Address:
             raise OutputError(f"folder {folder.parent} does not exist: create it first")
         playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
         return _free(Address(str(playlist), "hls", str(playlist)), overwrite)
+    if any(int(width) > WIDEST for width in re.findall(r"%0?(\d+)d", path.name)):
+        raise OutputError(f"cannot publish to {path}: numbers of at most {WIDEST} digits are needed, as in %05d")
     if target_for(path).video != "h264":  # AVI and MPEG-PS could take it, and lose the times of pictures
         raise OutputError(
             f"cannot publish to {path}: {path.suffix} cannot keep h264 with the times of live pictures; "

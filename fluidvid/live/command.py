@@ -59,6 +59,8 @@ def stream(
     # FFmpeg's lines name URLs. Not set_level: that installs PyAV's log callback, which can deadlock threads.
     av.logging.set_libav_level(av.logging.PANIC)
     check_config(config)
+    if isinstance(targets, str):
+        raise ConfigError("targets is one text: give a list of OUTs, if only of one")
     read = source_address(from_file(source))
     written = [sink_address(from_file(target), overwrite=overwrite) for target in targets]
     _check_apart(read, written, config.cache)

@@ -6,9 +6,9 @@ Files are written under a temporary name and get their own when they are complet
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -23,6 +23,8 @@ from fluidvid.video.opening import local
 
 UNFINISHED = ".part"
 ASIDE = ".old"
+_WRITE = 2
+"""FFmpeg's AVIO_FLAG_WRITE."""
 _INTERLEAVE = "500000"
 """Microseconds that a picture may wait for sound: sound that ended must not hold up the picture."""
 _KEEP = 6
@@ -70,7 +72,7 @@ def open_sink(address: Address, description: bytes, *, transport: str, segment: 
             # A worker that replaces another goes on where that one was: players refuse numbers that go back.
             "hls_flags": "delete_segments+temp_file+independent_segments+append_list+discont_start",
         }
-        return ContainerSink(local(Path(address.url)), "hls", description, options)
+        return PlaylistSink(local(Path(address.url)), description, options)
     if address.kind == "rtsp":
         return ContainerSink(address.url, "rtsp", description, options | {"rtsp_transport": transport})
     if address.kind == "rtmp":
@@ -86,15 +88,23 @@ class ContainerSink:
         muxer: FFmpeg's name of the format.
         description: `LiveEncoder.description`.
         options: for muxer and protocol.
+        io_open: opens files in FFmpeg's place, as in `av.open`.
     """
 
-    def __init__(self, where: str, muxer: str, description: bytes, options: dict[str, str]) -> None:
+    def __init__(
+        self,
+        where: str,
+        muxer: str,
+        description: bytes,
+        options: dict[str, str],
+        io_open: Callable[..., Any] | None = None,
+    ) -> None:
         self._notes: list[str] = []
         with av.open(
             io.BytesIO(description), format="nut", options={"analyzeduration": "0", "probesize": "32"}
         ) as told:
             assert isinstance(told, InputContainer)
-            self._out: OutputContainer = av.open(where, "w", format=muxer, options=options)
+            self._out: OutputContainer = av.open(where, "w", format=muxer, options=options, io_open=io_open)
             try:
                 self._streams = [self._added(stream, muxer) for stream in told.streams]
                 self._out.start_encoding()  # writes the header, so that refusals show here
@@ -135,6 +145,53 @@ class ContainerSink:
 
     def close(self) -> None:
         self._out.close()
+
+
+class PlaylistSink(ContainerSink):
+    """An HLS playlist and its parts, whose files are opened here.
+
+    FFmpeg's muxer opens them itself and tells nobody when one cannot be written: on a full disk playlist and parts
+    would be empty, and the report as if nothing had happened.
+    """
+
+    def __init__(self, where: str, description: bytes, options: dict[str, str]) -> None:
+        self._failed: list[OSError] = []
+        super().__init__(where, "hls", description, options, self._opened)
+
+    def _opened(self, name: str, flags: int, _: dict[str, str]) -> io.RawIOBase | io.BytesIO:
+        path = Path(name)
+        if flags & _WRITE:
+            return _Written(path, self._failed)
+        return io.BytesIO(path.read_bytes() if path.exists() else b"")  # the playlist of the worker before
+
+    def write(self, packet: Coded) -> None:
+        super().write(packet)
+        self._check()
+
+    def close(self) -> None:
+        super().close()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failed:
+            raise self._failed[0]
+
+
+class _Written(io.FileIO):
+    """A file that is written whole, and notes the error if it cannot be."""
+
+    def __init__(self, path: Path, failed: list[OSError]) -> None:
+        super().__init__(path, "wb")
+        self._failed = failed
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self._failed.append(error)
+        return len(data)
 
 
 def _holds(muxer: str) -> frozenset[str]:

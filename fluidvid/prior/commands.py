@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fluidvid.models import ModelStore
     from fluidvid.prior.training import TrainingRequest
 
+MOST_THREADS = 1024
 _Run = Callable[["TrainingRequest", "ModelStore"], dict[str, float]]
 _Load = Callable[[], _Run]
 
@@ -83,8 +85,8 @@ def _prepare(threads: int | None, quiet: bool) -> None:
     import torch
 
     if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"--threads {threads}: a positive number is needed")
+        if not 1 <= threads <= MOST_THREADS:
+            raise ConfigError(f"--threads {threads}: a number from 1 to {MOST_THREADS} is needed")
         torch.set_num_threads(threads)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("fluidvid").setLevel(logging.WARNING if quiet else logging.INFO)
@@ -94,10 +96,10 @@ def _train(load: _Load, *, threads: int | None, quiet: bool, as_json: bool, **gi
     from fluidvid.models import ModelStore
     from fluidvid.prior.training import TrainingRequest
 
-    if given["hours"] <= 0 or (given["steps"] is not None and given["steps"] < 1):
-        raise ConfigError("--hours and --steps must be positive")
-    if given["checkpoint"] is not None and given["checkpoint"] < 0:
-        raise ConfigError("--checkpoint must not be negative")
+    if not 0 < given["hours"] < math.inf or (given["steps"] is not None and given["steps"] < 1):
+        raise ConfigError("--hours and --steps must be positive numbers")
+    if given["checkpoint"] is not None and not given["checkpoint"] >= 0:  # nor is NaN
+        raise ConfigError("--checkpoint must be a number of seconds, not negative")
     if given["batch"] is not None and given["batch"] < 2:
         raise ConfigError(f"--batch {given['batch']}: at least 2 are needed")
     _prepare(threads, quiet)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,17 +70,24 @@ class FaceSet:
 
     @classmethod
     def load(cls, path: Path) -> FaceSet:
-        """What `save` kept."""
-        with np.load(path, allow_pickle=False) as kept:
-            sources = dict(zip(kept["names"].tolist(), kept["counts"].tolist(), strict=True))
-            return cls(kept["pictures"], kept["held_out"], kept["weights"], sources)
+        """What `save` kept.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                sources = dict(zip(kept["names"].tolist(), kept["counts"].tolist(), strict=True))
+                return cls(kept["pictures"], kept["held_out"], kept["weights"], sources)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise ConfigError(f"{path} is damaged: the run cannot go on, begin it with another --out") from error
 
 
 def parse_source(text: str) -> tuple[Path, float]:
     """`PATH` or `PATH=SHARE` as path and share (default 1).
 
     Raises:
-        ConfigError: the share is no positive number.
+        ConfigError: there is no path (it would be the working folder), or the share is no positive number.
         InputError: there is nothing at the path.
     """
     name, sign, number = text.rpartition("=")
@@ -88,7 +97,7 @@ def parse_source(text: str) -> tuple[Path, float]:
         share = float(number)
     except ValueError:
         share = -1.0
-    if not 0 < share < float("inf"):
+    if not name or not 0 < share < float("inf"):
         raise ConfigError(f"{text}: DATA or DATA=SHARE with a positive number is needed, e.g. faces.zip=0.2")
     if not Path(name).exists():
         raise InputError(f"no such folder or file: {name}: check the name")
@@ -158,6 +167,8 @@ def gather(
     for number, (path, _) in enumerate(places):
         before, raw = len(faces), 0
         for name, picture in read_pictures(path):
+            if not picture.size:
+                raise InputError(f"{name} in {path} has no pixels: leave it out")
             is_aligned = picture.shape[:2] == (size, size) if aligned is None else aligned
             if is_aligned and picture.shape[0] != picture.shape[1]:
                 raise InputError(

@@ -11,6 +11,9 @@ from pathlib import Path
 from fluidvid.engine.backbone import RUN
 from fluidvid.errors import ConfigError, OutputError
 
+WRITTEN = ("fluidvid.json", "README.md", "autoencoder", "unet", "scheduler", "identity_student.onnx")
+"""What the kinds of training write into their folder as they end."""
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -39,7 +42,7 @@ def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Iterator[Path]:
 
     Raises:
         ConfigError: there is a run and `resume` was not asked for, or none to resume, or it is another one.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or holds what a new run would replace.
     """
     run = out / RUN
     known = run / "run.json"
@@ -57,6 +60,9 @@ def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Iterator[Path]:
         return
     if resume:
         raise ConfigError(f"{out} holds no run to resume: leave out --resume")
+    for name in WRITTEN:
+        if (out / name).exists():
+            raise OutputError(f"{out / name} exists, and the run would replace it: choose another --out")
     new = [folder for folder in (run, *run.parents) if not folder.exists()]
     part = known.with_suffix(".tmp")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -14,17 +15,21 @@ from fluidvid.engine.sampling import sample
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.models import ModelStore
 
+MOST = 10**6
+
 
 def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, overwrite: bool) -> None:
     """Write `count` pictures `out/000000.png` and so on.
 
     Raises:
-        ConfigError: count or steps are no positive numbers.
+        ConfigError: count or steps are no positive numbers, or there would be more pictures than names.
         ModelError: no such prior.
         OutputError: a picture exists without `overwrite`, or cannot be written.
     """
     if count < 1 or steps < 1:
         raise ConfigError("--count and --ddim must be positive")
+    if count > MOST:
+        raise ConfigError(f"--count {count}: at most {MOST}, the numbers that the names of the pictures can hold")
     paths = [out / f"{index:06d}.png" for index in range(count)]
     there = [path for path in paths if path.exists()]
     if there and not overwrite:
@@ -34,10 +39,14 @@ def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, o
     for crops in sample(backbone, count, torch.Generator().manual_seed(seed), steps):
         for picture in to_pictures(crops):
             data = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+            part = paths[index].with_suffix(".tmp")
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                paths[index].write_bytes(data)
+                part.write_bytes(data)
+                part.replace(paths[index])
             except OSError as error:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
                 raise OutputError(
                     f"{paths[index]} cannot be written ({error.strerror}): choose another --out"
                 ) from error

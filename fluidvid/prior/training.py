@@ -199,7 +199,10 @@ def run_diffusion(request: TrainingRequest, models: ModelStore) -> dict[str, flo
     elif not (start / "unet").is_dir():
         raise ModelError(f"{start} has no U-Net to go on with: --fresh begins one on its latents")
     else:
-        unet = UNet2DModel.from_pretrained(start / "unet", low_cpu_mem_usage=False)
+        try:
+            unet = UNet2DModel.from_pretrained(start / "unet", low_cpu_mem_usage=False)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"the U-Net in {start} cannot be read ({error}): get the folder again") from error
         if DDIMScheduler.from_pretrained(start / "scheduler").config["prediction_type"] != "sample":
             raise ModelError(f"the U-Net in {start} does not predict samples: --fresh begins one that does")
     run, faces = request.open("diffusion", size, template)

@@ -137,3 +137,12 @@ def test_iterator_form_masks_every_frame_of_the_clip(clip: Path) -> None:
 def test_seed_is_fresh_unless_given() -> None:
     assert assembly.run_seed(fluidvid.Config()) != assembly.run_seed(fluidvid.Config())
     assert assembly.run_seed(fluidvid.Config(seed=5)) == 5
+
+
+def test_a_cache_that_is_a_loop_of_links_is_no_video_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    config = fluidvid.Config().updated({"cache.path": str(tmp_path / "loop"), "mode": "solid"})
+    with pytest.raises(InputError, match="cannot be opened"):
+        fluidvid.anonymize(tmp_path / "a.mp4", tmp_path / "b.mp4", config=config)

@@ -108,6 +108,8 @@ def test_version() -> None:
         (["anonymize", "a.mp4", "b.mp4", "--set", "mask.cell=3"], ["mask.cells"]),
         (["anonymize", "a.mp4", "b.mp4", "--set", "mask.cells"], ["KEY=VALUE"]),
         (["frobnicate"], ["frobnicate"]),
+        (["anonymize", "a.mp4", "b.mp4", "--config", "long" * 99], ["long", "File name too long"]),
+        (["stream", "u:hunter2@" + "camera" * 99, "b.mp4"], [" ***@camera", "File name too long"]),
     ],
 )
 def test_wrong_use_is_exit_2_in_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:

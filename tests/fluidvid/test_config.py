@@ -127,10 +127,16 @@ def test_none_empties_an_optional_key_in_file_and_flag(key: str, word: str, tmp_
         ("[edit]\ntimesteps = [700, 5000]", ["edit.timesteps", "5000"]),
         ('[media]\nstart = "soon"', ["media.start", "soon", "seconds"]),
         ("mode = ", ["TOML"]),
+        ('[cache]\npath = "people\\u0000cache"', [r"cache.path = 'people\x00cache' is not allowed"]),
         ("[edit]\nstrength = nan", ["edit.strength", "nan"]),
         ('device = "gpu"', ["device = 'gpu' is not allowed: auto, cpu, mps, cuda, or one card as in cuda:1"]),
         ('[live]\nmetrics = "9187"', ["live.metrics = '9187' is not allowed: HOST:PORT as in 127.0.0.1:9187 or none"]),
         ("[detect]\nlow_score = 0.95", ["detect.low_score", "0.95", "at most detect.score (0.5)"]),
+        pytest.param("seed = " + "1" * 5000, ["TOML", "4300 digits"], id="long number"),
+        pytest.param("seed = 0x" + "f" * 5000, ["seed = a number of thousands of digits"], id="long hexadecimal"),
+        pytest.param("seed = " + "1" * 4000, ["seed = 111", "1... is not allowed"], id="number of 4000 digits"),
+        pytest.param("[media]\nstart = 0x" + "f" * 500, ["media.start", "is not allowed"], id="start of 600 digits"),
+        pytest.param("seed = " + "[" * 5000 + "]" * 5000, ["TOML"], id="deep list"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(content: str, named: list[str], tmp_path: Path) -> None:
@@ -139,9 +145,25 @@ def test_what_is_wrong_is_named_in_one_line(content: str, named: list[str], tmp_
     with pytest.raises(ConfigError) as caught:
         config.load(path)
     message = str(caught.value)
-    assert "\n" not in message
+    assert "\n" not in message and len(message) < len(str(path)) + 400
     for word in named:
         assert word in message, message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'cache = "redis://user:hunter2@host/0"',
+        '[cache]\npath = ["redis://user:hunter2@host/0"]',
+        '[cache]\nttl_days = "redis://user:hunter2@host/0"',
+    ],
+)
+def test_no_message_shows_a_login(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="cache") as caught:
+        config.load(path)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_file_as_windows_editors_save_it(tmp_path: Path) -> None:

@@ -101,7 +101,10 @@ def test_what_only_a_whole_file_can_give_is_refused(key: str) -> None:
         next(anonymize_frames([picture(0)], config=changed))
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), [[[0, 0, 0]]]])
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 0, 3), np.uint8), [[[0, 0, 0]]]],
+)
 def test_other_arrays_are_refused(bad: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match="uint8 RGB"):
         list(process(Rig().stages(), CONFIG, [bad], Coverage()))

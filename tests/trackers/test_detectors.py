@@ -340,10 +340,10 @@ def test_scaled_leaves_out_boxes_without_area_and_keeps_what_is_outside() -> Non
 @pytest.mark.parametrize("which", range(3))
 def test_a_face_that_was_found_is_not_lost_for_values_that_are_no_numbers(which: int) -> None:
     boxes = np.array([[0, 0, 20, 30], [40, 40, 60, 60]], np.float32)
-    values = [boxes, np.array([0.5, 0.7], np.float32), np.stack([points_in(b) for b in boxes])]
-    values[which].flat[-1] = np.nan
+    scores, points = np.array([0.5, 0.7], np.float32), np.stack([points_in(b) for b in boxes])
+    (boxes, scores, points)[which].flat[-1] = np.nan
     with pytest.raises(ValueError, match="no numbers"):
-        scaled(*values, (1.0, 1.0), "me")
+        scaled(boxes, scores, points, (1.0, 1.0), "me")
 
 
 # The ensemble

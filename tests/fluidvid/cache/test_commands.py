@@ -95,6 +95,24 @@ def test_purge_leaves_other_files_alone(tmp_path: Path, fluidvid: Fluidvid) -> N
     assert key.exists()
 
 
+def test_purge_of_a_link_deletes_what_it_leads_to(tmp_path: Path, fluidvid: Fluidvid) -> None:
+    real, link = tmp_path / "real.cache", tmp_path / "people.cache"
+    (one,) = met(real, 1)
+    link.symlink_to(real)
+    assert met(link, 1) == [one]
+    assert fluidvid("purge", "--cache", link) == (0, "", "")
+    assert list(tmp_path.iterdir()) == [link]
+    met(link, 1)
+    assert link.is_symlink() and real.exists()
+
+
+def test_purge_of_a_pipe_does_not_wait_for_its_writer(tmp_path: Path, fluidvid: Fluidvid) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code, _, err = fluidvid("purge", "--cache", pipe)
+    assert code == 9 and "not a file" in err and pipe.exists()
+
+
 def aged(cache: Path, entry: str, days: int) -> None:
     """The entry was last used so many days ago."""
     with sqlite3.connect(cache) as connection:
@@ -176,6 +194,19 @@ def test_rekey_keeps_the_key_it_is_given(cache: Path, fluidvid: Fluidvid) -> Non
         assert fluidvid("rekey", "--cache", cache, "--key-file", given) == (0, "", "")
         assert key.read_bytes() == content
     assert met(cache, 1) == met(cache, 1)
+
+
+def test_rekey_refuses_the_cache_as_its_key(cache: Path, fluidvid: Fluidvid) -> None:
+    met(cache, 1)
+    code, _, err = fluidvid("rekey", "--cache", cache, "--key-file", cache)
+    assert code == 2 and "the cache itself" in err
+    assert met(cache, 1) == met(cache, 1)
+
+
+def test_the_word_none_names_no_cache(fluidvid: Fluidvid) -> None:
+    for arguments in (["list"], ["forget", "x"], ["rekey"], ["show", "x"]):
+        code, out, err = fluidvid(*arguments, "--cache", "none")
+        assert (code, out, err.count("\n")) == (2, "", 1) and "--cache none" in err
 
 
 def test_a_cache_has_a_key_file_or_a_passphrase(cache: Path, fluidvid: Fluidvid) -> None:

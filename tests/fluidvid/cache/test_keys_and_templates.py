@@ -63,6 +63,8 @@ def test_key_files(tmp_path: Path) -> None:
     short.write_bytes(b"secret\n")
     with pytest.raises(ConfigError, match="7 bytes"):
         keys.read_key_file(short)
+    with pytest.raises(ConfigError, match="does not end"):
+        keys.read_key_file(Path("/dev/zero"))
     made = keys.ensure_own_key(tmp_path / "people.cache")
     path = tmp_path / "people.cache.key"
     assert keys.ensure_own_key(tmp_path / "people.cache") == made == path.read_bytes() and len(made) == 32
@@ -95,6 +97,25 @@ def test_passphrase_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     assert keys.ask_passphrase(confirm=True) == b"open sesame"
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     with pytest.raises(ConfigError, match="passphrase"):
+        keys.ask_passphrase(confirm=False)
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_passphrase_that_is_no_text_is_not_shown(errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"open\xff\n"), encoding="utf-8", errors=errors))
+    with pytest.raises(ConfigError, match="not UTF-8") as caught:
+        keys.ask_passphrase(confirm=False)
+    assert "xff" not in str(caught.value)
+
+
+def test_ctrl_d_is_no_passphrase(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("getpass.getpass", ended)
+    with pytest.raises(ConfigError, match="passphrase is needed"):
         keys.ask_passphrase(confirm=False)
 
 

@@ -169,6 +169,12 @@ def test_no_message_shows_the_password(url: str, tmp_path: Path, capsys: pytest.
         assert code == 9 and url in err and "hunter2" not in err
 
 
+@pytest.mark.parametrize("option", ["bogus=hunter2", "encoding=hunter2"])
+def test_an_option_that_the_client_does_not_know_is_one_warning(url: str, option: str) -> None:
+    (line,) = open_people(_settings(f"{url.partition('#')[0]}?{option}"), BASIS).warnings()
+    assert "unknown option" in line and "without the cache" in line and "hunter2" not in line
+
+
 def test_no_server_is_one_warning_without_the_password() -> None:
     pytest.importorskip("redis", reason="NOT TESTED: pip install redis")
     people = open_people(_settings("redis://user:hunter2@127.0.0.1:1/0#people"), BASIS)

@@ -210,6 +210,9 @@ def test_full_disk(store: SqliteStore, path: Path) -> None:
     with pytest.raises(CacheError, match="full; make room"):
         keep(store, *(record(number) for number in range(2, 50)))
     assert all(whole(r) for r in store.records())
+    with pytest.raises(CacheError, match="make room") as caught, store._errors():
+        raise sqlite3.OperationalError("disk I/O error")  # what opening it says where there is no room for its log
+    assert "purge" not in str(caught.value), "nothing is wrong with the cache"
 
 
 def _grow(path: Path, limit: int) -> None:

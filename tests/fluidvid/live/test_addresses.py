@@ -118,11 +118,23 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     for name in ("a.avi", "a-%03d.AVI", "a.mpg", "a.webm"):
         with pytest.raises(OutputError, match=r"use \.mkv, \.mp4 or \.ts$"):
             sink_address(f"{tmp_path}/{name}", overwrite=False)
+    for width in ("99", "0999", "9" * 100):
+        with pytest.raises(OutputError, match="at most 20 digits"):
+            sink_address(f"{tmp_path}/a-%{width}d.mp4", overwrite=False)
     for port in (0, 65536, 99999):
         with pytest.raises(ConfigError, match="from 1 to 65535"):
             sink_address(f"preview:{port}", overwrite=False)
     with pytest.raises(InputError, match="no such file or device"):
         source_address(f"{tmp_path}/nothing.mp4")
+
+
+def test_links_that_lead_to_each_other_are_nobodys_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("pool")
+    (tmp_path / "pool").symlink_to("loop")
+    for target in ("a.mp4", "a-%d.mp4", "hls/"):
+        address = sink_address(f"{tmp_path}/{target}", overwrite=False)
+        assert not address.covers(tmp_path / "loop")
+    assert sink_address(f"{tmp_path}/loop/", overwrite=False).covers(tmp_path / "loop" / "index.m3u8")
 
 
 def test_what_anonymize_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

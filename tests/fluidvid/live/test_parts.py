@@ -247,6 +247,19 @@ def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path
     assert f"#EXT-X-MEDIA-SEQUENCE:{numbers[0]}" in lines
 
 
+@pytest.mark.parametrize("full", ["index0.ts.tmp", "index1.ts.tmp", "index.m3u8.tmp"])
+def test_a_playlist_on_a_full_disk_is_an_error(full: str, tmp_path: Path) -> None:
+    """/dev/full takes the place of a file: every write fails as on a full disk."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    (tmp_path / "hls").mkdir()
+    (tmp_path / "hls" / full).symlink_to("/dev/full")
+    sink = open_sink(
+        sink_address(f"{tmp_path}/hls/", overwrite=False), encoder.description(None), transport="tcp", segment=1.0
+    )
+    with pytest.raises(OSError, match="No space left"):
+        publish(sink, encoder, range(76))
+
+
 def publisher_to(target: str, say: Callable[[str], None] = lambda _: None) -> Publisher:
     """An output that forgives one failure."""
     return Publisher(
@@ -856,6 +869,11 @@ def test_the_account_of_ended_tracks_is_folded() -> None:
     plain = [{k: v for k, v in c.summary().items() if not isinstance(v, dict)} for c in (whole, folded)]
     assert plain[0] == pytest.approx(plain[1]) and whole.tracks == folded.tracks == 30
     assert len(folded._tracks) <= 2
+
+
+def test_one_text_is_no_list_of_outputs() -> None:
+    with pytest.raises(ConfigError, match="give a list"):
+        stream("rtsp://127.0.0.1:9/none", "out.mkv", config=load("live"))
 
 
 def test_a_live_run_installs_no_log_callback() -> None:

@@ -269,6 +269,10 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(
     [
         (("train", "diffusion", "absent", "--out", "o"), 3, "no such folder or file: absent"),
         (("train", "diffusion", "data", "--out", "o", "--hours", "0"), 2, "--hours and --steps must be positive"),
+        (("train", "diffusion", "data", "--out", "o", "--hours", "nan"), 2, "--hours and --steps must be positive"),
+        (("train", "diffusion", "data", "--out", "o", "--checkpoint", "nan"), 2, "--checkpoint must be a number"),
+        (("train", "diffusion", "data", "--out", "o", "--threads", "9" * 12), 2, "--threads 999999999999: a number"),
+        (("train", "diffusion", "", "--out", "o"), 2, "DATA=SHARE"),
         (("train", "diffusion", "data", "--out", "o", "--batch", "1"), 2, "--batch 1"),
         (("train", "diffusion", "data", "--out", "o", "--start", "nothing"), 5, "nothing"),
         (("train", "identity", "data", "--out", "o", "--teacher", "no.onnx"), 5, "no teacher at no.onnx"),
@@ -279,6 +283,7 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(
             "--shape tall: one of deep, wide is needed",
         ),
         (("sample", "--out", "o", "--count", "0"), 2, "--count and --ddim must be positive"),
+        (("sample", "--out", "o", "--count", "9" * 12), 2, "--count 999999999999: at most 1000000"),
         (("sample", "--out", "o", "--prior", "nothing"), 5, "nothing"),
         (("sample", "--out", "o", "--seed", str(2**64)), 2, "from 0 to 9223372036854775807"),
         (("train", "diffusion", "data", "--out", "o", "--seed", "-1"), 2, "from 0 to 9223372036854775807"),
@@ -339,6 +344,25 @@ def test_a_training_that_fails_as_it_begins_leaves_what_was_there(
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["run", "notes"]
 
 
+def test_a_start_whose_weights_are_cut_short_is_one_line(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path
+) -> None:
+    for weights in (seed_prior / "unet").glob("*.safetensors"):
+        os.truncate(weights, 1000)
+    code, _, err = fluidvid("train", "diffusion", data, "--start", seed_prior, "--out", tmp_path / "out", "--quiet")
+    assert code == 5 and "cannot be read" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_new_run_replaces_nothing(fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("my notes")
+    for out, name in ((tmp_path, "README.md"), (seed_prior, "fluidvid.json")):
+        before = sorted(out.rglob("*"))
+        code, _, err = fluidvid("train", "diffusion", data, "--start", seed_prior, "--out", out, "--steps", 1)
+        assert code == 4 and f"{name} exists" in err and len(err.splitlines()) == 1
+        assert sorted(out.rglob("*")) == before
+
+
 def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path) -> None:
     for name, seed, count in (("a", 1, 3), ("b", 1, 2), ("c", 2, 2)):
         code, _, _ = fluidvid(
@@ -355,6 +379,11 @@ def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, se
     code, _, err = fluidvid("sample", "--prior", seed_prior, "--out", tmp_path / "a", "--ddim", 3)
     assert code == 4
     assert "000000.png exists already" in err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "000000.tmp").symlink_to("/dev/full")
+    code, _, err = fluidvid("sample", "--prior", seed_prior, "--out", tmp_path / "full", "--ddim", 3)
+    assert code == 4 and "No space left" in err
+    assert list((tmp_path / "full").iterdir()) == []
 
 
 def test_embeddings_are_kept_whole_or_not_at_all(

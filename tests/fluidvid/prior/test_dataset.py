@@ -103,6 +103,11 @@ def test_a_set_is_kept_and_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.held_out, found.held_out)
     np.testing.assert_array_equal(again.weights, found.weights)
     assert again.sources == found.sources
+    content = (tmp_path / "set.npz").read_bytes()
+    for damaged in (b"", content[:100], content.replace(b"held_out", b"hold_out")):
+        (tmp_path / "set.npz").write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"set\.npz is damaged"):
+            FaceSet.load(tmp_path / "set.npz")
 
 
 def test_sources_of_one_name_are_counted_apart(tmp_path: Path) -> None:
@@ -217,6 +222,13 @@ def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
         archive.writestr("a.png", b"a picture")
     with pytest.raises(InputError, match=r"is needed"):
         gather([str(tmp_path / "b.npz")], 64, FFHQ_112, no_detector)
+
+
+@pytest.mark.parametrize("aligned", [None, True])
+def test_pictures_without_pixels_are_refused(aligned: bool | None, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((9, 0, 0, 3), np.uint8))
+    with pytest.raises(InputError, match=r"x/0 in .* has no pixels"):
+        gather([str(tmp_path / "x.npz")], 64, FFHQ_112, no_detector, aligned=aligned)
 
 
 def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -221,6 +221,8 @@ def _plan(
     *precision, transparency = loss(layout(info.pix_fmt), layout(pix_fmt))[:5]
     if transparency:
         notes.append(f"the source's transparency is lost: {pix_fmt} has none")
+    elif layout(info.pix_fmt).alpha:
+        notes.append("the source's transparency is kept, but treated faces are opaque: it would show their outline")
     if any(precision):
         notes.append(f"{encoder.name} stores {pix_fmt}, the source has {info.pix_fmt}: some precision is lost")
     elif not transparency and layout(pix_fmt) != layout(info.pix_fmt) and layout(info.pix_fmt).planar:

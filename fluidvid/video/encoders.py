@@ -27,6 +27,7 @@ class Encoder:
         worst: largest allowed value.
         preset: default preset; None = the encoder has none.
         preset_option: what the option is called.
+        presets: all it takes, where it would complain of another in its own words; empty = it is asked.
         options: always set.
         even: needs even sides where chroma is halved.
         indexed: codes a frame number, not a time: times are put onto its packets afterwards.
@@ -40,12 +41,22 @@ class Encoder:
     worst: float = 51
     preset: str | None = None
     preset_option: str = "preset"
+    presets: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     even: bool = False
     indexed: bool = False
     full_range: Literal["stream", "container", "nothing"] = "stream"
 
+    def check_preset(self, name: str | None) -> None:
+        """Raise ConfigError if it is known that there is no such preset."""
+        if name is not None and self.presets and name not in self.presets:
+            raise ConfigError(f"{self.name} has no preset {name!r}: give --preset one of {', '.join(self.presets)}")
 
+
+_X264 = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"),
+    *map(str, range(10)),
+)
 _VP8 = {"deadline": "good", "b": "20M"}
 _VPX = {"deadline": "good", "row-mt": "1", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
 _QSCALE = {"scale": "qscale", "best": 1, "worst": 31, "indexed": True}
@@ -53,7 +64,7 @@ _MPEG = {**_QSCALE, "full_range": "nothing"}
 
 # Quality defaults are meant to be visually lossless.
 ENCODERS: Mapping[str, Encoder] = {
-    "h264": Encoder("libx264", 17, preset="veryfast", even=True),
+    "h264": Encoder("libx264", 17, preset="veryfast", presets=_X264, even=True),
     "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}),
     "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8, full_range="nothing"),
     "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
@@ -130,6 +141,7 @@ def plan_encoder(
             raise ConfigError(
                 f"crf {crf:g} is out of range: {encoder.name} takes {encoder.best:g} to {encoder.worst:g}"
             )
+        encoder.check_preset(preset)
         failures, formats = [], _formats(info, encoder, size)
         for pix_fmt in formats:
             plan = _plan(info, name, encoder, pix_fmt, crf, preset, warnings)

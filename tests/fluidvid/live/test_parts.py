@@ -79,9 +79,10 @@ def test_description_tells_both_streams() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"codec": "vp9"}, {"preset": "sluggish"}])
-def test_encoder_refusals(bad: dict[str, str]) -> None:
+def test_encoder_refusals(bad: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"--codec|--preset"):
         LiveEncoder((64, 48), Fraction(25), key_interval=1.0, **bad)  # type: ignore[arg-type]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_every_picture_is_one_slice() -> None:

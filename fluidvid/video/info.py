@@ -223,10 +223,15 @@ def _cropped(crop: Crop, stored: tuple[int, int]) -> list[str]:
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
+    told = [Fraction(container.duration, av.time_base)] if container.duration else []
     with suppress(ValueError, ZeroDivisionError):  # as Matroska says it; the container's counts the sound, too
         hours, minutes, seconds = map(Fraction, stream.metadata.get("DURATION", "").split(":"))
-        return 3600 * hours + 60 * minutes + seconds
-    return Fraction(container.duration, av.time_base) if container.duration else None
+        told.append(3600 * hours + 60 * minutes + seconds)
+    end = min(told, default=None)  # tools that cut a file leave the tag as it was
+    if end is not None and "matroska" in container.format.name:  # it counts from zero, not from the first picture
+        begin = (stream.start_time or 0) * (stream.time_base or 0)
+        return end - begin if end > begin else end
+    return end
 
 
 def _start(container: InputContainer) -> Fraction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import struct
 from fractions import Fraction
 from itertools import pairwise
@@ -328,6 +329,27 @@ def test_sound_that_outlasts_the_picture_is_no_early_end(clip: Path, tmp_path: P
         for second in range(length):
             silence.sample_rate, silence.pts, silence.time_base = 8000, 8000 * second, Fraction(1, 8000)
             out.mux(sound.encode(silence))
+    with VideoReader(source) as reader:
+        list(reader)
+        assert not any("early" in line for line in reader.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("sound", [[], ["aac"]])
+def test_a_late_beginning_is_no_early_end(clip: Path, tmp_path: Path, suffix: str, sound: list[str]) -> None:
+    """Matroska states when a file ends, not how long it is."""
+    times = range(5 * 30_000, 6 * 30_000, 1000)
+    with VideoReader(build(tmp_path / f"in{suffix}", clip, Recipe(pts=times, audio=sound))) as reader:
+        assert len(list(reader)) == 30
+        assert not any("early" in line for line in reader.warnings)
+        assert reader.info.duration is not None and abs(reader.info.duration - 1) < Fraction(1, 20)
+
+
+def test_a_length_that_a_cut_left_in_the_tags_is_not_believed(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe())
+    data = source.read_bytes()
+    (told,) = set(re.findall(rb"00:00:00\.\d{9}", data))
+    source.write_bytes(data.replace(told, b"00:00:59" + told[8:]))
     with VideoReader(source) as reader:
         list(reader)
         assert not any("early" in line for line in reader.warnings)

@@ -6,7 +6,8 @@ Files are written under a temporary name and get their own when they are complet
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,9 @@ _INTERLEAVE = "500000"
 """Microseconds that a picture may wait for sound: sound that ended must not hold up the picture."""
 _KEEP = 6
 """Parts in an HLS playlist; older ones are deleted."""
+_MAKER = "fluidvid"
+"""Who provides the service, by each part of a playlist: it begins with that."""
+_PACKET = 188
 
 
 class Sink(Protocol):
@@ -70,7 +74,7 @@ def open_sink(address: Address, description: bytes, *, transport: str, segment: 
             # A worker that replaces another goes on where that one was: players refuse numbers that go back.
             "hls_flags": "delete_segments+temp_file+independent_segments+append_list+discont_start",
         }
-        return ContainerSink(local(Path(address.url)), "hls", description, options)
+        return ContainerSink(local(Path(address.url)), "hls", description, options, {"service_provider": _MAKER})
     if address.kind == "rtsp":
         return ContainerSink(address.url, "rtsp", description, options | {"rtsp_transport": transport})
     if address.kind == "rtmp":
@@ -86,15 +90,19 @@ class ContainerSink:
         muxer: FFmpeg's name of the format.
         description: `LiveEncoder.description`.
         options: for muxer and protocol.
+        tags: of the whole.
     """
 
-    def __init__(self, where: str, muxer: str, description: bytes, options: dict[str, str]) -> None:
+    def __init__(
+        self, where: str, muxer: str, description: bytes, options: dict[str, str], tags: Mapping[str, str] | None = None
+    ) -> None:
         self._notes: list[str] = []
         with av.open(
             io.BytesIO(description), format="nut", options={"analyzeduration": "0", "probesize": "32"}
         ) as told:
             assert isinstance(told, InputContainer)
             self._out: OutputContainer = av.open(where, "w", format=muxer, options=options)
+            self._out.metadata.update(tags or {})
             try:
                 self._streams = [self._added(stream, muxer) for stream in told.streams]
                 self._out.start_encoding()  # writes the header, so that refusals show here
@@ -193,6 +201,22 @@ def set_aside(pattern: Path) -> int:
         except OSError as error:
             raise OutputError(f"cannot move {part} aside ({error.strerror}): move it, or choose another OUT") from error
     return len(old)
+
+
+def delete_published(pattern: Path) -> int:
+    """Delete the parts of a playlist that an earlier run wrote, as it would have done itself; how many.
+
+    Moved aside they would be a few more at each start, without end. Only what says that it is a run's is deleted.
+    """
+    deleted = 0
+    for part in filter(Path.is_file, parts(pattern)):
+        with suppress(OSError):  # it is moved aside
+            with part.open("rb") as file:
+                published = _MAKER.encode() in file.read(_PACKET)
+            if published:
+                part.unlink()
+                deleted += 1
+    return deleted
 
 
 class PartSink:

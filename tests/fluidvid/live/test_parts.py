@@ -301,6 +301,19 @@ def test_older_segments_of_a_playlist_are_moved_aside(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} - old == {"index0.ts", "index.m3u8"}
 
 
+def test_segments_of_earlier_runs_do_not_pile_up(tmp_path: Path) -> None:
+    """What fluidvid published is no raw picture; what somebody else left stays, and is in no playlist."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    (tmp_path / "index3.ts").write_bytes(b"raw")
+    os.mkfifo(tmp_path / "index4.ts")
+    for _ in range(3):
+        encoder.key_frame_due()
+        publishing(f"{tmp_path}/", *encoder.encode(grey(64, 48), arrived=0.0))
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"index0.ts", "index.m3u8", "index3.ts.old", "index4.ts.old"}
+    assert (tmp_path / "index3.ts.old").read_bytes() == b"raw"
+
+
 def failing(monkeypatch: pytest.MonkeyPatch, what: str, times: int) -> None:
     """The machine has no process (or thread) left, so many times."""
     popen, start, left = subprocess.Popen, threading.Thread.start, [times]

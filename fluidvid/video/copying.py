@@ -19,6 +19,7 @@ from fluidvid.video.info import VideoInfo
 from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
 from fluidvid.video.seams import SteadyClock
+from fluidvid.video.silence import Untimed, untimed
 from fluidvid.video.subtitles import ASS_HEADER, TEXT_CODECS, packet_of, text_of
 
 _WHY = {"picture": "cover art or thumbnail", "data": "may hold places and times", "attachment": "attached file"}
@@ -45,6 +46,7 @@ class _Copied:
     converts_to: str | None = None
     last_dts: int | None = None
     ends: int = 0
+    untimed: Untimed | None = None
 
 
 class StreamCopier:
@@ -74,6 +76,12 @@ class StreamCopier:
     def close(self) -> None:
         """Release the source."""
         self._container.close()
+        for index, copied in self._copied.items():
+            if copied.untimed is not None and copied.untimed.lost:
+                self.report.warnings.append(
+                    f"{self._target.muxer} stores no gaps of sound: audio stream {index} is up to "
+                    f"{float(copied.untimed.lost):.3f} s early; write .mkv to keep it in step"
+                )
 
     def add_streams(self, out: OutputContainer, kind: str) -> None:
         """Add the streams to the output: `kind` is "before" for those before the video stream, else "after"."""
@@ -240,18 +248,16 @@ class StreamCopier:
             tick = copied.out.time_base or base
             packet.dts = copied.last_dts + max(1, -int(-tick // base))  # the output's clock may be the coarser one
             packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
-        if copied.last_dts is None and copied.kind == "audio" and not self._target.ticks:
-            self._warn_of_delay(copied, packet.dts * base)
         copied.last_dts = packet.dts
+        if copied.untimed is not None:
+            length = (packet.duration or 0) * base
+            for time, silence in copied.untimed.before(packet.dts * base, packet.size, length):
+                made: Packet[Stream] = Packet(silence)
+                made.time_base, made.stream = base, copied.out
+                made.pts = made.dts = int(time / base)
+                out.mux_one(made)
         packet.stream = copied.out
         out.mux_one(packet)
-
-    def _warn_of_delay(self, copied: _Copied, begins: Fraction) -> None:
-        if begins > 1 / (self._info.average_rate or Fraction(25)):
-            self.report.warnings.append(
-                f"{self._target.muxer} stores no delay of sound: audio stream {copied.source.index} is "
-                f"{float(begins):.3f} s early; write .mkv or .mp4 to keep it in step"
-            )
 
     def _add(self, out: OutputContainer, stream: Stream) -> None:
         described = next(s for s in self._info.streams if s.index == stream.index)
@@ -281,6 +287,9 @@ class StreamCopier:
         if self._keep:
             copied.out.metadata.update({k: v for k, v in stream.metadata.items() if identifying({k: v})})
         copied.out.disposition = stream.disposition
+        if isinstance(stream, AudioStream):
+            step = 1 / (self._info.average_rate or Fraction(25))
+            copied.untimed = untimed(self._target.muxer, codec, stream.rate, stream.channels, step)
         self._copied[stream.index] = copied
 
     def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:

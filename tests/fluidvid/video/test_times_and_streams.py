@@ -19,6 +19,7 @@ from fluidvid.video import VideoReader
 from fluidvid.video.containers import codecs_held, target_for
 from fluidvid.video.info import picture_orientation
 from fluidvid.video.orientation import Orientation
+from fluidvid.video.silence import Untimed
 from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
 
 UNEVEN = (0, 1001, 2002, 9000, 9500, 12000, 30000, 30400, 47000)
@@ -126,25 +127,70 @@ def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
     assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
 
 
-@pytest.mark.parametrize(("delay", "suffix"), [(0, ".avi"), (3000, ".avi"), (3000, ".mkv")])
-def test_a_delay_of_sound_is_kept_or_said_to_be_lost(clip: Path, tmp_path: Path, delay: int, suffix: str) -> None:
-    """AVI numbers its pieces of sound from zero."""
-    with av.open(str(tmp_path / "in.mkv"), "w") as out, av.open(str(clip)) as container:
+DELAY, GAP, PIECE = 18_000, 24_000, 1536
+
+
+def with_gaps(path: Path, clip: Path, codec: str) -> Path:
+    """The demo clip with a second of sound at 48 kHz that begins after `DELAY` samples, with `GAP` in the middle."""
+    with av.open(str(path), "w") as out, av.open(str(clip)) as container:
         video = out.add_stream_from_template(container.streams.video[0])
-        sound = out.add_stream("pcm_s16le", rate=8000, layout="mono")
-        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
-        samples.sample_rate, samples.pts, samples.time_base = 8000, delay, Fraction(1, 8000)
+        sound = out.add_stream(codec, rate=48_000, layout="mono")
         for packet in (p for p in container.demux(video=0) if p.size):
             packet.stream = video
             out.mux(packet)
-        out.mux([*sound.encode(samples), *sound.encode(None)])
-    report, _ = rewrite(tmp_path / "in.mkv", tmp_path / f"out{suffix}")
+        form = sound.codec_context.format.name
+        kind = {"s16": np.int16, "u8": np.uint8}.get(form, np.float32)
+        for number in range(32):
+            samples = av.AudioFrame.from_ndarray(np.full((1, PIECE), 1, kind), format=form, layout="mono")
+            samples.sample_rate, samples.pts = 48_000, number * PIECE + DELAY + (GAP if number > 15 else 0)
+            samples.time_base = Fraction(1, 48_000)
+            out.mux(sound.encode(samples))
+        out.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("codec", "silent"), [("pcm_s16le", 0), ("pcm_u8", 128)])
+@pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
+def test_gaps_of_sound_that_is_not_compressed_are_kept(
+    clip: Path, tmp_path: Path, codec: str, silent: int, suffix: str
+) -> None:
+    """AVI stores no times of sound, QuickTime that of the first sample alone."""
+    report, _ = rewrite(with_gaps(tmp_path / "in.mkv", clip, codec), tmp_path / f"out{suffix}")
+    kind = np.uint8 if silent else np.int16
+    heard = np.full(DELAY + GAP + 33 * PIECE, silent, kind)
     with av.open(str(tmp_path / f"out{suffix}")) as result:
-        first = next(result.demux(audio=0))
-        begins = (first.pts or 0) * first.time_base
-    lost = Fraction(delay, 8000) - begins
-    assert any(f"{float(lost):.3f} s early" in line for line in report.warnings) == (lost > 0)
-    assert (lost > 0) == (delay > 0 and suffix == ".avi")
+        end: Fraction | None = None
+        for packet in (p for p in result.demux(audio=0) if p.size):
+            end = end if suffix != ".mkv" and end is not None else (packet.pts or 0) * packet.time_base
+            at = round(end * 48_000)
+            samples = np.frombuffer(bytes(packet), kind)
+            heard[at : at + len(samples)] = samples
+            end += Fraction(len(samples), 48_000)
+    sounding = np.flatnonzero(heard == 1)
+    begins, ends = sounding[0], sounding[-1] + 1
+    assert abs(begins - DELAY) <= 48 and abs(ends - (DELAY + GAP + 32 * PIECE)) <= 48, "Matroska rounds to milliseconds"
+    assert len(sounding) == 32 * PIECE
+    assert not any("early" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
+def test_gaps_of_compressed_sound_are_kept_or_said_to_be_lost(clip: Path, tmp_path: Path, suffix: str) -> None:
+    report, _ = rewrite(with_gaps(tmp_path / "in.mkv", clip, "ac3"), tmp_path / f"out{suffix}")
+    told = [line for line in report.warnings if "early" in line]
+    times = [[time for time, _ in see(tmp_path / name).of("audio")[0].packets] for name in ("in.mkv", f"out{suffix}")]
+    if suffix == ".avi":
+        assert len(told) == 1 and "audio stream 1" in told[0] and "0.87" in told[0]
+    else:
+        assert told == [] and times[0] == times[1]
+
+
+def test_silence_comes_in_pieces_and_has_its_end() -> None:
+    sound = Untimed("pcm_s16le", 8000, 2, step=Fraction(1, 25), begins=Fraction(0))
+    pieces = list(sound.before(Fraction(5, 2), 32_000, Fraction(0)))
+    assert [(time, len(data)) for time, data in pieces] == [(0, 32_000), (1, 32_000), (2, 16_000)]
+    assert list(sound.before(Fraction(7, 2) + Fraction(1, 30), 32_000, Fraction(0))) == []
+    assert list(sound.before(Fraction(10_000), 32_000, Fraction(0))) == []
+    assert sound.lost == 10_000 - Fraction(9, 2)
 
 
 @pytest.mark.parametrize(("channels", "kept"), [(2, "stereo"), (6, "5.1"), (9, None)])

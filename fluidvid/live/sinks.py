@@ -19,7 +19,7 @@ from av.stream import Stream
 from fluidvid.errors import OutputError
 from fluidvid.live.addresses import Address, part_name, parts
 from fluidvid.live.encoding import VIDEO, Coded
-from fluidvid.video.containers import TARGETS, codec_tag, codecs_held, target_for
+from fluidvid.video.containers import TARGETS, add_copy, codec_tag, codecs_held, target_for
 from fluidvid.video.opening import local
 
 UNFINISHED = ".part"
@@ -116,12 +116,14 @@ class ContainerSink:
 
     def _added(self, stream: Stream, muxer: str) -> Stream | None:
         name = stream.codec_context.codec.canonical_name
-        holds = _holds(muxer)
+        real = "mpegts" if muxer == "hls" else muxer
+        holds = _holds(real)
         if stream.index != VIDEO and holds and name not in holds:
             self._notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
             return None
         try:
-            made = self._out.add_stream_from_template(stream)
+            sound = stream.index != VIDEO and holds
+            made = add_copy(self._out, stream, real) if sound else self._out.add_stream_from_template(stream)
             if tag := codec_tag(muxer, name):
                 made.codec_context.codec_tag = tag
             return made
@@ -147,8 +149,7 @@ class ContainerSink:
 
 def _holds(muxer: str) -> frozenset[str]:
     """Codecs that a muxer really takes; empty: it says when asked (RTSP lists nothing it can)."""
-    name = "mpegts" if muxer == "hls" else muxer
-    return next((codecs_held(target) for target in TARGETS if target.muxer == name), frozenset())
+    return next((codecs_held(target) for target in TARGETS if target.muxer == muxer), frozenset())
 
 
 class FileSink:

@@ -8,6 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import av
+from av.audio.layout import AudioLayout
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.stream import Stream
 
 from fluidvid.errors import OutputError
 
@@ -79,6 +83,51 @@ def codecs_held(target: Target) -> frozenset[str]:
         return target.only
     with av.open(io.BytesIO(), "w", format=target.muxer) as out:
         return frozenset(out.supported_codecs) - target.refused
+
+
+def add_copy(out: OutputContainer, stream: Stream, muxer: str) -> Stream:
+    """Add a stream that is copied from a source.
+
+    Raises:
+        av.FFmpegError: it cannot be added.
+        ValueError: it is sound that the container does not hold, although it holds other sound of that codec.
+    """
+    if not isinstance(stream, AudioStream):
+        return out.add_stream_from_template(stream, opaque=True)
+    layout = _layout(stream, muxer)
+    with av.open(io.BytesIO(), "w", format=muxer) as trial:
+        _add_sound(trial, stream, layout)
+        try:
+            trial.start_encoding()
+        except av.FFmpegError as error:
+            raise ValueError(f"{muxer} takes no such sound of {stream.rate} Hz ({error.strerror})") from error
+    return _add_sound(out, stream, layout)
+
+
+def _add_sound(out: OutputContainer, stream: AudioStream, layout: AudioLayout | None) -> AudioStream:
+    made = out.add_stream_from_template(stream, opaque=True)
+    if layout is not None:
+        made.codec_context.layout = layout
+    return made
+
+
+def _layout(stream: AudioStream, muxer: str) -> AudioLayout | None:
+    """Where its channels belong, which some muxers must be told of PCM; AVI, MXF and NUT give their number alone.
+
+    Raises:
+        ValueError: there are usual places for one to eight of them, and for no nine; FFmpeg aborts at three in FLV.
+    """
+    count = stream.channels
+    if muxer not in ("mp4", "flv") or not stream.codec_context.codec.canonical_name.startswith("pcm_"):
+        return None
+    if muxer == "flv" and count > 2:
+        raise ValueError(f"{muxer} takes no {count} channels of it")
+    if stream.layout.name != f"{count} channels":
+        return stream.layout
+    try:
+        return AudioLayout(f"{count}c")
+    except ValueError as error:
+        raise ValueError(f"nothing says where its {count} channels belong") from error
 
 
 def codec_tag(muxer: str, codec: str) -> str | None:

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
-from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
-from fluidvid.video.containers import Target, codecs_held
+from fluidvid.video.containers import Target, add_copy, codecs_held
 from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.metadata import identifying
@@ -301,10 +300,7 @@ class StreamCopier:
         else:
             possible = codec in codecs_held(target)
         if possible:
-            layout = _layout(stream) if target.muxer == "mp4" and codec.startswith("pcm_") else None
-            made: Stream = out.add_stream_from_template(stream, opaque=True)
-            if layout is not None and isinstance(made, AudioStream):
-                made.codec_context.layout = layout
+            made: Stream = add_copy(out, stream, target.muxer)
             if not self._keep and made.codec_context is not None:
                 header, taken = without_words(codec, bytes(made.codec_context.extradata or b""))
                 if taken:
@@ -319,19 +315,3 @@ class StreamCopier:
         made.time_base = Fraction(1, 1000)
         self.report.converted.append(f"subtitle stream {stream.index}: {codec} to {wanted}, styling is lost")
         return _Copied(stream, made, kind, codec, wanted)
-
-
-def _layout(stream: Stream) -> AudioLayout:
-    """Where its channels belong, which MP4 must be told of PCM; AVI and MXF give their number alone.
-
-    Raises:
-        ValueError: there are usual places for one to eight of them, and for no nine.
-    """
-    assert isinstance(stream, AudioStream)
-    count = stream.channels
-    if stream.layout.name != f"{count} channels":
-        return stream.layout
-    try:
-        return AudioLayout(f"{count}c")
-    except ValueError as error:
-        raise ValueError(f"nothing says where its {count} channels belong") from error

@@ -32,12 +32,12 @@ from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.command import stream
 from fluidvid.live.connection import Connection, Lost, opening
 from fluidvid.live.directions import BackgroundDirections
-from fluidvid.live.encoding import Coded, LiveEncoder, Look
+from fluidvid.live.encoding import AUDIO, Coded, LiveEncoder, Look
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
-from fluidvid.live.sinks import Sink, open_sink
+from fluidvid.live.sinks import ContainerSink, Sink, open_sink
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until, workers
@@ -246,6 +246,29 @@ def test_a_worker_that_replaces_another_goes_on_with_the_playlist(tmp_path: Path
     assert numbers == list(range(numbers[0], numbers[0] + len(parts))) and numbers[-1] >= 7
     assert "#EXT-X-DISCONTINUITY" in lines
     assert f"#EXT-X-MEDIA-SEQUENCE:{numbers[0]}" in lines
+
+
+@pytest.mark.parametrize(
+    ("codec", "rate", "layout", "words"),
+    [
+        ("pcm_mulaw", 8000, "mono", ""),
+        ("libmp3lame", 8000, "mono", "8000 Hz"),
+        ("pcm_s16le", 8000, "5.1", "6 channels"),
+    ],
+)
+def test_the_sound_of_a_camera_does_not_end_an_output(
+    tmp_path: Path, codec: str, rate: int, layout: str, words: str
+) -> None:
+    """FFmpeg's FLV muxer, which RTMP uses, aborts the process at PCM without a layout, as G.711 comes over RTSP."""
+    with av.open(io.BytesIO(), "w", format="mov") as container:
+        sound = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(sound, av.AudioStream)
+        container.start_encoding()
+        described = LiveEncoder((64, 48), Fraction(25), key_interval=1.0).description(sound)
+    sink = ContainerSink(str(tmp_path / "out.flv"), "flv", described, {})
+    sink.write(Coded(AUDIO, bytes(800), 0, 0, 400, Fraction(1, rate), True, 0.0))
+    sink.close()
+    assert (len(sink.notes), words in " ".join(sink.notes)) == (1 if words else 0, True)
 
 
 def publisher_to(target: str, say: Callable[[str], None] = lambda _: None) -> Publisher:

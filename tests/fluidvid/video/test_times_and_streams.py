@@ -127,6 +127,26 @@ def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
     assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "kept"),
+    [
+        ("pcm_s16le", ".flv", True),
+        ("libmp3lame", ".flv", False),
+        ("libmp3lame", ".mp4", False),
+        ("libmp3lame", ".mkv", True),
+    ],
+)
+def test_sound_of_an_unusual_rate_or_without_a_layout(
+    clip: Path, tmp_path: Path, codec: str, suffix: str, kept: bool
+) -> None:
+    """FFmpeg's FLV muxer aborts the process where PCM has no layout; others refuse MP3 of 8 kHz at the end."""
+    source = build(tmp_path / "in.mkv", clip, Recipe(audio=[codec]))
+    report, _ = rewrite(source, tmp_path / f"out{suffix}")
+    sound = see(tmp_path / f"out{suffix}").of("audio")
+    assert [o.hashes for o in sound] == ([see(source).of("audio")[0].hashes] if kept else [])
+    assert any("8000 Hz" in line and ".mkv" in line for line in report.dropped_streams) == (not kept)
+
+
 DELAY, GAP, PIECE = 18_000, 24_000, 1536
 
 

@@ -26,7 +26,8 @@ class Target:
         video: codec to fall back to when it cannot hold the source's.
         subtitles: the text codec it holds, or None.
         rotation: can store a display matrix; else the pixels are turned.
-        negative: can store times before zero and B-frames without moving everything.
+        negative: can store B-frames without moving everything.
+        priming: can store sound before time zero, which decoders need to start cleanly, without moving everything.
         ticks: can store any frame time; else only multiples of the frame rate's.
         only: codecs it holds, for muxers that do not tell FFmpeg; empty = ask FFmpeg.
         refused: codecs FFmpeg lists for it, whose first packet it refuses all the same.
@@ -38,6 +39,7 @@ class Target:
     subtitles: str | None = None
     rotation: bool = False
     negative: bool = False
+    priming: bool = False
     ticks: bool = True
     only: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
@@ -48,11 +50,14 @@ _TRANSPORT = frozenset(
     | {"dvb_subtitle", "dvb_teletext"}
 )
 _PROGRAM = frozenset({"mpeg1video", "mpeg2video", "mp2", "mp3", "ac3", "dvd_subtitle"})
+_NOT_IN_MP4 = frozenset({"truehd"})
 _NOT_IN_MOV = frozenset({"vp8", "vp9", "av1", "flac", "opus"})
 
 TARGETS = (
-    Target((".mp4", ".m4v"), "mp4", "h264", "mov_text", rotation=True, negative=True, refused=frozenset({"truehd"})),
-    Target((".mov",), "mov", "h264", "mov_text", rotation=True, negative=True, refused=_NOT_IN_MOV),
+    Target(
+        (".mp4", ".m4v"), "mp4", "h264", "mov_text", rotation=True, negative=True, priming=True, refused=_NOT_IN_MP4
+    ),
+    Target((".mov",), "mov", "h264", "mov_text", rotation=True, negative=True, priming=True, refused=_NOT_IN_MOV),
     Target((".mkv",), "matroska", "h264", "subrip", rotation=True, negative=True),
     Target((".webm",), "webm", "vp9", "webvtt", rotation=True, negative=True),
     Target((".avi",), "avi", "mpeg4", ticks=False),

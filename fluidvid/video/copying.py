@@ -198,7 +198,7 @@ class StreamCopier:
                 packet.time_base = base
             packet.pts = packet.dts = pts
             packet.duration = duration
-        elif not self._within(packet, pts, base):
+        elif not self._within(copied, packet, pts * base):
             return
         self._place(out, copied, packet, base)
 
@@ -211,13 +211,15 @@ class StreamCopier:
         made: Packet[Stream] = Packet(nameless)
         return made
 
-    def _within(self, packet: Packet[Stream], pts: int, base: Fraction) -> bool:
-        time = pts * base
+    def _within(self, copied: _Copied, packet: Packet[Stream], time: Fraction) -> bool:
         if self._start is not None and time < self._start:
             return False
         if self._end is not None and time >= self._end:
             return False
-        if time < 0 and (not self._target.negative or time < -_PRIMING):
+        # Matroska stores how much comes before time zero if it was told, as by itself or in the header of Opus.
+        told = copied.codec == "opus" or "matroska" in self._info.container
+        primed = self._target.priming or (told and self._target.negative)
+        if time < 0 and (not primed or time < -_PRIMING):
             return False
         return not (packet.is_discard and time >= 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -283,7 +284,7 @@ def test_no_outline_stays_in_the_transparency_of_a_region(
 ) -> None:
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     with av.open(str(source), "w") as out:
-        stream = out.add_stream(codec, rate=25, width=176, height=144, pix_fmt=pix_fmt)
+        stream: Any = out.add_stream(codec, rate=25, width=176, height=144, pix_fmt=pix_fmt)
         outline = np.dstack([pictures(clip)[0], pictures(clip)[0][..., 1]])
         for _ in range(2):
             out.mux(stream.encode(av.VideoFrame.from_ndarray(outline, format="rgba")))

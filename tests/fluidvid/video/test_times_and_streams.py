@@ -88,6 +88,16 @@ def test_a_transport_stream_keeps_its_clock(clip: Path, tmp_path: Path) -> None:
     assert see(tmp_path / "out.ts").times == see(source).times
 
 
+def test_avi_begins_at_zero_however_late_the_source_does(clip: Path, tmp_path: Path) -> None:
+    """Its muxer fills up to the first picture, and fails at 65,000: when all pictures had been looked at."""
+    late = [5000 * 90000 + n * 3003 for n in range(24)]
+    source = build(tmp_path / "in.ts", clip, Recipe(time_base=Fraction(1, 90000), pts=late))
+    report, _ = rewrite(source, tmp_path / "out.avi")
+    times = see(tmp_path / "out.avi").times
+    assert len(times) == 24 and times[0] < 1
+    assert any("starts at 5000.000 s" in line for line in report.warnings)
+
+
 @pytest.mark.parametrize(("suffix", "text"), [(".mp4", "mov_text"), (".mkv", "subrip")])
 def test_sound_and_subtitles_are_copied_bit_by_bit(clip: Path, tmp_path: Path, suffix: str, text: str) -> None:
     source = build(tmp_path / f"in{suffix}", clip, Recipe(audio=["aac", "aac"], subtitles=text))

@@ -32,6 +32,7 @@ class Encoder:
         even: needs even sides where chroma is halved.
         indexed: codes a frame number, not a time: times are put onto its packets afterwards.
         full_range: what tells a player that its numbers are of full range.
+        bare: is given pictures without what they carry beside their pixels: it would write it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Encoder:
     even: bool = False
     indexed: bool = False
     full_range: Literal["stream", "container", "nothing"] = "stream"
+    bare: bool = False
 
     def check_preset(self, name: str | None) -> None:
         """Raise ConfigError if it is known that there is no such preset."""
@@ -73,7 +75,7 @@ ENCODERS: Mapping[str, Encoder] = {
     "mpeg2video": Encoder("mpeg2video", 2, **_MPEG),  # type: ignore[arg-type]
     "mpeg4": Encoder("mpeg4", 2, **_MPEG),  # type: ignore[arg-type]
     # Without this it takes pictures of full range only.
-    "mjpeg": Encoder("mjpeg", 2, **_QSCALE, options={"strict": "unofficial"}),  # type: ignore[arg-type]
+    "mjpeg": Encoder("mjpeg", 2, **_QSCALE, options={"strict": "unofficial"}, bare=True),  # type: ignore[arg-type]
     "prores": Encoder("prores_ks", full_range="nothing"),
     "ffv1": Encoder("ffv1", full_range="container"),
     "huffyuv": Encoder("huffyuv", full_range="container"),

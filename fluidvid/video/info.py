@@ -207,6 +207,8 @@ def _lost(picture: av.VideoFrame, stream: VideoStream) -> Iterator[str]:
             "the source is a 360-degree video, and the result is not marked as one: players show it flat until its "
             "projection is written into it, as with Google's Spatial Media Metadata Injector"
         )
+    if _side_data(picture, SideDataType.ICC_PROFILE):
+        yield "the source's colour profile (ICC) is left out: it may name a device; colours may look different"
     if any(any(data[:4]) for data in _side_data(picture, SideDataType.STEREO3D)):  # the first number is 0 for one view
         yield (
             "the source holds two views (stereo 3D), and the result does not say how they are packed: choose it in the "

@@ -124,7 +124,7 @@ class VideoWriter:
         self._plan = plan_encoder(
             self._info, self._shaper.size, held, self._spec.video, codec=codec, crf=crf, preset=preset
         )
-        self._shaper.format = self._plan.pix_fmt
+        self._shaper.format, self._shaper.bare = self._plan.pix_fmt, self._plan.encoder.bare
         told = self._plan.encoder.full_range
         self._shaper.limited = told == "nothing" or (told == "container" and self._spec.muxer != "matroska")
         if self._shaper.limited and self._info.color_range == 2:

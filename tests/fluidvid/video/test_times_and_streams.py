@@ -368,12 +368,14 @@ def test_fields_of_changing_size_are_woven_and_scaled(clip: Path, tmp_path: Path
     assert any("picture size changes" in warning for warning in reader.warnings)
 
 
-def test_pictures_with_side_data_pyav_does_not_know(clip: Path, tmp_path: Path) -> None:
-    """EXIF in the pictures of a camera: nothing of it leaves."""
+@pytest.mark.parametrize("kind", ["exif", "icc"])
+def test_what_the_pictures_of_a_camera_carry_does_not_leave(clip: Path, tmp_path: Path, kind: str) -> None:
+    """PyAV does not know EXIF; a colour profile may name the device, and FFmpeg's MJPEG encoder writes it."""
     first = build(tmp_path / "first.mov", clip, Recipe(codec="mjpeg", pix_fmt="yuvj420p"))
     words = b"Jane Roe 52.5N 13.4E\0"
     tiff = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x010E, 2, len(words), 26, 0) + words
-    marker = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    content, number = (b"Exif\0\0" + tiff, 1) if kind == "exif" else (b"ICC_PROFILE\0\1\1" + bytes(128) + words, 2)
+    marker = b"\xff" + bytes([0xE0 + number]) + struct.pack(">H", len(content) + 2) + content
     with av.open(str(first)) as container, av.open(str(tmp_path / "in.mov"), "w") as out:
         stream = out.add_stream_from_template(container.streams.video[0])
         for packet in container.demux(video=0):
@@ -384,7 +386,8 @@ def test_pictures_with_side_data_pyav_does_not_know(clip: Path, tmp_path: Path) 
                 made.is_keyframe = True
                 out.mux(made)
     assert words in (tmp_path / "in.mov").read_bytes()
-    rewrite(tmp_path / "in.mov", tmp_path / "out.mp4")
+    report, _ = rewrite(tmp_path / "in.mov", tmp_path / "out.mp4")
+    assert report.codec == "mjpeg" and any("(ICC)" in line for line in report.warnings) == (kind == "icc")
     assert see(tmp_path / "out.mp4").times == see(tmp_path / "in.mov").times
     assert b"Jane Roe" not in (tmp_path / "out.mp4").read_bytes()
 

@@ -493,11 +493,11 @@ def _fail(message: str, code: ExitCode) -> int:
 
 
 def main() -> NoReturn:
-    """Entry point of the `fluidvid` command."""
+    """Run the command that the arguments name, and end the process."""
     signal.signal(signal.SIGTERM, _terminate)
-    for name, usual in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):  # Windows has no SIGHUP
+    for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == usual:  # else it is ignored on purpose
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
             signal.signal(number, _terminate)
     code = run(lambda: typer.main.get_command(app)(standalone_mode=False))
     gc.freeze()  # the interpreter would look through everything that torch has loaded for garbage, for a second

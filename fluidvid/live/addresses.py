@@ -79,6 +79,18 @@ class Address:
             and any(realpath(n.parent) == realpath(pattern.parent) and _is_part(n.name, pattern) for n in names)
         )
 
+    def meets(self, other: Address) -> bool:
+        """True if both may write the same file or playlist, or one of its parts, or publish to the same place."""
+        return self.url == other.url or any(
+            one.covers(path) for one, another in ((self, other), (other, self)) for path in another._written()
+        )
+
+    def _written(self) -> list[Path]:
+        """What is named, and one of its parts."""
+        pattern = self.pattern
+        first = [] if pattern is None else [pattern.with_name(part_name(pattern.name, 0))]
+        return [Path(self.url), *first]
+
     def clean(self, text: str) -> str:
         """One line of `text`, an error's for instance, without this address's secrets."""
         text = " ".join(text.split()).replace(self.url, self.shown)

@@ -89,10 +89,7 @@ def _check_apart(source: Address, targets: Sequence[Address], cache: CacheConfig
     for number, address in enumerate(targets):
         if address.url == source.url or address.covers(Path(source.url)):
             raise ConfigError(f"{address.shown} is the source itself: choose another OUT")
-        if any(
-            address.url == other.url or address.covers(Path(other.url)) or other.covers(Path(address.url))
-            for other in targets[:number]
-        ):
+        if any(address.meets(other) for other in targets[:number]):
             raise ConfigError(f"{address.shown} is named twice: choose another OUT")
     check_cache_apart(cache, lambda path: any(address.covers(path) for address in (source, *targets)))
 

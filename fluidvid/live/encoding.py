@@ -110,6 +110,7 @@ class LiveEncoder:
         name = {"x264": "h264", "x265": "hevc", "h265": "hevc"}.get(codec or "h264", codec or "h264")
         if name not in ("h264", "hevc"):
             raise ConfigError(f"live streams are published as h264 or hevc, not {codec}: choose one with --codec")
+        ENCODERS[name].check_preset(preset)
         self._encoder = ENCODERS[name].name
         self._size, self._rate, self._look = size, rate, look or Look()
         options = {"crf": f"{crf if crf is not None else _CRF:g}", "preset": preset or _PRESETS[self._encoder]}

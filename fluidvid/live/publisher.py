@@ -21,7 +21,7 @@ from fluidvid.live.addresses import Address
 from fluidvid.live.backoff import Backoff
 from fluidvid.live.encoding import VIDEO, Coded
 from fluidvid.live.messages import Opening, Told
-from fluidvid.live.sinks import ASIDE, set_aside
+from fluidvid.live.sinks import ASIDE, delete_published, set_aside
 
 MAX_WAITING = 32 * 2**20
 """Bytes of packets that may wait for a worker; beyond, everything up to the next key frame is dropped."""
@@ -100,6 +100,8 @@ class Publisher:
                 return note
             self._description = description
             pattern = self.address.pattern
+            if pattern is not None and self.address.kind == "hls" and (gone := delete_published(pattern)):
+                self._say(f"{self.address.shown}: segments of an earlier run of fluidvid are deleted: {gone}")
             if pattern is not None and (old := set_aside(pattern)):
                 note = f"{self.address.shown}: older parts are moved aside, to NAME{ASIDE}, and may be raw: {old}"
                 self._say(note)

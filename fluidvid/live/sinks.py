@@ -6,7 +6,8 @@ Files are written under a temporary name and get their own when they are complet
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from av.stream import Stream
 from fluidvid.errors import OutputError
 from fluidvid.live.addresses import Address, part_name, parts
 from fluidvid.live.encoding import VIDEO, Coded
-from fluidvid.video.containers import TARGETS, codec_tag, codecs_held, target_for
+from fluidvid.video.containers import TARGETS, add_copy, codec_tag, codecs_held, target_for
 from fluidvid.video.opening import local
 
 UNFINISHED = ".part"
@@ -29,6 +30,9 @@ _INTERLEAVE = "500000"
 """Microseconds that a picture may wait for sound: sound that ended must not hold up the picture."""
 _KEEP = 6
 """Parts in an HLS playlist; older ones are deleted."""
+_MAKER = "fluidvid"
+"""Who provides the service, by each part of a playlist: it begins with that."""
+_PACKET = 188
 
 
 class Sink(Protocol):
@@ -88,6 +92,7 @@ class ContainerSink:
         muxer: FFmpeg's name of the format.
         description: `LiveEncoder.description`.
         options: for muxer and protocol.
+        tags: of the whole.
         io_open: opens files in FFmpeg's place, as in `av.open`.
     """
 
@@ -97,6 +102,7 @@ class ContainerSink:
         muxer: str,
         description: bytes,
         options: dict[str, str],
+        tags: Mapping[str, str] | None = None,
         io_open: Callable[..., Any] | None = None,
     ) -> None:
         self._notes: list[str] = []
@@ -105,6 +111,7 @@ class ContainerSink:
         ) as told:
             assert isinstance(told, InputContainer)
             self._out: OutputContainer = av.open(where, "w", format=muxer, options=options, io_open=io_open)
+            self._out.metadata.update(tags or {})
             try:
                 self._streams = [self._added(stream, muxer) for stream in told.streams]
                 self._out.start_encoding()  # writes the header, so that refusals show here
@@ -118,12 +125,14 @@ class ContainerSink:
 
     def _added(self, stream: Stream, muxer: str) -> Stream | None:
         name = stream.codec_context.codec.canonical_name
-        holds = _holds(muxer)
+        real = "mpegts" if muxer == "hls" else muxer
+        holds = _holds(real)
         if stream.index != VIDEO and holds and name not in holds:
             self._notes.append(f"{muxer} cannot hold the sound ({name}): published without sound")
             return None
         try:
-            made = self._out.add_stream_from_template(stream)
+            sound = stream.index != VIDEO and holds
+            made = add_copy(self._out, stream, real) if sound else self._out.add_stream_from_template(stream)
             if tag := codec_tag(muxer, name):
                 made.codec_context.codec_tag = tag
             return made
@@ -156,7 +165,7 @@ class PlaylistSink(ContainerSink):
 
     def __init__(self, where: str, description: bytes, options: dict[str, str]) -> None:
         self._failed: list[OSError] = []
-        super().__init__(where, "hls", description, options, self._opened)
+        super().__init__(where, "hls", description, options, {"service_provider": _MAKER}, self._opened)
 
     def _opened(self, name: str, flags: int, _: dict[str, str]) -> io.RawIOBase | io.BytesIO:
         path = Path(name)
@@ -196,8 +205,7 @@ class _Written(io.FileIO):
 
 def _holds(muxer: str) -> frozenset[str]:
     """Codecs that a muxer really takes; empty: it says when asked (RTSP lists nothing it can)."""
-    name = "mpegts" if muxer == "hls" else muxer
-    return next((codecs_held(target) for target in TARGETS if target.muxer == name), frozenset())
+    return next((codecs_held(target) for target in TARGETS if target.muxer == muxer), frozenset())
 
 
 class FileSink:
@@ -250,6 +258,22 @@ def set_aside(pattern: Path) -> int:
         except OSError as error:
             raise OutputError(f"cannot move {part} aside ({error.strerror}): move it, or choose another OUT") from error
     return len(old)
+
+
+def delete_published(pattern: Path) -> int:
+    """Delete the parts of a playlist that an earlier run wrote, as it would have done itself; how many.
+
+    Moved aside they would be a few more at each start, without end. Only what says that it is a run's is deleted.
+    """
+    deleted = 0
+    for part in filter(Path.is_file, parts(pattern)):
+        with suppress(OSError):  # it is moved aside
+            with part.open("rb") as file:
+                published = _MAKER.encode() in file.read(_PACKET)
+            if published:
+                part.unlink()
+                deleted += 1
+    return deleted
 
 
 class PartSink:

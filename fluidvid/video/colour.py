@@ -143,7 +143,8 @@ def write_regions(
 
     Within a region everything between the outermost changed pixels, along rows and along columns, is converted afresh,
     so that nothing of the original stays below the rounding of 8-bit RGB; what lies outside keeps its exact values.
-    A chroma sample is rewritten if any pixel it covers was.
+    A chroma sample is rewritten if any pixel it covers was. What is rewritten becomes opaque: a face's outline, or a
+    whole picture of it, may be in the transparency, too.
 
     Args:
         picture: planar, see `planar_format`; its buffers must be writable and not shared.
@@ -169,12 +170,14 @@ def write_regions(
         if not changed.any():
             continue
         rgb = block.astype(np.float32) / np.float32(255)
+        top = (1 << shape.bits) - 1
+        if shape.alpha:
+            planes[-1][y1:y2, x1:x2][changed] = top
         if shape.rgb:
             for plane, channel in zip(planes, (1, 2, 0), strict=False):
-                _put(plane[y1:y2, x1:x2], rgb[..., channel] * ((1 << shape.bits) - 1), changed)
+                _put(plane[y1:y2, x1:x2], rgb[..., channel] * top, changed)
             continue
         luma, scale = _luma(rgb, colour), 1 << (shape.bits - 8)
-        top = (1 << shape.bits) - 1
         _put(planes[0][y1:y2, x1:x2], luma * top if colour.full else (16 + 219 * luma) * scale, changed)
         if shape.grey:
             continue

@@ -8,6 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import av
+from av.audio.layout import AudioLayout
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.stream import Stream
 
 from fluidvid.errors import OutputError
 
@@ -22,7 +26,8 @@ class Target:
         video: codec to fall back to when it cannot hold the source's.
         subtitles: the text codec it holds, or None.
         rotation: can store a display matrix; else the pixels are turned.
-        negative: can store times before zero and B-frames without moving everything.
+        negative: can store B-frames without moving everything.
+        priming: can store sound before time zero, which decoders need to start cleanly, without moving everything.
         ticks: can store any frame time; else only multiples of the frame rate's.
         only: codecs it holds, for muxers that do not tell FFmpeg; empty = ask FFmpeg.
         refused: codecs FFmpeg lists for it, whose first packet it refuses all the same.
@@ -34,6 +39,7 @@ class Target:
     subtitles: str | None = None
     rotation: bool = False
     negative: bool = False
+    priming: bool = False
     ticks: bool = True
     only: frozenset[str] = frozenset()
     refused: frozenset[str] = frozenset()
@@ -44,11 +50,14 @@ _TRANSPORT = frozenset(
     | {"dvb_subtitle", "dvb_teletext"}
 )
 _PROGRAM = frozenset({"mpeg1video", "mpeg2video", "mp2", "mp3", "ac3", "dvd_subtitle"})
+_NOT_IN_MP4 = frozenset({"truehd"})
 _NOT_IN_MOV = frozenset({"vp8", "vp9", "av1", "flac", "opus"})
 
 TARGETS = (
-    Target((".mp4", ".m4v"), "mp4", "h264", "mov_text", rotation=True, negative=True, refused=frozenset({"truehd"})),
-    Target((".mov",), "mov", "h264", "mov_text", rotation=True, negative=True, refused=_NOT_IN_MOV),
+    Target(
+        (".mp4", ".m4v"), "mp4", "h264", "mov_text", rotation=True, negative=True, priming=True, refused=_NOT_IN_MP4
+    ),
+    Target((".mov",), "mov", "h264", "mov_text", rotation=True, negative=True, priming=True, refused=_NOT_IN_MOV),
     Target((".mkv",), "matroska", "h264", "subrip", rotation=True, negative=True),
     Target((".webm",), "webm", "vp9", "webvtt", rotation=True, negative=True),
     Target((".avi",), "avi", "mpeg4", ticks=False),
@@ -79,6 +88,51 @@ def codecs_held(target: Target) -> frozenset[str]:
         return target.only
     with av.open(io.BytesIO(), "w", format=target.muxer) as out:
         return frozenset(out.supported_codecs) - target.refused
+
+
+def add_copy(out: OutputContainer, stream: Stream, muxer: str) -> Stream:
+    """Add a stream that is copied from a source.
+
+    Raises:
+        av.FFmpegError: it cannot be added.
+        ValueError: it is sound that the container does not hold, although it holds other sound of that codec.
+    """
+    if not isinstance(stream, AudioStream):
+        return out.add_stream_from_template(stream, opaque=True)
+    layout = _layout(stream, muxer)
+    with av.open(io.BytesIO(), "w", format=muxer) as trial:
+        _add_sound(trial, stream, layout)
+        try:
+            trial.start_encoding()
+        except av.FFmpegError as error:
+            raise ValueError(f"{muxer} takes no such sound of {stream.rate} Hz ({error.strerror})") from error
+    return _add_sound(out, stream, layout)
+
+
+def _add_sound(out: OutputContainer, stream: AudioStream, layout: AudioLayout | None) -> AudioStream:
+    made = out.add_stream_from_template(stream, opaque=True)
+    if layout is not None:
+        made.codec_context.layout = layout
+    return made
+
+
+def _layout(stream: AudioStream, muxer: str) -> AudioLayout | None:
+    """Where its channels belong, which some muxers must be told of PCM; AVI, MXF and NUT give their number alone.
+
+    Raises:
+        ValueError: there are usual places for one to eight of them, and for no nine; FFmpeg aborts at three in FLV.
+    """
+    count = stream.channels
+    if muxer not in ("mp4", "flv") or not stream.codec_context.codec.canonical_name.startswith("pcm_"):
+        return None
+    if muxer == "flv" and count > 2:
+        raise ValueError(f"{muxer} takes no {count} channels of it")
+    if stream.layout.name != f"{count} channels":
+        return stream.layout
+    try:
+        return AudioLayout(f"{count}c")
+    except ValueError as error:
+        raise ValueError(f"nothing says where its {count} channels belong") from error
 
 
 def codec_tag(muxer: str, codec: str) -> str | None:

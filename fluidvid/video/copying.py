@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
-from av.audio.layout import AudioLayout
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
-from fluidvid.video.containers import Target, codecs_held
+from fluidvid.video.containers import Target, add_copy, codecs_held
 from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
 from fluidvid.video.seams import SteadyClock
+from fluidvid.video.silence import Untimed, untimed
 from fluidvid.video.subtitles import ASS_HEADER, TEXT_CODECS, packet_of, text_of
 
 _WHY = {"picture": "cover art or thumbnail", "data": "may hold places and times", "attachment": "attached file"}
@@ -45,6 +45,7 @@ class _Copied:
     converts_to: str | None = None
     last_dts: int | None = None
     ends: int = 0
+    untimed: Untimed | None = None
 
 
 class StreamCopier:
@@ -74,6 +75,12 @@ class StreamCopier:
     def close(self) -> None:
         """Release the source."""
         self._container.close()
+        for index, copied in self._copied.items():
+            if copied.untimed is not None and copied.untimed.lost:
+                self.report.warnings.append(
+                    f"{self._target.muxer} stores no gaps of sound: audio stream {index} is up to "
+                    f"{float(copied.untimed.lost):.3f} s early; write .mkv to keep it in step"
+                )
 
     def add_streams(self, out: OutputContainer, kind: str) -> None:
         """Add the streams to the output: `kind` is "before" for those before the video stream, else "after"."""
@@ -191,7 +198,7 @@ class StreamCopier:
                 packet.time_base = base
             packet.pts = packet.dts = pts
             packet.duration = duration
-        elif not self._within(packet, pts, base):
+        elif not self._within(copied, packet, pts * base):
             return
         self._place(out, copied, packet, base)
 
@@ -204,13 +211,15 @@ class StreamCopier:
         made: Packet[Stream] = Packet(nameless)
         return made
 
-    def _within(self, packet: Packet[Stream], pts: int, base: Fraction) -> bool:
-        time = pts * base
+    def _within(self, copied: _Copied, packet: Packet[Stream], time: Fraction) -> bool:
         if self._start is not None and time < self._start:
             return False
         if self._end is not None and time >= self._end:
             return False
-        if time < 0 and (not self._target.negative or time < -_PRIMING):
+        # Matroska stores how much comes before time zero if it was told, as by itself or in the header of Opus.
+        told = copied.codec == "opus" or "matroska" in self._info.container
+        primed = self._target.priming or (told and self._target.negative)
+        if time < 0 and (not primed or time < -_PRIMING):
             return False
         return not (packet.is_discard and time >= 0)
 
@@ -240,18 +249,16 @@ class StreamCopier:
             tick = copied.out.time_base or base
             packet.dts = copied.last_dts + max(1, -int(-tick // base))  # the output's clock may be the coarser one
             packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
-        if copied.last_dts is None and copied.kind == "audio" and not self._target.ticks:
-            self._warn_of_delay(copied, packet.dts * base)
         copied.last_dts = packet.dts
+        if copied.untimed is not None:
+            length = (packet.duration or 0) * base
+            for time, silence in copied.untimed.before(packet.dts * base, packet.size, length):
+                made: Packet[Stream] = Packet(silence)
+                made.time_base, made.stream = base, copied.out
+                made.pts = made.dts = int(time / base)
+                out.mux_one(made)
         packet.stream = copied.out
         out.mux_one(packet)
-
-    def _warn_of_delay(self, copied: _Copied, begins: Fraction) -> None:
-        if begins > 1 / (self._info.average_rate or Fraction(25)):
-            self.report.warnings.append(
-                f"{self._target.muxer} stores no delay of sound: audio stream {copied.source.index} is "
-                f"{float(begins):.3f} s early; write .mkv or .mp4 to keep it in step"
-            )
 
     def _add(self, out: OutputContainer, stream: Stream) -> None:
         described = next(s for s in self._info.streams if s.index == stream.index)
@@ -281,6 +288,9 @@ class StreamCopier:
         if self._keep:
             copied.out.metadata.update({k: v for k, v in stream.metadata.items() if identifying({k: v})})
         copied.out.disposition = stream.disposition
+        if isinstance(stream, AudioStream):
+            step = 1 / (self._info.average_rate or Fraction(25))
+            copied.untimed = untimed(self._target.muxer, codec, stream.rate, stream.channels, step)
         self._copied[stream.index] = copied
 
     def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:
@@ -292,10 +302,7 @@ class StreamCopier:
         else:
             possible = codec in codecs_held(target)
         if possible:
-            layout = _layout(stream) if target.muxer == "mp4" and codec.startswith("pcm_") else None
-            made: Stream = out.add_stream_from_template(stream, opaque=True)
-            if layout is not None and isinstance(made, AudioStream):
-                made.codec_context.layout = layout
+            made: Stream = add_copy(out, stream, target.muxer)
             if not self._keep and made.codec_context is not None:
                 header, taken = without_words(codec, bytes(made.codec_context.extradata or b""))
                 if taken:
@@ -310,19 +317,3 @@ class StreamCopier:
         made.time_base = Fraction(1, 1000)
         self.report.converted.append(f"subtitle stream {stream.index}: {codec} to {wanted}, styling is lost")
         return _Copied(stream, made, kind, codec, wanted)
-
-
-def _layout(stream: Stream) -> AudioLayout:
-    """Where its channels belong, which MP4 must be told of PCM; AVI and MXF give their number alone.
-
-    Raises:
-        ValueError: there are usual places for one to eight of them, and for no nine.
-    """
-    assert isinstance(stream, AudioStream)
-    count = stream.channels
-    if stream.layout.name != f"{count} channels":
-        return stream.layout
-    try:
-        return AudioLayout(f"{count}c")
-    except ValueError as error:
-        raise ValueError(f"nothing says where its {count} channels belong") from error

@@ -27,10 +27,12 @@ class Encoder:
         worst: largest allowed value.
         preset: default preset; None = the encoder has none.
         preset_option: what the option is called.
+        presets: all it takes, where it would complain of another in its own words; empty = it is asked.
         options: always set.
         even: needs even sides where chroma is halved.
         indexed: codes a frame number, not a time: times are put onto its packets afterwards.
         full_range: what tells a player that its numbers are of full range.
+        bare: is given pictures without what they carry beside their pixels: it would write it.
     """
 
     name: str
@@ -40,12 +42,23 @@ class Encoder:
     worst: float = 51
     preset: str | None = None
     preset_option: str = "preset"
+    presets: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     even: bool = False
     indexed: bool = False
     full_range: Literal["stream", "container", "nothing"] = "stream"
+    bare: bool = False
+
+    def check_preset(self, name: str | None) -> None:
+        """Raise ConfigError if it is known that there is no such preset."""
+        if name is not None and self.presets and name not in self.presets:
+            raise ConfigError(f"{self.name} has no preset {name!r}: give --preset one of {', '.join(self.presets)}")
 
 
+_X264 = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"),
+    *map(str, range(10)),
+)
 _VP8 = {"deadline": "good", "b": "20M"}
 _VPX = {"deadline": "good", "row-mt": "1", "b": "0", "auto-alt-ref": "1", "lag-in-frames": "16"}
 _QSCALE = {"scale": "qscale", "best": 1, "worst": 31, "indexed": True}
@@ -53,7 +66,7 @@ _MPEG = {**_QSCALE, "full_range": "nothing"}
 
 # Quality defaults are meant to be visually lossless.
 ENCODERS: Mapping[str, Encoder] = {
-    "h264": Encoder("libx264", 17, preset="veryfast", even=True),
+    "h264": Encoder("libx264", 17, preset="veryfast", presets=_X264, even=True),
     "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}),
     "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8, full_range="nothing"),
     "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
@@ -62,7 +75,7 @@ ENCODERS: Mapping[str, Encoder] = {
     "mpeg2video": Encoder("mpeg2video", 2, **_MPEG),  # type: ignore[arg-type]
     "mpeg4": Encoder("mpeg4", 2, **_MPEG),  # type: ignore[arg-type]
     # Without this it takes pictures of full range only.
-    "mjpeg": Encoder("mjpeg", 2, **_QSCALE, options={"strict": "unofficial"}),  # type: ignore[arg-type]
+    "mjpeg": Encoder("mjpeg", 2, **_QSCALE, options={"strict": "unofficial"}, bare=True),  # type: ignore[arg-type]
     "prores": Encoder("prores_ks", full_range="nothing"),
     "ffv1": Encoder("ffv1", full_range="container"),
     "huffyuv": Encoder("huffyuv", full_range="container"),
@@ -130,6 +143,7 @@ def plan_encoder(
             raise ConfigError(
                 f"crf {crf:g} is out of range: {encoder.name} takes {encoder.best:g} to {encoder.worst:g}"
             )
+        encoder.check_preset(preset)
         failures, formats = [], _formats(info, encoder, size)
         for pix_fmt in formats:
             plan = _plan(info, name, encoder, pix_fmt, crf, preset, warnings)
@@ -221,6 +235,8 @@ def _plan(
     *precision, transparency = loss(layout(info.pix_fmt), layout(pix_fmt))[:5]
     if transparency:
         notes.append(f"the source's transparency is lost: {pix_fmt} has none")
+    elif layout(info.pix_fmt).alpha:
+        notes.append("the source's transparency is kept, but treated faces are opaque: it would show their outline")
     if any(precision):
         notes.append(f"{encoder.name} stores {pix_fmt}, the source has {info.pix_fmt}: some precision is lost")
     elif not transparency and layout(pix_fmt) != layout(info.pix_fmt) and layout(info.pix_fmt).planar:

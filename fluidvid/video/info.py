@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from fluidvid.errors import InputError
 from fluidvid.video.colour import layout, planar_format
 from fluidvid.video.cropping import Crop
-from fluidvid.video.opening import is_picture, main_video, open_source
+from fluidvid.video.opening import NO_INDEX, WRAP, is_picture, main_video, open_source
 from fluidvid.video.orientation import Orientation
 
 
@@ -64,6 +64,7 @@ class VideoInfo:
         frames_estimate: number of frames, None if unknown. An estimate.
         duration: seconds of the video stream, None if unknown.
         start: first time of any audio or video stream, seconds; `--start` and `--end` count from here.
+        offset: to add to all times, seconds: FFmpeg counts backwards from where the clock of a broadcast begins anew.
         streams: all streams.
     """
 
@@ -92,6 +93,7 @@ class VideoInfo:
     frames_estimate: int | None
     duration: Fraction | None
     start: Fraction
+    offset: Fraction
     streams: tuple[StreamInfo, ...]
 
     @property
@@ -119,6 +121,8 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
         duration = _duration(container, stream)
         estimate = stream.frames or (round(duration * rate) if duration and rate else 0)
         context = stream.codec_context
+        begins = _begins(container)
+        offset = WRAP if begins < 0 and container.format.name in NO_INDEX else Fraction(0)
         return VideoInfo(
             path=path,
             container=container.format.name,
@@ -144,7 +148,8 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
             average_rate=rate if rate else None,
             frames_estimate=estimate or None,
             duration=duration,
-            start=_start(container),
+            start=max(Fraction(0), begins + offset),
+            offset=offset,
             streams=tuple(_described(s) for s in container.streams),
         )
 
@@ -202,6 +207,8 @@ def _lost(picture: av.VideoFrame, stream: VideoStream) -> Iterator[str]:
             "the source is a 360-degree video, and the result is not marked as one: players show it flat until its "
             "projection is written into it, as with Google's Spatial Media Metadata Injector"
         )
+    if _side_data(picture, SideDataType.ICC_PROFILE):
+        yield "the source's colour profile (ICC) is left out: it may name a device; colours may look different"
     if any(any(data[:4]) for data in _side_data(picture, SideDataType.STEREO3D)):  # the first number is 0 for one view
         yield (
             "the source holds two views (stereo 3D), and the result does not say how they are packed: choose it in the "
@@ -223,16 +230,21 @@ def _cropped(crop: Crop, stored: tuple[int, int]) -> list[str]:
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
+    told = [Fraction(container.duration, av.time_base)] if container.duration else []
     with suppress(ValueError, ZeroDivisionError):  # as Matroska says it; the container's counts the sound, too
         hours, minutes, seconds = map(Fraction, stream.metadata.get("DURATION", "").split(":"))
-        return 3600 * hours + 60 * minutes + seconds
-    return Fraction(container.duration, av.time_base) if container.duration else None
+        told.append(3600 * hours + 60 * minutes + seconds)
+    end = min(told, default=None)  # tools that cut a file leave the tag as it was
+    if end is not None and "matroska" in container.format.name:  # it counts from zero, not from the first picture
+        begin = (stream.start_time or 0) * (stream.time_base or 0)
+        return end - begin if end > begin else end
+    return end
 
 
-def _start(container: InputContainer) -> Fraction:
+def _begins(container: InputContainer) -> Fraction:
     sound_and_picture = (*container.streams.audio, *(s for s in container.streams.video if not is_picture(s)))
     times = [s.start_time * s.time_base for s in sound_and_picture if s.start_time is not None and s.time_base]
-    return max(Fraction(0), min(times, default=Fraction(0)))
+    return min(times, default=Fraction(0))
 
 
 def _described(stream: Stream) -> StreamInfo:

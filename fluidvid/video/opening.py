@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,8 @@ GUESSED_TIMES = frozenset({"avi", "h264", "hevc", "mpegvideo", "m4v", "obu", "vc
 # Containers without an index of their key frames: a seek lands on any packet, and whatever precedes the next key frame
 # cannot be decoded. They are read from the beginning.
 NO_INDEX = frozenset({"mpegts", "mpeg"})
+WRAP = Fraction(1 << 33, 90_000)
+"""Seconds after which the clock of these begins anew by itself."""
 
 
 def check_source(path: Path) -> None:

@@ -19,6 +19,7 @@ class PictureShaper:
         turns: the pixels are turned.
         format: pixel format the encoder takes.
         limited: full range becomes limited range, as nothing would tell a player of it.
+        bare: side data is taken off.
     """
 
     def __init__(self, info: VideoInfo, *, turn: bool) -> None:
@@ -26,6 +27,7 @@ class PictureShaper:
         self.turns = turn
         self.format = info.working_format
         self.limited = False
+        self.bare = False
         self._graph: Graph | None = None
 
     @property
@@ -75,5 +77,7 @@ class PictureShaper:
                 dst_color_range=1 if narrowed else range_,
                 threads=1,
             )
+        if self.bare:
+            picture = copy_picture(picture)
         picture.pict_type = 0  # the encoder decides; the decoder's choice would be forced otherwise
         return picture

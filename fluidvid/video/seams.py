@@ -9,12 +9,10 @@ from typing import Any
 from av.packet import Packet
 
 from fluidvid.video.info import VideoInfo
-from fluidvid.video.opening import NO_INDEX
+from fluidvid.video.opening import NO_INDEX, WRAP
 
 _JUMP = Fraction(1, 2)
 """Seconds by which the clock jumps back at a seam; by less it is merely unsteady."""
-_WRAP = Fraction(1 << 33, 90_000)
-"""Seconds after which such a clock begins anew by itself. FFmpeg takes a jump back for that at times, and adds them."""
 _PATIENCE = Fraction(5)
 """Seconds of sound that wait for a seam of the picture. Sound that jumps by itself stays where it is."""
 _SHOWN = 3
@@ -30,7 +28,7 @@ class SteadyClock:
         self._info = info
         self._frame = 1 / (info.average_rate or Fraction(25))
         self._stored: dict[int, Fraction] = {}  # decoding time of each stream's last packet
-        self._offset = Fraction(0)
+        self._offset = info.offset
         self._sound: dict[int, Fraction] = {}  # the offset of each stream of sound, which may lag behind
         self._waiting: list[Packet[Any]] = []
         self._end: Fraction | None = None
@@ -141,5 +139,5 @@ def _shown(packet: Packet[Any]) -> Fraction:
 
 
 def _step(before: Fraction, after: Fraction) -> Fraction:
-    """From one stored time to another, on a clock that begins anew by itself."""
-    return (after - before + _WRAP / 2) % _WRAP - _WRAP / 2
+    """From one stored time to another, on a clock that begins anew by itself: FFmpeg may take a jump back for that."""
+    return (after - before + WRAP / 2) % WRAP - WRAP / 2

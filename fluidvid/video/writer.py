@@ -124,7 +124,7 @@ class VideoWriter:
         self._plan = plan_encoder(
             self._info, self._shaper.size, held, self._spec.video, codec=codec, crf=crf, preset=preset
         )
-        self._shaper.format = self._plan.pix_fmt
+        self._shaper.format, self._shaper.bare = self._plan.pix_fmt, self._plan.encoder.bare
         told = self._plan.encoder.full_range
         self._shaper.limited = told == "nothing" or (told == "container" and self._spec.muxer != "matroska")
         if self._shaper.limited and self._info.color_range == 2:
@@ -220,6 +220,12 @@ class VideoWriter:
 
     def _open(self, file: TargetFile) -> None:
         info, spec = self._info, self._spec
+        if self._first is None and not spec.ticks and info.start > _LATE:
+            self._first = Fraction(0)  # the muxer fills up to the first picture, and gives up at 65,000 pictures
+            self._notes.append(
+                f"{spec.muxer} counts pictures from zero: the source's clock starts at {float(info.start):.3f} s, the "
+                "result's does not"
+            )
         first = None if self._first is None else round((self._first + info.start) / info.time_base)
         self._shift = first or 0
         cut = None if first is None else first * info.time_base
@@ -230,7 +236,7 @@ class VideoWriter:
         self._stream = self._video_stream(out, self._plan, self._shaper.size)
         self._copier.add_streams(out, "after")
         self._copier.add_tags(out, self._stream)
-        if spec.muxer in ("mp4", "mov", "avi", "flv") and cut is None and info.start > _LATE:
+        if spec.muxer in ("mp4", "mov", "flv") and cut is None and info.start > _LATE:
             self._notes.append(
                 f"the source's clock starts at {float(info.start):.3f} s and is kept: many players show nothing until "
                 "then; write .ts or .mkv, or use --start 0 to begin at zero"

@@ -187,6 +187,24 @@ def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+LOADING = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_the_command_line_is_loaded_is_one_line() -> None:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    assert_one_line_error(python("-c", LOADING, "version", before=heard), 130, "interrupted: nothing was written")
+
+
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>&1 >result.json | true; exit ${PIPESTATUS[0]}"])
 def test_words_that_nobody_reads_do_not_make_a_run_fail(where: str, clip: Path, tmp_path: Path) -> None:
     line = f"{sys.executable} -m fluidvid anonymize {clip} out.mp4 --mode solid --json"

@@ -108,6 +108,29 @@ def test_existing_files_are_kept(tmp_path: Path) -> None:
     assert part_name("b-%04d.ts", 12) == "b-0012.ts"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("p-%d.mp4", "p-%05d.mp4", True),
+        ("p-%d.mp4", "p-07.mp4", True),
+        ("p-%d.mp4", "p-1%d.mp4", True),
+        ("a.m3u8", "a%03d.ts", True),
+        ("a.m3u8", "a1.m3u8", True),
+        ("cam1-%d.mp4", "cam2-%d.mp4", False),
+        ("p-%d.mp4", "p-%d.mkv", False),
+        ("a.m3u8", "b.m3u8", False),
+        ("rtsp://h/a", "rtsp://h/b", False),
+    ],
+)
+def test_targets_that_may_write_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str, same: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = sink_address(one, overwrite=False), sink_address(other, overwrite=False)
+    assert first.meets(second) == second.meets(first) == same
+    assert first.meets(first)
+
+
 def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
         sink_address(f"{tmp_path}/no/a.mp4", overwrite=False)

@@ -59,6 +59,7 @@ def test_help_names_the_live_flags() -> None:
         (["stream", "index0.ts", "./", "--overwrite"], 2, ["source itself"]),
         (["stream", SECRET, "./"], 4, ["index0.ts", "--overwrite", "aside"]),
         (["stream", SECRET, "a-%02d.mp4", "a-7.mp4"], 2, ["named twice"]),
+        (["stream", SECRET, "a-%d.mp4", "a-%05d.mp4"], 2, ["named twice"]),
         (["stream", SECRET, "index7.ts", "./", "--overwrite"], 2, ["named twice"]),
         (["stream", SECRET, "a.mp4", "--cache", "./a.mp4"], 2, ["cache.path = ./a.mp4", "a video of this run"]),
         (["stream", SECRET, "a-%d.mp4", "--cache", "a-7.mp4"], 2, ["cache.path = a-7.mp4", "a video of this run"]),

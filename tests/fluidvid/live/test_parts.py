@@ -32,12 +32,12 @@ from fluidvid.live.clock import TIME_BASE
 from fluidvid.live.command import stream
 from fluidvid.live.connection import Connection, Lost, opening
 from fluidvid.live.directions import BackgroundDirections
-from fluidvid.live.encoding import Coded, LiveEncoder, Look
+from fluidvid.live.encoding import AUDIO, Coded, LiveEncoder, Look
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
-from fluidvid.live.sinks import Sink, open_sink
+from fluidvid.live.sinks import ContainerSink, Sink, open_sink
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until, workers
@@ -79,9 +79,10 @@ def test_description_tells_both_streams() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"codec": "vp9"}, {"preset": "sluggish"}])
-def test_encoder_refusals(bad: dict[str, str]) -> None:
+def test_encoder_refusals(bad: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"--codec|--preset"):
         LiveEncoder((64, 48), Fraction(25), key_interval=1.0, **bad)  # type: ignore[arg-type]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_every_picture_is_one_slice() -> None:
@@ -260,6 +261,29 @@ def test_a_playlist_on_a_full_disk_is_an_error(full: str, tmp_path: Path) -> Non
         publish(sink, encoder, range(76))
 
 
+@pytest.mark.parametrize(
+    ("codec", "rate", "layout", "words"),
+    [
+        ("pcm_mulaw", 8000, "mono", ""),
+        ("libmp3lame", 8000, "mono", "8000 Hz"),
+        ("pcm_s16le", 8000, "5.1", "6 channels"),
+    ],
+)
+def test_the_sound_of_a_camera_does_not_end_an_output(
+    tmp_path: Path, codec: str, rate: int, layout: str, words: str
+) -> None:
+    """FFmpeg's FLV muxer, which RTMP uses, aborts the process at PCM without a layout, as G.711 comes over RTSP."""
+    with av.open(io.BytesIO(), "w", format="mov") as container:
+        sound = container.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(sound, av.AudioStream)
+        container.start_encoding()
+        described = LiveEncoder((64, 48), Fraction(25), key_interval=1.0).description(sound)
+    sink = ContainerSink(str(tmp_path / "out.flv"), "flv", described, {})
+    sink.write(Coded(AUDIO, bytes(800), 0, 0, 400, Fraction(1, rate), True, 0.0))
+    sink.close()
+    assert (len(sink.notes), words in " ".join(sink.notes)) == (1 if words else 0, True)
+
+
 def publisher_to(target: str, say: Callable[[str], None] = lambda _: None) -> Publisher:
     """An output that forgives one failure."""
     return Publisher(
@@ -311,6 +335,19 @@ def test_older_segments_of_a_playlist_are_moved_aside(tmp_path: Path) -> None:
     old = {path.name for path in tmp_path.iterdir() if path.read_bytes() == b"older"}
     assert old == {"index0.ts.old", "index57.ts.old", "index.ts", "other0.ts"}
     assert {path.name for path in tmp_path.iterdir()} - old == {"index0.ts", "index.m3u8"}
+
+
+def test_segments_of_earlier_runs_do_not_pile_up(tmp_path: Path) -> None:
+    """What fluidvid published is no raw picture; what somebody else left stays, and is in no playlist."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    (tmp_path / "index3.ts").write_bytes(b"raw")
+    os.mkfifo(tmp_path / "index4.ts")
+    for _ in range(3):
+        encoder.key_frame_due()
+        publishing(f"{tmp_path}/", *encoder.encode(grey(64, 48), arrived=0.0))
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"index0.ts", "index.m3u8", "index3.ts.old", "index4.ts.old"}
+    assert (tmp_path / "index3.ts.old").read_bytes() == b"raw"
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, what: str, times: int) -> None:

@@ -136,10 +136,12 @@ def _audio(out: av.container.OutputContainer, codec: str, number: int) -> AudioS
 def _tone(out: av.container.OutputContainer, stream: AudioStream, number: int, recipe: Recipe) -> None:
     first = round(recipe.pts[0] * recipe.time_base * RATE)
     last = round((recipe.pts[-1] + 1001) * recipe.time_base * RATE)
-    for at in range(first, last, 1024):
-        wave = np.sin(np.arange(at, at + 1024, dtype=np.float32) * np.float32(0.2 + 0.1 * number))[None]
+    step = min(1024, stream.codec_context.frame_size or 1024)
+    for at in range(first, last, step):
+        wave = np.sin(np.arange(at, at + step, dtype=np.float32) * np.float32(0.2 + 0.1 * number))[None]
         form = stream.codec_context.format.name
-        samples = (wave * 20000).astype(np.int16) if form.startswith("s16") else wave
+        kind = {"s16": np.int16, "s32": np.int32}.get(form.rstrip("p"))
+        samples = (wave * 20000).astype(kind) if kind is not None else wave
         frame = av.AudioFrame.from_ndarray(samples, format=form, layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = RATE, at, Fraction(1, RATE)
         out.mux(stream.encode(frame))

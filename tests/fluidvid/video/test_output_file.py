@@ -98,6 +98,15 @@ def test_a_wrong_option_is_named_and_leaves_nothing(clip: Path, tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9"])
+def test_an_unknown_preset_is_said_by_no_encoder_itself(
+    clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], codec: str
+) -> None:
+    with pytest.raises(ConfigError, match="no preset 'swift'"):
+        VideoWriter(tmp_path / "out.mkv", clip, codec=codec, preset="swift")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_codec_the_container_cannot_hold_is_refused_before_any_work(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot hold vp9"):
         VideoWriter(tmp_path / "out.mov", clip, codec="vp9")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -272,6 +273,30 @@ def test_lost_transparency_is_said(clip: Path, tmp_path: Path, pix_fmt: str) -> 
     source = build(tmp_path / "in.mov", clip, Recipe("png", pix_fmt, pts=range(0, 3003, 1001)))
     report, _ = rewrite(source, tmp_path / "out.mkv", codec="ffv1")
     assert any("transparency is lost" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pix_fmt"),
+    [(".mkv", "ffv1", "yuva420p"), (".mov", "prores_ks", "yuva444p10le"), (".avi", "utvideo", "gbrap")],
+)
+def test_no_outline_stays_in_the_transparency_of_a_region(
+    clip: Path, tmp_path: Path, suffix: str, codec: str, pix_fmt: str
+) -> None:
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    with av.open(str(source), "w") as out:
+        stream: Any = out.add_stream(codec, rate=25, width=176, height=144, pix_fmt=pix_fmt)
+        outline = np.dstack([pictures(clip)[0], pictures(clip)[0][..., 1]])
+        for _ in range(2):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(outline, format="rgba")))
+        out.mux(stream.encode(None))
+    report, _ = rewrite(source, target, _painted)
+    before, after = ([picture[3] for picture in planes(path)] for path in (source, target))
+    inside = np.zeros(before[0].shape, bool)
+    inside[BOX[1] : BOX[3], BOX[0] : BOX[2]] = True
+    assert np.unique(after[1][inside]).tolist() == [after[1].max()]
+    assert after[1].max() in (255, 4095) and np.unique(before[1][inside]).size > 50
+    assert np.array_equal(before[0], after[0]) and np.array_equal(before[1][~inside], after[1][~inside])
+    assert any("faces are opaque" in line for line in report.warnings)
 
 
 @pytest.mark.parametrize(

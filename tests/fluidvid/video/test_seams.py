@@ -12,6 +12,7 @@ import av
 import pytest
 
 from fluidvid.video import VideoReader, seams
+from fluidvid.video.opening import WRAP
 from fluidvid.video.seams import SteadyClock
 from tests.fluidvid.video.media_files import RATE, Recipe, build, rewrite, see
 
@@ -54,6 +55,21 @@ def test_picture_and_sound_go_on_behind_a_seam(
     assert heard == []
     told = [line for line in report.warnings if "clock jumps back" in line]
     assert len(told) == 1 and told[0].count(" s,") == 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_nothing_is_lost_before_the_clock_begins_anew(clip: Path, tmp_path: Path, suffix: str) -> None:
+    """FFmpeg gives the pictures of up to a minute before that times below zero, where MP4 hides them."""
+    times = [int(WRAP / BASE) + (n - PART) * FRAME for n in range(2 * PART)]
+    source = build(tmp_path / "in.ts", clip, Recipe(time_base=BASE, pts=times, audio=["aac"]))
+    rewrite(source, tmp_path / f"out{suffix}")
+    before, after = see(source), see(tmp_path / f"out{suffix}")
+    moved = WRAP if suffix == ".mp4" else 0
+    assert before.times[0] == -1
+    assert after.times == tuple(time + moved for time in before.times)
+    assert len(after.of("audio")[0].packets) == len(before.of("audio")[0].packets)
+    rewrite(source, tmp_path / "cut.mp4", start=Fraction(1, 2), end=Fraction(3, 2))
+    assert len(see(tmp_path / "cut.mp4").times) == PART
 
 
 def test_a_cut_behind_a_seam_is_found(clip: Path, tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
 import struct
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +20,7 @@ from fluidvid.video import VideoReader
 from fluidvid.video.containers import codecs_held, target_for
 from fluidvid.video.info import picture_orientation
 from fluidvid.video.orientation import Orientation
+from fluidvid.video.silence import Untimed
 from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
 
 UNEVEN = (0, 1001, 2002, 9000, 9500, 12000, 30000, 30400, 47000)
@@ -58,6 +61,19 @@ def test_variable_frame_rate_and_a_late_start_stay(clip: Path, tmp_path: Path, s
     assert after.of("audio") == before.of("audio")
 
 
+def test_sound_before_time_zero_moves_nothing_in_matroska(clip: Path, tmp_path: Path) -> None:
+    """AAC in MP4 begins with a packet that is not heard; Matroska knows no time before zero."""
+    source = build(tmp_path / "in.mp4", clip, Recipe(audio=["aac"], options={"bf": "2"}))
+    rewrite(source, tmp_path / "out.mkv")
+    before, after = see(source), see(tmp_path / "out.mkv")
+    heard = [(t, h) for t, h in before.of("audio")[0].packets if t is not None and t >= 0]
+    assert len(heard) < len(before.of("audio")[0].packets)
+    assert [h for _, h in heard] == list(after.of("audio")[0].hashes)
+    pairs = [*zip(before.times, after.times, strict=True)]
+    pairs += [(t, u) for (t, _), (u, _) in zip(heard, after.of("audio")[0].packets, strict=True) if u is not None]
+    assert all(abs(t - u) <= Fraction(1, 1000) for t, u in pairs)
+
+
 def test_the_last_frame_keeps_its_length(clip: Path, tmp_path: Path) -> None:
     source = build(tmp_path / "in.mp4", clip, Recipe(pts=UNEVEN))
     rewrite(source, tmp_path / "out.mp4")
@@ -70,6 +86,16 @@ def test_a_transport_stream_keeps_its_clock(clip: Path, tmp_path: Path) -> None:
     rewrite(source, tmp_path / "out.ts")
     assert see(source).times[0] >= 5000
     assert see(tmp_path / "out.ts").times == see(source).times
+
+
+def test_avi_begins_at_zero_however_late_the_source_does(clip: Path, tmp_path: Path) -> None:
+    """Its muxer fills up to the first picture, and fails at 65,000: when all pictures had been looked at."""
+    late = [5000 * 90000 + n * 3003 for n in range(24)]
+    source = build(tmp_path / "in.ts", clip, Recipe(time_base=Fraction(1, 90000), pts=late))
+    report, _ = rewrite(source, tmp_path / "out.avi")
+    times = see(tmp_path / "out.avi").times
+    assert len(times) == 24 and times[0] < 1
+    assert any("starts at 5000.000 s" in line for line in report.warnings)
 
 
 @pytest.mark.parametrize(("suffix", "text"), [(".mp4", "mov_text"), (".mkv", "subrip")])
@@ -125,25 +151,90 @@ def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
     assert any("cannot hold" in line for line in (*report.dropped_streams, *report.warnings))
 
 
-@pytest.mark.parametrize(("delay", "suffix"), [(0, ".avi"), (3000, ".avi"), (3000, ".mkv")])
-def test_a_delay_of_sound_is_kept_or_said_to_be_lost(clip: Path, tmp_path: Path, delay: int, suffix: str) -> None:
-    """AVI numbers its pieces of sound from zero."""
-    with av.open(str(tmp_path / "in.mkv"), "w") as out, av.open(str(clip)) as container:
+@pytest.mark.parametrize(
+    ("codec", "suffix", "kept"),
+    [
+        ("pcm_s16le", ".flv", True),
+        ("libmp3lame", ".flv", False),
+        ("libmp3lame", ".mp4", False),
+        ("libmp3lame", ".mkv", True),
+    ],
+)
+def test_sound_of_an_unusual_rate_or_without_a_layout(
+    clip: Path, tmp_path: Path, codec: str, suffix: str, kept: bool
+) -> None:
+    """FFmpeg's FLV muxer aborts the process where PCM has no layout; others refuse MP3 of 8 kHz at the end."""
+    source = build(tmp_path / "in.mkv", clip, Recipe(audio=[codec]))
+    report, _ = rewrite(source, tmp_path / f"out{suffix}")
+    sound = see(tmp_path / f"out{suffix}").of("audio")
+    assert [o.hashes for o in sound] == ([see(source).of("audio")[0].hashes] if kept else [])
+    assert any("8000 Hz" in line and ".mkv" in line for line in report.dropped_streams) == (not kept)
+
+
+DELAY, GAP, PIECE = 18_000, 24_000, 1536
+
+
+def with_gaps(path: Path, clip: Path, codec: str) -> Path:
+    """The demo clip with a second of sound at 48 kHz that begins after `DELAY` samples, with `GAP` in the middle."""
+    with av.open(str(path), "w") as out, av.open(str(clip)) as container:
         video = out.add_stream_from_template(container.streams.video[0])
-        sound = out.add_stream("pcm_s16le", rate=8000, layout="mono")
-        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), layout="mono")
-        samples.sample_rate, samples.pts, samples.time_base = 8000, delay, Fraction(1, 8000)
+        sound: Any = out.add_stream(codec, rate=48_000, layout="mono")
         for packet in (p for p in container.demux(video=0) if p.size):
             packet.stream = video
             out.mux(packet)
-        out.mux([*sound.encode(samples), *sound.encode(None)])
-    report, _ = rewrite(tmp_path / "in.mkv", tmp_path / f"out{suffix}")
+        form = sound.codec_context.format.name
+        kind = {"s16": np.int16, "u8": np.uint8}.get(form, np.float32)
+        for number in range(32):
+            samples = av.AudioFrame.from_ndarray(np.full((1, PIECE), 1, kind), format=form, layout="mono")
+            samples.sample_rate, samples.pts = 48_000, number * PIECE + DELAY + (GAP if number > 15 else 0)
+            samples.time_base = Fraction(1, 48_000)
+            out.mux(sound.encode(samples))
+        out.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("codec", "silent"), [("pcm_s16le", 0), ("pcm_u8", 128)])
+@pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
+def test_gaps_of_sound_that_is_not_compressed_are_kept(
+    clip: Path, tmp_path: Path, codec: str, silent: int, suffix: str
+) -> None:
+    """AVI stores no times of sound, QuickTime that of the first sample alone."""
+    report, _ = rewrite(with_gaps(tmp_path / "in.mkv", clip, codec), tmp_path / f"out{suffix}")
+    kind = np.uint8 if silent else np.int16
+    heard = np.full(DELAY + GAP + 33 * PIECE, silent, kind)
     with av.open(str(tmp_path / f"out{suffix}")) as result:
-        first = next(result.demux(audio=0))
-        begins = (first.pts or 0) * first.time_base
-    lost = Fraction(delay, 8000) - begins
-    assert any(f"{float(lost):.3f} s early" in line for line in report.warnings) == (lost > 0)
-    assert (lost > 0) == (delay > 0 and suffix == ".avi")
+        end: Fraction | None = None
+        for packet in (p for p in result.demux(audio=0) if p.size):
+            end = end if suffix != ".mkv" and end is not None else (packet.pts or 0) * packet.time_base
+            at = round(end * 48_000)
+            samples = np.frombuffer(bytes(packet), kind)
+            heard[at : at + len(samples)] = samples
+            end += Fraction(len(samples), 48_000)
+    sounding = np.flatnonzero(heard == 1)
+    begins, ends = sounding[0], sounding[-1] + 1
+    assert abs(begins - DELAY) <= 48 and abs(ends - (DELAY + GAP + 32 * PIECE)) <= 48, "Matroska rounds to milliseconds"
+    assert len(sounding) == 32 * PIECE
+    assert not any("early" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
+def test_gaps_of_compressed_sound_are_kept_or_said_to_be_lost(clip: Path, tmp_path: Path, suffix: str) -> None:
+    report, _ = rewrite(with_gaps(tmp_path / "in.mkv", clip, "ac3"), tmp_path / f"out{suffix}")
+    told = [line for line in report.warnings if "early" in line]
+    times = [[time for time, _ in see(tmp_path / name).of("audio")[0].packets] for name in ("in.mkv", f"out{suffix}")]
+    if suffix == ".avi":
+        assert len(told) == 1 and "audio stream 1" in told[0] and "0.87" in told[0]
+    else:
+        assert told == [] and times[0] == times[1]
+
+
+def test_silence_comes_in_pieces_and_has_its_end() -> None:
+    sound = Untimed("pcm_s16le", 8000, 2, step=Fraction(1, 25), begins=Fraction(0))
+    pieces = list(sound.before(Fraction(5, 2), 32_000, Fraction(0)))
+    assert [(float(time), len(data)) for time, data in pieces] == [(0.0, 32_000), (1.0, 32_000), (2.0, 16_000)]
+    assert list(sound.before(Fraction(7, 2) + Fraction(1, 30), 32_000, Fraction(0))) == []
+    assert list(sound.before(Fraction(10_000), 32_000, Fraction(0))) == []
+    assert sound.lost == 10_000 - Fraction(9, 2)
 
 
 @pytest.mark.parametrize(("channels", "kept"), [(2, "stereo"), (6, "5.1"), (9, None)])
@@ -277,12 +368,14 @@ def test_fields_of_changing_size_are_woven_and_scaled(clip: Path, tmp_path: Path
     assert any("picture size changes" in warning for warning in reader.warnings)
 
 
-def test_pictures_with_side_data_pyav_does_not_know(clip: Path, tmp_path: Path) -> None:
-    """EXIF in the pictures of a camera: nothing of it leaves."""
+@pytest.mark.parametrize("kind", ["exif", "icc"])
+def test_what_the_pictures_of_a_camera_carry_does_not_leave(clip: Path, tmp_path: Path, kind: str) -> None:
+    """PyAV does not know EXIF; a colour profile may name the device, and FFmpeg's MJPEG encoder writes it."""
     first = build(tmp_path / "first.mov", clip, Recipe(codec="mjpeg", pix_fmt="yuvj420p"))
     words = b"Jane Roe 52.5N 13.4E\0"
     tiff = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x010E, 2, len(words), 26, 0) + words
-    marker = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    content, number = (b"Exif\0\0" + tiff, 1) if kind == "exif" else (b"ICC_PROFILE\0\1\1" + bytes(128) + words, 2)
+    marker = b"\xff" + bytes([0xE0 + number]) + struct.pack(">H", len(content) + 2) + content
     with av.open(str(first)) as container, av.open(str(tmp_path / "in.mov"), "w") as out:
         stream = out.add_stream_from_template(container.streams.video[0])
         for packet in container.demux(video=0):
@@ -293,7 +386,8 @@ def test_pictures_with_side_data_pyav_does_not_know(clip: Path, tmp_path: Path) 
                 made.is_keyframe = True
                 out.mux(made)
     assert words in (tmp_path / "in.mov").read_bytes()
-    rewrite(tmp_path / "in.mov", tmp_path / "out.mp4")
+    report, _ = rewrite(tmp_path / "in.mov", tmp_path / "out.mp4")
+    assert report.codec == "mjpeg" and any("(ICC)" in line for line in report.warnings) == (kind == "icc")
     assert see(tmp_path / "out.mp4").times == see(tmp_path / "in.mov").times
     assert b"Jane Roe" not in (tmp_path / "out.mp4").read_bytes()
 
@@ -328,6 +422,27 @@ def test_sound_that_outlasts_the_picture_is_no_early_end(clip: Path, tmp_path: P
         for second in range(length):
             silence.sample_rate, silence.pts, silence.time_base = 8000, 8000 * second, Fraction(1, 8000)
             out.mux(sound.encode(silence))
+    with VideoReader(source) as reader:
+        list(reader)
+        assert not any("early" in line for line in reader.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("sound", [[], ["aac"]])
+def test_a_late_beginning_is_no_early_end(clip: Path, tmp_path: Path, suffix: str, sound: list[str]) -> None:
+    """Matroska states when a file ends, not how long it is."""
+    times = range(5 * 30_000, 6 * 30_000, 1000)
+    with VideoReader(build(tmp_path / f"in{suffix}", clip, Recipe(pts=times, audio=sound))) as reader:
+        assert len(list(reader)) == 30
+        assert not any("early" in line for line in reader.warnings)
+        assert reader.info.duration is not None and abs(reader.info.duration - 1) < Fraction(1, 20)
+
+
+def test_a_length_that_a_cut_left_in_the_tags_is_not_believed(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mkv", clip, Recipe())
+    data = source.read_bytes()
+    (told,) = set(re.findall(rb"00:00:00\.\d{9}", data))
+    source.write_bytes(data.replace(told, b"00:00:59" + told[8:]))
     with VideoReader(source) as reader:
         list(reader)
         assert not any("early" in line for line in reader.warnings)

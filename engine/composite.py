@@ -17,7 +17,7 @@ MOST_GAZE = 0.12
 BLOCK = 8
 """Side of the cells in which light is averaged, in pixels."""
 DARKER = 0.05
-"""By how much skin between the brows may be darker than the source's, of [-1, 1]."""
+"""By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1]."""
 ANGLES = 256
 """Directions in which the outline's radius is computed; interpolated between."""
 
@@ -100,6 +100,26 @@ def between_brows(landmarks68: Tensor, size: int) -> Tensor:
     left, right, root = landmarks68[:, 21].float(), landmarks68[:, 22].float(), landmarks68[:, 27].float()
     middle, width = (left + right + root) / 3, (left - right).norm(dim=1).clamp_min(0.04)
     return torch.exp(-_squared_distances(middle[:, None], size) / (2 * (0.35 * width[:, None, None, None]).pow(2)))
+
+
+def beside_mouth(landmarks68: Tensor, size: int) -> Tensor:
+    """The skin above the upper lip, below the lower one and at the corners: where a beard would grow.
+
+    Args:
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        size: side of the crop in pixels.
+
+    Returns:
+        `(N, 1, size, size)` float32 in [0, 1].
+    """
+    points = landmarks68.float()
+    left, right = points[:, 48:49], points[:, 54:55]
+    above = torch.lerp(points[:, 49:54], points[:, 31:36].mean(1, keepdim=True), 1 / 3)
+    below = torch.lerp(points[:, 55:60], points[:, 7:10].mean(1, keepdim=True), 1 / 3)
+    corners = left + 0.25 * (left - right), right + 0.25 * (right - left)
+    height = (points[:, 51] - points[:, 33]).norm(dim=1).clamp_min(0.02)
+    near = _squared_distances(torch.cat([above, below, *corners], 1), size).amin(1)
+    return torch.exp(-near / (2 * (0.4 * height[:, None, None]).pow(2)))[:, None]
 
 
 def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:
@@ -196,8 +216,10 @@ def relight(crops: Tensor, decoded: Tensor, mask: Tensor) -> Tensor:
     return lit + no_stronger(decoded - light(decoded, mask), crops - lit, mask)
 
 
-def part_brows(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
-    """Decoded edited latents whose skin between the brows is no darker than the source's: no brows that join.
+def no_darker(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
+    """Decoded edited latents whose skin between the brows and beside the mouth is no darker than the source's.
+
+    What is drawn there joins brows, and gives women moustaches.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
@@ -205,7 +227,8 @@ def part_brows(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
         landmarks68: `(N, 68, 2)` in fractions of the crop's side.
     """
     size = crops.shape[-1]
-    where = (1.6 * between_brows(landmarks68, size)).clamp_max(1)
+    brows, mouth = 1.6 * between_brows(landmarks68, size), 1.4 * beside_mouth(landmarks68, size)
+    where = torch.maximum(brows, mouth).clamp_max(1)
     own = crops.mean(1, keepdim=True).to(decoded.dtype)
     least = softened(own, torch.ones_like(own), size / 42) - DARKER
     return decoded + where.to(decoded.dtype) * (least - decoded.mean(1, keepdim=True)).clamp_min(0)
@@ -221,7 +244,7 @@ def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, sh
         mask: `(N, 1, S, S)` of `face_region`.
         shown: `(N, 1, S, S)` of `gaze_region`; None: eyes and mouth are edited, too.
     """
-    decoded = part_brows(crops, relight(crops, decoded, mask), landmarks68)
+    decoded = no_darker(crops, relight(crops, decoded, mask), landmarks68)
     return decoded if shown is None else leave_gaze(crops, decoded, shown)
 
 

@@ -11,14 +11,15 @@ import torch
 from fluidvid.engine.composite import (
     DARKER,
     EYES_AND_MOUTH,
+    beside_mouth,
     between_brows,
     composite,
     eyes_and_mouth,
     face_region,
     gaze_region,
     leave_gaze,
+    no_darker,
     no_stronger,
-    part_brows,
     relight,
     skin_region,
 )
@@ -106,6 +107,22 @@ def test_the_place_between_the_brows_is_as_wide_as_they_are_apart() -> None:
     assert place[31, 20] < 0.01 and place[60, 49] < 0.01
 
 
+def test_beside_the_mouth_is_above_below_and_at_its_corners_and_not_on_the_lips() -> None:
+    points = face68()
+    place = beside_mouth(torch.from_numpy(points[None]).float(), 128)[0, 0]
+
+    def at(point: np.ndarray) -> float:
+        x, y = (point * 128).astype(int)
+        return float(place[y, x])
+
+    nose, chin = points[31:36].mean(0), points[7:10].mean(0)
+    assert at((2 * points[51] + nose) / 3) > 0.9 and at((2 * points[57] + chin) / 3) > 0.9
+    assert all(
+        at(points[corner] + 0.25 * (points[corner] - points[other])) > 0.9 for corner, other in ((48, 54), (54, 48))
+    )
+    assert at(points[60:68].mean(0)) < 0.2 and at(points[30]) < 0.1 and at(points[36]) < 0.01
+
+
 def _faces_with_open_eyes_and_mouth() -> torch.Tensor:
     """Two sets of 68 landmarks; the second one's eyes and mouth are closed."""
     points = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0))
@@ -181,7 +198,7 @@ def test_brows_do_not_join_unless_they_did() -> None:
     landmarks = torch.from_numpy(face68()[None]).float()
     skin, dark = torch.full((1, 3, 128, 128), 0.4), torch.full((1, 3, 128, 128), -0.5)
     x, y = (int(v) for v in (landmarks[0, 21] + landmarks[0, 22] + landmarks[0, 27]) / 3 * 128)
-    assert float(part_brows(skin, dark, landmarks)[0, 0, y, x]) == pytest.approx(0.4 - DARKER, abs=1e-3)
-    assert float(part_brows(skin, dark, landmarks)[0, 0, 100, 64]) == pytest.approx(-0.5, abs=1e-3)  # a mouth
-    torch.testing.assert_close(part_brows(dark, dark, landmarks), dark)
-    torch.testing.assert_close(part_brows(dark, skin, landmarks), skin)
+    assert float(no_darker(skin, dark, landmarks)[0, 0, y, x]) == pytest.approx(0.4 - DARKER, abs=1e-3)
+    assert float(no_darker(skin, dark, landmarks)[0, 0, 82, 30]) == pytest.approx(-0.5, abs=1e-3)  # a cheek
+    torch.testing.assert_close(no_darker(dark, dark, landmarks), dark)
+    torch.testing.assert_close(no_darker(dark, skin, landmarks), skin)

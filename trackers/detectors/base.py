@@ -149,10 +149,13 @@ def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
 
 def suppressed(found: Iterable[Detection], overlap: float = 0.3) -> list[Detection]:
     """Non-maximum suppression: best first, without those that overlap a better one by more than `overlap`."""
+    left = sorted(found, key=lambda d: -d.score)
+    boxes = np.array([d.box for d in left], np.float32).reshape(-1, 4)
     kept: list[Detection] = []
-    for candidate in sorted(found, key=lambda d: -d.score):
-        if not kept or iou_matrix(candidate.box[None], np.stack([k.box for k in kept])).max() <= overlap:
-            kept.append(candidate)
+    while left:
+        kept.append(left[0])
+        apart = np.flatnonzero(iou_matrix(boxes[:1], boxes[1:])[0] <= overlap) + 1
+        left, boxes = [left[i] for i in apart], boxes[apart]
     return kept
 
 

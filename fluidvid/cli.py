@@ -95,7 +95,7 @@ def _anonymize(
         raise ConfigError(f"{given[0] or 'live.*'} is for live streams: IN and OUT are files, leave it out")
     chosen = config.load(preset or "default").updated(changes)
     from fluidvid.api import anonymize, check_paths
-    from fluidvid.memory import share
+    from fluidvid.heap import share
     from fluidvid.progress import progress_bar, silent
 
     share()

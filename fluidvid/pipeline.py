@@ -22,9 +22,9 @@ from fluidvid.editing import FaceEditor, Preparation
 from fluidvid.errors import NOTHING_WRITTEN, DetectionError, StrictError, detection_errors
 from fluidvid.following import Follower
 from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
+from fluidvid.heap import give_back
 from fluidvid.inspection import Inspected, inspect
 from fluidvid.keyframes import KeyCrops, key_crop, merge, presentable
-from fluidvid.memory import give_back
 from fluidvid.overlap import feed_behind, read_ahead
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
 from fluidvid.stages import SourceFrame, Stages, Writer

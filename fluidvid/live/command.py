@@ -17,10 +17,10 @@ from fluidvid.api import check_cache_apart
 from fluidvid.assembly import frame_stages
 from fluidvid.config import CacheConfig, Config
 from fluidvid.errors import ConfigError, InterruptedStreamError
+from fluidvid.heap import share
 from fluidvid.live.addresses import Address, sink_address, source_address
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
-from fluidvid.memory import share
 from fluidvid.stdout import for_people
 
 

@@ -16,6 +16,7 @@ from fluidvid.assembly import completing
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, OutputError
+from fluidvid.heap import give_back
 from fluidvid.inspection import inspect
 from fluidvid.live.addresses import Address
 from fluidvid.live.clock import TIME_BASE
@@ -28,7 +29,6 @@ from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.report import LiveReport
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.source import LiveFrame, LiveSource
-from fluidvid.memory import give_back
 from fluidvid.overlap import read_ahead
 from fluidvid.rate import USUAL_RATE
 from fluidvid.stages import Stages

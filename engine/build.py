@@ -157,7 +157,8 @@ def basis_of(
     beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
     content = {
         # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited; 3: strength was length;
-        # 4: results had more contrast and colour than their sources; 5: glasses were edited, and skin beside the mouth grew dark.
+        # 4: results had more contrast and colour than their sources; 5: glasses were edited, and skin beside the mouth
+        # grew dark.
         "format": 6,
         "weights": model.digest,
         "card": model.card,

@@ -208,7 +208,9 @@ def _stages(
             smooth=smooth_transforms,
             pose=face_pose,
             editor=editor,
-            embedder=OnnxEmbedder(models.resolve("identity_student_3"), threads=threads),
+            embedder=OnnxEmbedder(
+                models.resolve("identity_student_3"), execution_providers(config.device), threads=threads
+            ),
             link=_linker(later) if track.link and config.mode == "fluid" else None,
             detectors=(f"{detector.name} ({', '.join(detector.providers)})",),
             near=NearDetector(detector, long_side=config.detect.long_side, min_refined=refined_from),

@@ -64,8 +64,10 @@ class MetricsServer:
 
             def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
                 path = urlsplit(self.path).path
-                if path == "/metrics":
+                if path == "/metrics" and self.command == "GET":
                     super().do_GET()
+                elif path == "/metrics":
+                    self._answer(200, "")
                 elif path == "/health":
                     state = health()
                     self._answer(200 if state.healthy else 503, state.text)
@@ -79,7 +81,8 @@ class MetricsServer:
                 self.send_response(status)
                 self.send_header("Content-Type", "text/plain")
                 self.end_headers()
-                self.wfile.write(f"{text}\n".encode())
+                if self.command != "HEAD":
+                    self.wfile.write(f"{text}\n".encode())
 
         try:
             self._server = PageServer(host or "127.0.0.1", int(port), Handler, name="metrics")

@@ -15,7 +15,7 @@ from fluidvid.api import unused_options
 from fluidvid.assembly import completing
 from fluidvid.config import Config
 from fluidvid.coverage import Coverage
-from fluidvid.errors import ConfigError, OutputError
+from fluidvid.errors import ConfigError, OutputError, detection_errors
 from fluidvid.heap import give_back
 from fluidvid.inspection import inspect
 from fluidvid.live.addresses import Address
@@ -224,11 +224,12 @@ class LiveSession:
         """Make the networks ready before anything has to be in time."""
         nothing = np.zeros((288, 352, 3), np.uint8)
         near = self._stages.near
-        if near is None:
-            self._stages.detector.detect(nothing)
-        else:
-            near.whole(nothing)
-            near.detect([nothing], [np.array([[100, 100, 200, 200]], np.float32)])
+        with detection_errors("a black picture"):
+            if near is None:
+                self._stages.detector.detect(nothing)
+            else:
+                near.whole(nothing)
+                near.detect([nothing], [np.array([[100, 100, 200, 200]], np.float32)])
 
     def _treat(self, stretch: Iterator[LiveFrame]) -> None:
         """Inspect, treat and publish the pictures of one connection; no track runs on into the next."""

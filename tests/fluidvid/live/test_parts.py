@@ -880,6 +880,16 @@ def test_a_client_that_says_nothing_holds_up_neither_metrics_nor_the_end() -> No
         assert not ending.is_alive()
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/health", "/"])
+def test_who_asks_for_the_head_gets_no_body(path: str) -> None:
+    server = MetricsServer("127.0.0.1:0", lambda: [], lambda: Health(True, "ok"))
+    with socket.create_connection(("127.0.0.1", server.port), timeout=3) as client:
+        client.sendall(f"HEAD {path} HTTP/1.0\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.0 ") and answer.endswith(b"\r\n\r\n") and answer.count(b"\r\n\r\n") == 1
+    server.close()
+
+
 def test_a_client_that_says_nothing_is_let_go(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

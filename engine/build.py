@@ -157,7 +157,7 @@ def basis_of(
     beside = [model.folder / name for name in ("hspace.safetensors", "pseudonyms.safetensors")]
     content = {
         # 1: detail of the source stayed where little changed; 2: eyes and mouth were edited; 3: strength was length;
-        # 4: results had more contrast and colour than their sources; 5: glasses were edited, and skin beside the mouth grew dark.
+        # 4: results had more contrast and colour than their sources; 5: glasses were edited, and beards were drawn.
         "format": 6,
         "weights": model.digest,
         "card": model.card,
@@ -238,7 +238,7 @@ def build_editor(
         chosen = replace(chosen, searches=searches)
     if gaze is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, gaze=gaze))
-    rims = Glasses(resolve("glasses"), model.template).eval().to(where) if glasses else None
+    rims = Glasses(resolve("glasses"), model.template, model.crop_size).eval().to(where) if glasses else None
     basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve, glasses=glasses)
     return FluidEditor(
         model,

@@ -227,7 +227,7 @@ def _read_card(folder: Path) -> tuple[dict[str, Any], NDArray[np.float64], int, 
         template = np.array(card["template"]["points"], np.float64) if "template" in card else FFHQ
         side, levels = int(card.get("crop_size") or 0), tuple(int(t) for t in card.get("edit_timesteps", LEVELS))
         good = template.shape == (5, 2) and np.isfinite(template).all() and side >= 0 and min(levels) >= 1
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} cannot be used ({type(error).__name__}: {error}): {_CARD}") from error
     if not good:
         raise ModelError(f"{path} cannot be used: {_CARD}")

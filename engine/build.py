@@ -239,7 +239,7 @@ def build_editor(
         chosen = replace(chosen, searches=searches)
     if gaze is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, gaze=gaze))
-    rims = Glasses(resolve("glasses"), model.template).eval().to(where) if glasses else None
+    rims = Glasses(resolve("glasses"), model.template, model.crop_size).eval().to(where) if glasses else None
     basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve, glasses=glasses)
     return FluidEditor(
         model,

@@ -70,26 +70,27 @@ class RimNetwork(nn.Module):
 
 
 class Glasses(nn.Module):
-    """`RimNetwork` seen from crops of any template and size.
+    """`RimNetwork` seen from crops of any template.
 
     Args:
         path: its weights, safetensors.
         template: `(5, 2)` landmarks of an aligned crop in fractions of its side.
+        size: side of the crops in pixels, in which rims are given.
 
     Raises:
         ModelError: the file is damaged or another network's.
     """
 
-    def __init__(self, path: Path, template: Points) -> None:
+    def __init__(self, path: Path, template: Points, size: int) -> None:
         super().__init__()
         there = similarity(template, FFHQ_112)
-        self.view, self._back = View(there, SIDE), invert(there)
+        self.view, self.back = View(there, SIDE), View(invert(there), size)
         self.net = RimNetwork()
         try:
             self.net.load_state_dict({name: weight.float() for name, weight in load_file(path).items()})
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ModelError(f"{path} is not the glasses network: reinstall fluidvid") from error
-        self._views: dict[int, View] = {}
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # two thirds of the time
         self.requires_grad_(False)
 
     @torch.no_grad()
@@ -100,12 +101,9 @@ class Glasses(nn.Module):
 
     @torch.no_grad()
     def rims(self, crops: Tensor) -> Tensor:
-        """`(N, 1, S, S)` float32 in [0, 1]: where rims, bridge and temples are, if glasses are worn."""
+        """`(N, 1, size, size)` float32 in [0, 1]: where rims, bridge and temples are, if glasses are worn."""
         found = ((self.net(self.view(crops))[0].sigmoid() - FAINT) / (CLEAR - FAINT)).clamp(0, 1)
         found = F.max_pool2d(found, 3, 1, 1)
         window = F.pad(found, (COLUMNS.start, SIDE - COLUMNS.stop, ROWS.start, SIDE - ROWS.stop))
-        size = crops.shape[-1]
-        if size not in self._views:
-            self._views[size] = View(self._back, size).to(crops.device)
-        seen: Tensor = self._views[size](window)
+        seen: Tensor = self.back(window)
         return seen

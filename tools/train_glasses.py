@@ -4,15 +4,13 @@
 
 Which of the faces wear glasses says the regression of `tools/pick_donors.py`. A step sees 16 faces with glasses drawn
 on, whose rims are known, ten without any, and six that wear their own, of which only that is known; strokes elsewhere
-on the face are no glasses. 22 minutes on one busy core made the 3,424 steps of
-what is shipped.
+on the face are no glasses. 22 minutes on one busy core made the 3,424 steps of what is shipped.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,7 +27,7 @@ from fluidvid.engine.glasses import COLUMNS, ROWS, SIDE, RimNetwork
 from fluidvid.models import ModelStore
 from fluidvid.prior.dataset import gather
 from fluidvid.prior.training import detector
-from tools.pick_donors import LABELLED, on_one_mesh, wearing
+from tools.pick_donors import on_one_mesh, wearing
 
 Picture = NDArray[np.uint8]
 Points = NDArray[np.float64]
@@ -271,7 +269,6 @@ def main(source: str, out: str, minutes: str = "22") -> None:
         yes, no = (net(to_crops(pictures[rows[held[rows]]]))[1] for rows in (wearers, bare))
     area = float((yes[:, None] > no[None]).float().mean())
     sys.stderr.write(f"{step} steps; {len(yes)} held-out faces with glasses, {len(no)} without: area {area:.5f}\n")
-    sys.stderr.write(f"{Path(out)}: {LABELLED} faces were labelled by eye\n")
 
 
 if __name__ == "__main__":

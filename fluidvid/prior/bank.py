@@ -235,7 +235,7 @@ def run_swaps(request: TrainingRequest, models: ModelStore) -> dict[str, float]:
     begun = _begin(request, "swaps", models)
     recognisers = [net for net in begun.nets if net.name != JUDGE] if request.teachers else []
     space = replace(begun.space, timesteps=(LEVEL,))
-    glasses = Glasses(models.resolve("glasses"), begun.backbone.template).eval()
+    glasses = Glasses(models.resolve("glasses"), begun.backbone.template, begun.backbone.crop_size).eval()
     begun.train(partial(train_swaps, glasses=glasses), space, recognisers, SwapTraining(**request.options()))
     return _finish(request, begun)
 

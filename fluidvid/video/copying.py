@@ -246,17 +246,23 @@ class StreamCopier:
             note = f"times of audio stream {copied.source.index} do not increase: moved by the least step"
             if note not in self.report.warnings:
                 self.report.warnings.append(note)
-            tick = copied.out.time_base or base
-            packet.dts = copied.last_dts + max(1, -int(-tick // base))  # the output's clock may be the coarser one
-            packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
-        copied.last_dts = packet.dts
         if copied.untimed is not None:
             length = (packet.duration or 0) * base
             for time, silence in copied.untimed.before(packet.dts * base, packet.size, length):
                 made: Packet[Stream] = Packet(silence)
-                made.time_base, made.stream = base, copied.out
+                made.time_base = base
                 made.pts = made.dts = int(time / base)
-                out.mux_one(made)
+                self._put(out, copied, made, base)  # what is stored may have lagged behind: it moves by the least step
+        self._put(out, copied, packet, base)
+
+    def _put(self, out: OutputContainer, copied: _Copied, packet: Packet[Stream], base: Fraction) -> None:
+        """Write a packet with a decoding time; sound whose times do not increase is moved by the least step."""
+        assert packet.dts is not None
+        if copied.last_dts is not None and packet.dts <= copied.last_dts and copied.kind == "audio":
+            tick = copied.out.time_base or base
+            packet.dts = copied.last_dts + max(1, -int(-tick // base))  # the output's clock may be the coarser one
+            packet.pts = max(packet.dts, packet.pts if packet.pts is not None else packet.dts)
+        copied.last_dts = packet.dts
         packet.stream = copied.out
         out.mux_one(packet)
 

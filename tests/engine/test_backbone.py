@@ -184,6 +184,7 @@ def test_unknown_autoencoder_class_is_named(tmp_path: Path) -> None:
         '{"template": {}}',
         '{"template": {"points": [[0.3, 0.4]]}}',
         '{"crop_size": "large"}',
+        '{"crop_size": 1e999}',
         '{"edit_timesteps": []}',
         '{"edit_timesteps": [0]}',
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from fluidvid.engine.cache import Known, PersonState, Provenance
@@ -25,7 +26,7 @@ ROWS = slice(28, 34)
 
 @pytest.fixture(scope="module")
 def embedded() -> Glasses:
-    return Glasses(ModelStore().resolve("glasses"), FFHQ_112).eval()
+    return Glasses(ModelStore().resolve("glasses"), FFHQ_112, 128).eval()
 
 
 def face_with(rims: bool) -> Tensor:
@@ -56,16 +57,17 @@ def test_crops_of_another_alignment_and_size_show_the_same_rims(embedded: Glasse
     inner = FFHQ_112 * 0.8 + 0.1  # the face four fifths as large
     wider = torch.nn.functional.interpolate(face_with(True), size=160, mode="bilinear", align_corners=False)
     wider = torch.nn.functional.pad(wider, (20, 20, 20, 20), mode="replicate")
-    other = Glasses(ModelStore().resolve("glasses"), inner).eval()
+    other = Glasses(ModelStore().resolve("glasses"), inner, 200).eval()
     found = torch.nn.functional.interpolate(other.rims(wider)[..., 20:-20, 20:-20], size=128, mode="area")
     same = embedded.rims(face_with(True))
     assert float((found - same).abs().mean()) < 0.02
 
 
-def test_another_networks_file_is_said(tmp_path: Path) -> None:
-    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+@pytest.mark.parametrize("content", [b"nothing", save({"other": torch.zeros(1)})])
+def test_another_networks_file_is_said(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match="reinstall"):
-        Glasses(tmp_path / "other.safetensors", FFHQ_112)
+        Glasses(tmp_path / "other.safetensors", FFHQ_112, 128)
 
 
 @pytest.fixture(scope="module")

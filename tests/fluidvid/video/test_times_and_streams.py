@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import struct
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -172,10 +173,12 @@ def test_sound_of_an_unusual_rate_or_without_a_layout(
 
 
 DELAY, GAP, PIECE = 18_000, 24_000, 1536
+TIMES = [number * PIECE + DELAY + (GAP if number > 15 else 0) for number in range(32)]
+"""Of a second of sound that begins after `DELAY` samples, with `GAP` in the middle."""
 
 
-def with_gaps(path: Path, clip: Path, codec: str) -> Path:
-    """The demo clip with a second of sound at 48 kHz that begins after `DELAY` samples, with `GAP` in the middle."""
+def with_gaps(path: Path, clip: Path, codec: str, times: Sequence[int] = TIMES, piece: int = PIECE) -> Path:
+    """The demo clip with pieces of sound at 48 kHz, at times in samples."""
     with av.open(str(path), "w") as out, av.open(str(clip)) as container:
         video = out.add_stream_from_template(container.streams.video[0])
         sound: Any = out.add_stream(codec, rate=48_000, layout="mono")
@@ -184,10 +187,9 @@ def with_gaps(path: Path, clip: Path, codec: str) -> Path:
             out.mux(packet)
         form = sound.codec_context.format.name
         kind = {"s16": np.int16, "u8": np.uint8}.get(form, np.float32)
-        for number in range(32):
-            samples = av.AudioFrame.from_ndarray(np.full((1, PIECE), 1, kind), format=form, layout="mono")
-            samples.sample_rate, samples.pts = 48_000, number * PIECE + DELAY + (GAP if number > 15 else 0)
-            samples.time_base = Fraction(1, 48_000)
+        for time in times:
+            samples = av.AudioFrame.from_ndarray(np.full((1, piece), 1, kind), format=form, layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = 48_000, time, Fraction(1, 48_000)
             out.mux(sound.encode(samples))
         out.mux(sound.encode(None))
     return path
@@ -215,6 +217,19 @@ def test_gaps_of_sound_that_is_not_compressed_are_kept(
     assert abs(begins - DELAY) <= 48 and abs(ends - (DELAY + GAP + 32 * PIECE)) <= 48, "Matroska rounds to milliseconds"
     assert len(sounding) == 32 * PIECE
     assert not any("early" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+@pytest.mark.parametrize("apart", [1536, 1920, 3000])
+def test_short_pieces_of_sound_far_apart(clip: Path, tmp_path: Path, suffix: str, apart: int) -> None:
+    """Gaps below a picture's length add up: what is stored lags by more than a piece, then silence catches up."""
+    times = range(0, 20 * apart, apart)
+    report, _ = rewrite(with_gaps(tmp_path / "in.mkv", clip, "pcm_s16le", times, 480), tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as result:
+        heard = np.concatenate([np.frombuffer(bytes(p), np.int16) for p in result.demux(audio=0) if p.size])
+    begins = np.flatnonzero(heard == 1)[::480]
+    assert len(begins) == 20 and np.abs(begins - np.array(times)).max() <= 48_000 / 25
+    assert not any("audio" in line for line in report.warnings)
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])

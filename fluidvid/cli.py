@@ -8,10 +8,12 @@ import errno
 import gc
 import inspect
 import json
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import reduce
 from pathlib import Path
 from types import FrameType
@@ -500,6 +502,12 @@ def main() -> NoReturn:
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
             signal.signal(number, _terminate)
     code = run(lambda: typer.main.get_command(app)(standalone_mode=False))
+    if any(thread.daemon for thread in threading.enumerate()):
+        # A read that hangs inside FFmpeg would return into an interpreter that is no longer there, and crash.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
     gc.freeze()  # the interpreter would look through everything that torch has loaded for garbage, for a second
     sys.exit(code)
 

@@ -200,6 +200,17 @@ runpy.run_module("fluidvid", run_name="__main__")
 """
 
 
+def test_a_read_that_hangs_does_not_outlive_the_interpreter() -> None:
+    """FFmpeg's code would go on while Python is taken down around it, and crash now and then."""
+    hanging = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    late = "atexit.register(print, 'the interpreter was taken down')"
+    begin = "import atexit, sys, threading, time; from fluidvid.cli import main; sys.argv = ['fluidvid', 'version']"
+    done = python("-c", f"{begin}; {late}; {hanging}; main()")
+    usual = python("-c", f"{begin}; {late}; main()")
+    assert (done.returncode, done.stderr) == (usual.returncode, usual.stderr) == (0, "")
+    assert done.stdout and usual.stdout == done.stdout + "the interpreter was taken down\n"
+
+
 def test_ctrl_c_while_the_command_line_is_loaded_is_one_line() -> None:
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     assert_one_line_error(python("-c", LOADING, "version", before=heard), 130, "interrupted: nothing was written")

@@ -166,7 +166,8 @@ def basis_of(
         "crop_size": model.crop_size,
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
-        "applied": [options.path, options.strength, options.optimise.gaze, glasses],
+        "applied": [options.path, options.strength, options.optimise.gaze],
+        "glasses": digest(resolve("glasses")) if glasses else None,
         "judged": [options.accept, options.landmark_limit],
         "recognisers": {name: digest(resolve(name)) for name in recognisers},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -72,6 +73,8 @@ def _contents(source: Path) -> Iterator[tuple[str, Any]]:
         for path in sorted(p for p in source.rglob("*") if not p.is_dir()):
             name = path.relative_to(source).as_posix()
             if _names_picture(name):
+                if path.exists() and not path.is_file():
+                    raise InputError(f"{name} in {source} is no file: remove it")
                 with _read_errors(f"{name} in {source}"):
                     content = path.read_bytes()
                 yield name, content
@@ -88,7 +91,7 @@ def _contents(source: Path) -> Iterator[tuple[str, Any]]:
                             f"{key} in {source} is {stack.dtype} {stack.shape}: (N, H, W, 3) uint8 RGB is needed"
                         )
                     yield from ((f"{key}/{i}", picture) for i, picture in enumerate(stack))
-        except ValueError as error:
+        except (ValueError, MemoryError, tokenize.TokenError) as error:  # also of a header that is damaged
             raise InputError(f"{source} cannot be read ({error}): save plain uint8 arrays") from error
         return
     with _read_errors(str(source)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
@@ -168,6 +169,11 @@ def _dangling(folder: Path) -> None:
     (folder / "x.png").symlink_to("nothing.png")
 
 
+def _pipe(folder: Path) -> None:
+    write_faces(folder, 9)
+    os.mkfifo(folder / "x.png")
+
+
 def _too_large(folder: Path) -> None:
     """A header of 60,000 x 60,000 pixels, which OpenCV refuses by an exception."""
     write_faces(folder, 1)
@@ -184,6 +190,7 @@ def _too_large(folder: Path) -> None:
         (_bad_sum, r"a\.png in .* cannot be read \(Bad CRC"),
         (_bad_stream, r"a\.png in .* cannot be read \(Error -3"),
         (_dangling, r"x\.png in .* cannot be read \(No such file"),
+        (_pipe, r"x\.png in .* is no file"),
         (_too_large, r"is no picture"),
         (lambda _: None, "no such folder or file"),
         (_nothing, "holds no pictures"),
@@ -222,6 +229,16 @@ def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
         archive.writestr("a.png", b"a picture")
     with pytest.raises(InputError, match=r"is needed"):
         gather([str(tmp_path / "b.npz")], 64, FFHQ_112, no_detector)
+    for header in (
+        b"{'descr': '|u1', 'fortran_order': False, 'shape': (9" + b"9" * 15 + b", 8, 8, 3)}",
+        b"{'descr': '|u1",
+    ):
+        with zipfile.ZipFile(tmp_path / "c.npz", "w") as archive:
+            archive.writestr(
+                "a.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n" + bytes(64)
+            )
+        with pytest.raises(InputError, match="cannot be read"):
+            gather([str(tmp_path / "c.npz")], 64, FFHQ_112, no_detector)
 
 
 @pytest.mark.parametrize("aligned", [None, True])

@@ -134,19 +134,11 @@ def direction_space(backbone: Backbone, folder: Path, plan: EditPlan) -> Directi
     return FreeSpace((len(plan.timesteps), *shape), torch.tensor(scales))
 
 
-def basis_of(
-    model: Backbone,
-    plan: EditPlan,
-    options: EditorOptions,
-    recognisers: Sequence[str],
-    resolve: Resolve,
-    *,
-    glasses: bool = True,
-) -> str:
+def basis_of(model: Backbone, plan: EditPlan, options: EditorOptions, networks: Sequence[str], resolve: Resolve) -> str:
     """Hex SHA-256 over everything that gives a direction its meaning and a person's identity its coordinates.
 
     That is the model's weights and card, its components and pseudonyms, the levels and geometry of the edit, how it is
-    applied and judged, and the recognisers. The budget of the search is not part of it: what was found with another one
+    applied and judged, and the networks that are asked. The budget of the search is not part of it: what was found with another one
     is verified again before it is used.
     """
 
@@ -167,9 +159,8 @@ def basis_of(
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
         "applied": [options.path, options.strength, options.optimise.gaze],
-        "glasses": digest(resolve("glasses")) if glasses else None,
         "judged": [options.accept, options.landmark_limit],
-        "recognisers": {name: digest(resolve(name)) for name in recognisers},
+        "networks": {name: digest(resolve(name)) for name in networks},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -241,7 +232,8 @@ def build_editor(
     if gaze is not None:
         chosen = replace(chosen, optimise=replace(chosen.optimise, gaze=gaze))
     rims = Glasses(resolve("glasses"), model.template, model.crop_size).eval().to(where) if glasses else None
-    basis = basis_of(model, plan, chosen, (*guides, *verifiers), resolve, glasses=glasses)
+    networks = (*guides, *verifiers, *(("glasses",) if glasses else ()))
+    basis = basis_of(model, plan, chosen, networks, resolve)
     return FluidEditor(
         model,
         plan,

@@ -151,6 +151,22 @@ def gaze_region(landmarks68: Tensor, mask: Tensor) -> Tensor:
     return shown * (share <= MOST_GAZE)
 
 
+def edited_region(landmarks68: Tensor, size: int, rims: Tensor | None, *, gaze: bool) -> tuple[Tensor, Tensor | None]:
+    """Where faces are edited, and what of eyes and mouth stays there.
+
+    Args:
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        size: side of the crop in pixels.
+        rims: `(N, 1, size, size)` in [0, 1], of glasses, which stay; None: there are none.
+        gaze: leave what lies between the lids and the lips to the source.
+
+    Returns:
+        `(N, 1, size, size)` float32 in [0, 1] of `face_region` without the rims, and of `gaze_region` or None.
+    """
+    face = face_region(landmarks68, size)
+    return face if rims is None else face * (1 - rims), gaze_region(landmarks68, face) if gaze else None
+
+
 def leave_gaze(crops: Tensor, decoded: Tensor, shown: Tensor) -> Tensor:
     """Decoded edited latents with the source's eyes and open mouth, no finer than two pixels of the crop.
 
@@ -241,7 +257,7 @@ def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, sh
         crops: `(N, 3, S, S)` source in [-1, 1].
         decoded: `(N, 3, S, S)`.
         landmarks68: `(N, 68, 2)` in fractions of the crop's side.
-        mask: `(N, 1, S, S)` of `face_region`.
+        mask: `(N, 1, S, S)` of `edited_region`.
         shown: `(N, 1, S, S)` of `gaze_region`; None: eyes and mouth are edited, too.
     """
     decoded = no_darker(crops, relight(crops, decoded, mask), landmarks68)

@@ -245,7 +245,7 @@ class FluidEditor:
         )
 
     def _install(self, person_id: int, known: Known, source: Source, old: PersonState | None) -> None:
-        state = PersonState(self.search.direction(known), known, source.glasses)
+        state = PersonState(self.search.direction(known), known, source.rims is not None)
         if old is not None:  # the way from what is applied now begins there
             state.previous, state.boost = old.values(self.options.transition), old.boost
         self.store.put(person_id, state)

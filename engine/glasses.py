@@ -94,16 +94,14 @@ class Glasses(nn.Module):
         self.requires_grad_(False)
 
     @torch.no_grad()
-    def worn(self, crops: Tensor) -> Tensor:
-        """`(N,)` probabilities that glasses are worn in `(N, 3, S, S)` crops in [-1, 1]."""
-        worn: Tensor = self.net(self.view(crops))[1].sigmoid()
-        return worn
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Where rims, bridge and temples are, `(N, 1, size, size)` float32 in [0, 1], if glasses are worn; and `(N,)`
+        probabilities that they are.
 
-    @torch.no_grad()
-    def rims(self, crops: Tensor) -> Tensor:
-        """`(N, 1, size, size)` float32 in [0, 1]: where rims, bridge and temples are, if glasses are worn."""
-        found = ((self.net(self.view(crops))[0].sigmoid() - FAINT) / (CLEAR - FAINT)).clamp(0, 1)
-        found = F.max_pool2d(found, 3, 1, 1)
+        Args:
+            crops: `(N, 3, size, size)` in [-1, 1].
+        """
+        rims, worn = self.net(self.view(crops))
+        found = F.max_pool2d(((rims.sigmoid() - FAINT) / (CLEAR - FAINT)).clamp(0, 1), 3, 1, 1)
         window = F.pad(found, (COLUMNS.start, SIDE - COLUMNS.stop, ROWS.start, SIDE - ROWS.stop))
-        seen: Tensor = self.back(window)
-        return seen
+        return self.back(window), worn.sigmoid()

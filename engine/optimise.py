@@ -16,9 +16,8 @@ from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import (
     between_brows,
     composite,
-    face_region,
+    edited_region,
     fitted,
-    gaze_region,
     skin_region,
 )
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
@@ -183,9 +182,7 @@ class _Objective:
             self.edits = [editor.at(z, noise) for z in self.z.split(1)]
             self.before = backbone.decode(self.z)
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
-            face = face_region(self.kept.landmarks, crops.shape[-1])
-            self.mask = face if rims is None else face * (1 - rims)
-            self.shown = gaze_region(self.kept.landmarks, face) if options.gaze else None
+            self.mask, self.shown = edited_region(self.kept.landmarks, crops.shape[-1], rims, gaze=options.gaze)
             self.windows = part_windows(self.kept.landmarks)
             self.parts = parts(self.crops, self.windows)
             self.between = self.mask * between_brows(self.kept.landmarks, crops.shape[-1])

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.cache import FIRST, Known, Provenance
-from fluidvid.engine.composite import composite, face_region, fitted, gaze_region
+from fluidvid.engine.composite import composite, edited_region, fitted
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.glasses import WORN, Glasses
 from fluidvid.engine.losses import eye_distance
@@ -125,25 +125,32 @@ class AppliedEdit:
         s = torch.as_tensor(strength, dtype=torch.float32, device=x.device).expand(len(x))
         latents = self.path(z, values.to(x.device, z.dtype), noise.to(x.device, z.dtype).expand_as(z), s.clamp_max(1))
         landmarks = self.attributes.landmarks(x)
-        mask, shown = self._regions(landmarks, self.rims(x, worn))
+        mask, shown = edited_region(landmarks, x.shape[-1], self._rims(x, worn), gaze=self.gaze)
         return self._put(x, z, *latents, s, landmarks, mask, shown), mask, landmarks
 
-    def wears(self, x: Tensor) -> bool:
-        """Whether glasses stay on the person of crops `x`."""
-        return self.glasses is not None and float(self.glasses.worn(x).mean()) >= WORN
+    def rims_of(self, x: Tensor, worn: bool | None) -> Tensor | None:
+        """`(N, 1, S, S)` in [0, 1], the rims in a person's crops `x`; None: they wear none.
 
-    def rims(self, x: Tensor, worn: Tensor | None) -> Tensor:
-        """`(N, 1, S, S)` in [0, 1], where rims are in crops `x` of `(N,)` people who may wear glasses."""
+        Whether they do is found, unless it is known.
+        """
+        if self.glasses is None or worn is False:
+            return None
+        rims, probability = self.glasses(x)
+        return rims if worn or float(probability.mean()) >= WORN else None
+
+    def _rims(self, x: Tensor, worn: Tensor | None) -> Tensor | None:
+        """The same of crops of `(N,)` people who may wear glasses."""
+        if self.glasses is None or worn is None or not bool(worn.any()):
+            return None
         rims = torch.zeros_like(x[:, :1], dtype=torch.float32)
-        if self.glasses is not None and worn is not None and bool(worn.any()):
-            rims[worn] = self.glasses.rims(x[worn])
+        rims[worn], _ = self.glasses(x[worn])
         return rims
 
-    def at(self, x: Tensor, landmarks: Tensor, rims: Tensor, noise: Tensor, strength: float) -> TriedEdit:
-        """The same for several directions tried on crops with known landmarks `(N, 68, 2)` and `(N, 1, S, S)` rims."""
+    def at(self, x: Tensor, landmarks: Tensor, rims: Tensor | None, noise: Tensor, strength: float) -> TriedEdit:
+        """The same for several directions tried on crops with known landmarks `(N, 68, 2)` and `rims_of` them."""
         z = self.backbone.encode(x)
         edits = self.path.at(z, noise.to(x.device, z.dtype).expand_as(z))
-        mask, shown = self._regions(landmarks, rims)
+        mask, shown = edited_region(landmarks, x.shape[-1], rims, gaze=self.gaze)
 
         def tried(values: Tensor) -> Tensor:
             s = z.new_full((len(x),), strength)
@@ -151,11 +158,6 @@ class AppliedEdit:
             return self._put(x, z, *latents, s, landmarks, mask, shown)
 
         return tried
-
-    def _regions(self, landmarks: Tensor, rims: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Where the face is that is edited, and what of it stays."""
-        face = face_region(landmarks, rims.shape[-1])
-        return face * (1 - rims), gaze_region(landmarks, face) if self.gaze else None
 
     def _put(
         self,
@@ -185,8 +187,7 @@ class Source:
         landmarks: `(K, 68, 2)`.
         ages: `(K,)` years.
         males: `(K,)` probabilities.
-        rims: `(K, 1, S, S)` in [0, 1], of glasses; 0 where the person wears none.
-        glasses: the person wears some.
+        rims: `(K, 1, S, S)` in [0, 1], of glasses; None: the person wears none.
         surprise: `DirectionSearch.surprise` of those that are searched on; None: nobody asks how a result looks.
     """
 
@@ -195,8 +196,7 @@ class Source:
     landmarks: Tensor
     ages: Tensor
     males: Tensor
-    rims: Tensor
-    glasses: bool
+    rims: Tensor | None
     surprise: float | None = None
 
     def means(self, nets: Sequence[Recogniser], count: int | None = None) -> dict[str, Tensor]:
@@ -338,7 +338,7 @@ class DirectionSearch:
                 source.crops[: self.options.key_crops],
                 source.embeddings,
                 noise,
-                rims=source.rims[: self.options.key_crops],
+                rims=None if source.rims is None else source.rims[: self.options.key_crops],
                 candidates=candidates,
                 rivals=[c for c in drawn if c.row != candidates[0].row],
                 options=options,
@@ -450,9 +450,7 @@ class DirectionSearch:
         *seen, (ages, males) = self.shares.each(jobs)
         embeddings = {name: embedding for name, (embedding,) in zip(looks, seen, strict=True)}
         placed = self.attributes.landmarks(x) if landmarks is None else landmarks
-        worn = self.apply.wears(x) if glasses is None else glasses
-        rims = self.apply.rims(x, torch.full((len(x),), worn, device=x.device))
-        return Source(x, embeddings, placed, ages, males, rims, worn)
+        return Source(x, embeddings, placed, ages, males, self.apply.rims_of(x, glasses))
 
     def embeddings(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """`(K, D)` unit embeddings of crops by recogniser name: of those that are named, or of all."""

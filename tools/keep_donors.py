@@ -66,7 +66,7 @@ def main(source: str, donors: str, out: str, pseudonyms: str | None = None) -> N
         region = face_region(landmarks, editor.crop_size)
         start = bank.start(number)
         assert start is not None
-        edited = search.apply.at(x, landmarks, search.apply.rims(x, None), noise, 1.0)(search.space.directions(start))
+        edited = search.apply.at(x, landmarks, None, noise, 1.0)(search.space.directions(start))
         donor, mesh = (t[row].expand(len(x), *t.shape[1:]) for t in (targets.pictures, targets.meshes))
         wanted = swapped(x, landmarks.float(), kept.mesh[chosen].float(), region, donor, mesh)
         cosines = ((g(edited) * embeddings[g.name][chosen]).sum(1).mean() / g.threshold for g in editor.guides)

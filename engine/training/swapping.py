@@ -181,7 +181,8 @@ class PairCache:
         donors, meshes = self.targets.pictures[rows], self.targets.meshes[rows]
         wanted = swapped(x.repeat(2, 1, 1, 1), landmarks, kept.mesh.float(), region, donors.to(x), meshes)
         if self.glasses is not None:
-            rims = self.glasses.rims(x) * (self.glasses.worn(x) >= WORN).reshape(-1, 1, 1, 1)
+            rims, worn = self.glasses(x)
+            rims = rims * (worn >= WORN).reshape(-1, 1, 1, 1)
             wanted = torch.lerp(wanted, x.repeat(2, 1, 1, 1), rims.repeat(2, 1, 1, 1))
         with autocast():
             z = self.backbone.encode(torch.cat([x, wanted])).half()

@@ -200,15 +200,11 @@ class FixedGlasses(Glasses):
         torch.nn.Module.__init__(self)
         self.probability, self.rows = probability, rows
 
-    def worn(self, crops: torch.Tensor) -> torch.Tensor:
-        """`(N,)`."""
-        return torch.full((len(crops),), self.probability)
-
-    def rims(self, crops: torch.Tensor) -> torch.Tensor:
-        """`(N, 1, S, S)`, 1 in the rows."""
+    def forward(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(N, 1, S, S)`, 1 in the rows, and `(N,)`."""
         found = torch.zeros_like(crops[:, :1])
         found[:, :, self.rows] = 1
-        return found
+        return found, torch.full((len(crops),), self.probability)
 
 
 def editor_parts(folder: Path) -> dict[str, Any]:

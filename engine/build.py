@@ -138,8 +138,8 @@ def basis_of(model: Backbone, plan: EditPlan, options: EditorOptions, networks: 
     """Hex SHA-256 over everything that gives a direction its meaning and a person's identity its coordinates.
 
     That is the model's weights and card, its components and pseudonyms, the levels and geometry of the edit, how it is
-    applied and judged, and the networks that are asked. The budget of the search is not part of it: what was found with another one
-    is verified again before it is used.
+    applied and judged, and the networks that are asked. The budget of the search is not part of it: what was found with
+    another one is verified again before it is used.
     """
 
     def digest(path: Path) -> str:

@@ -427,6 +427,42 @@ def test_neighbours_are_not_merged() -> None:
     assert len(EnsembleDetector(Fixed(a), Fixed(b)).detect(np.zeros((9, 9, 3), np.uint8))) == 2
 
 
+def test_two_people_whom_only_the_second_sees_stay_two() -> None:
+    """They overlap by a third, less than what its own suppression takes for one face."""
+    a, b = detection(100, 100, score=0.9), detection(126, 100, score=0.8)
+    assert 0.3 < iou_matrix(a.box[None], b.box[None])[0, 0] < 0.4
+    assert EnsembleDetector(Fixed(), Fixed(a, b)).detect(np.zeros((9, 9, 3), np.uint8)) == [a, b]
+
+
+def test_what_the_second_alone_sees_is_covered_whole() -> None:
+    """Of a sure pair of features and the head around them, the features would leave most of the face raw."""
+    features, head = detection(100, 115, 50, 60, score=0.9), detection(100, 100, 100, 140, score=0.6)
+    assert EnsembleDetector(Fixed(), Fixed(features, head)).detect(np.zeros((9, 9, 3), np.uint8)) == [features, head]
+
+
+def test_one_face_of_the_first_does_not_stand_for_two_people() -> None:
+    front, behind = detection(100, 100, score=0.9), detection(126, 100, score=0.8)
+    between = detection(108, 100, score=0.5)
+    assert (iou_matrix(np.stack([front.box, behind.box]), between.box[None]) > 0.3).all()
+    found = EnsembleDetector(Fixed(between), Fixed(behind, front)).detect(np.zeros((9, 9, 3), np.uint8))
+    assert [d.box for d in found] == [between.box, behind.box]
+    assert [d.score for d in found] == pytest.approx([0.95, 0.8])
+
+
+def test_who_is_nearer_to_another_leaves_a_face_to_its_own() -> None:
+    """Both of the second's lie nearest to `a`; `b` is seen by both detectors all the same, and nobody twice."""
+    a, b = detection(100, 100, score=0.5), detection(124, 100, score=0.5)
+    mine, other = detection(101, 100, score=0.8), detection(111, 100, score=0.6)
+    found = EnsembleDetector(Fixed(a, b), Fixed(mine, other)).detect(np.zeros((9, 9, 3), np.uint8))
+    assert [(d.box[0], round(d.score, 2)) for d in found] == [(a.box[0], 0.9), (b.box[0], 0.8)]
+
+
+def test_a_head_and_its_features_are_one_face_of_the_first() -> None:
+    head, features = detection(100, 100, 100, 140, score=0.6), detection(100, 115, 50, 60, score=0.5)
+    first = detection(100, 105, 90, 120, score=0.7)
+    assert len(EnsembleDetector(Fixed(first), Fixed(head, features)).detect(np.zeros((9, 9, 3), np.uint8))) == 1
+
+
 @pytest.mark.parametrize("first_sees", [True, False])
 def test_one_detector_alone_is_enough(first_sees: bool) -> None:
     face = detection(100, 100)

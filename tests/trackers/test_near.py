@@ -87,3 +87,25 @@ def test_a_face_that_the_window_cuts_is_left_to_its_own_window() -> None:
 def test_no_places_cost_nothing() -> None:
     found, windows = look(scene((0, 0, 9, 9)))
     assert found == [] and windows == 0
+
+
+class Pair(Spots):
+    """Finds two faces that overlap by a third in every window, beside the spot."""
+
+    def _spot(self, image: Image) -> list[Detection]:
+        return [
+            Detection(face.box + np.array([x, 0, x, 0], np.float32), 0.9 - x / 100, face.landmarks, "")
+            for face in super()._spot(image)
+            for x in (0, 20)
+        ]
+
+
+def test_two_people_who_overlap_stay_two() -> None:
+    """As in a whole picture: or every picture between two whole ones would be looked at whole, too."""
+    spots: Any = Pair()
+    places = np.array([(400, 300, 440, 340), (420, 300, 460, 340)], np.float32)
+    picture = scene((400, 300, 440, 340))
+    found = NearDetector(spots).detect([picture], [places])[0]
+    assert [tuple(d.box) for d in found] == [(400, 300, 440, 340), (420, 300, 460, 340)]
+    found = NearDetector(spots).detect([picture], [np.append(places, [(600, 300, 640, 340)], axis=0)])[0]
+    assert len(found) == 2, "nobody is two for being seen in two windows"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,10 @@ TINY = 1 / 8
 
 
 class EnsembleDetector(FaceDetector):
-    """All of the first detector's faces, and those of the second that overlap none of them.
+    """All of the first detector's faces, and those of the second that none of them shows too.
+
+    Each detector tells two faces apart by itself: those of the second are not taken for one another, and a face of the
+    first stands for one of them, the nearest, and for what the second sees in the middle of that one or around it.
 
     Where both see a face, the first one's box and landmarks stand, and the scores add up as independent evidence does,
     1 - (1 - a)(1 - b): a face that two networks of different families see is one, even if neither was sure.
@@ -54,22 +59,33 @@ class EnsembleDetector(FaceDetector):
 
     def _merged(self, image: Image, first: list[Detection], second: list[Detection]) -> list[Detection]:
         found = list(first)
-        for extra in second:
-            match = _same_face(found, extra)
-            if match is None:
-                found.append(self._second.with_landmarks(image, extra))
-            else:
-                known = found[match]
+        alike = [_alike(first, extra) for extra in second]
+        pairs = [(float(a.overlap[j]), i, int(j)) for i, a in enumerate(alike) for j in np.flatnonzero(a.same)]
+        own: dict[int, int] = {}  # index in `second` -> index in `first`: the nearest, each once
+        for _, i, j in sorted(pairs, reverse=True):
+            if i not in own and j not in own.values():
+                own[i] = j
+        for i, extra in enumerate(second):
+            if i in own:
+                known = found[own[i]]
                 both = 1 - (1 - known.score) * (1 - extra.score)
-                found[match] = Detection(known.box, both, known.landmarks, known.source)
+                found[own[i]] = Detection(known.box, both, known.landmarks, known.source)
+            elif not _alike([second[k] for k, j in own.items() if alike[i].same[j]], extra).central.any():
+                found.append(self._second.with_landmarks(image, extra))
         return sorted(found, key=lambda d: -d.score)
 
 
-def _same_face(found: list[Detection], extra: Detection) -> int | None:
-    """Index of the face that `extra` shows too: by overlap, or because one lies in the middle of the other."""
-    if not found:
-        return None
-    boxes = np.stack([d.box for d in found])
+class _Alike(NamedTuple):
+    """How a face compares with `(N,)` others: overlap, whether they may be the same, or one is the other's middle."""
+
+    overlap: NDArray[np.float32]
+    same: NDArray[np.bool_]
+    central: NDArray[np.bool_]
+
+
+def _alike(found: list[Detection], extra: Detection) -> _Alike:
+    """Which faces `extra` may show too: by overlap, or because one lies in the middle of the other."""
+    boxes = np.array([d.box for d in found], np.float32).reshape(-1, 4)
     overlap = iou_matrix(extra.box[None], boxes)[0]
     inside = np.array([share_inside(extra.box, box) for box in boxes])
     corners = np.append(boxes, extra.box[None], axis=0)
@@ -77,5 +93,5 @@ def _same_face(found: list[Detection], extra: Detection) -> int | None:
     areas = sizes.prod(axis=1)
     larger = np.where((areas[:-1] >= areas[-1])[:, None], sizes[:-1], sizes[-1])
     middle = (np.abs(centres[:-1] - centres[-1]) <= NEAR_THE_MIDDLE * larger).all(axis=1)
-    alike = (overlap > SAME) | ((inside > INSIDE) & middle & (areas[:-1] >= TINY * areas[-1]))
-    return int(np.argmax(overlap + alike)) if alike.any() else None
+    central = (inside > INSIDE) & middle & (areas[:-1] >= TINY * areas[-1])
+    return _Alike(overlap, (overlap > SAME) | central, central)

@@ -19,6 +19,8 @@ LARGEST = 64.0
 """Longer side of a face in its window; larger ones are scaled down to it."""
 ROOM = 1.0
 """Room around a face, in its sides, with which another face's window shows it well enough."""
+OVERLAP = 0.4
+"""From which two faces of one picture are one that several windows show: as much as the second detector allows two."""
 BATCH = 8
 """Windows that go through the network at once."""
 
@@ -78,7 +80,7 @@ class NearDetector:
             cut = np.stack([_cut(images[window.picture], window) for window in group])
             for window, faces in zip(group, self._detector.detect_roughly(cut), strict=True):
                 found[window.picture] += [_placed(face, window) for face in faces if _whole(face)]
-        return self._detector.refine(images, [suppressed(faces) for faces in found], min_side=self._min_refined)
+        return self._detector.refine(images, [suppressed(faces, OVERLAP) for faces in found], min_side=self._min_refined)
 
 
 def _window(picture: int, box: NDArray[np.float32], whole: float) -> _Window:

@@ -68,6 +68,11 @@ class Address:
             return Path(self.url).with_name(f"{Path(self.url).stem}%d.ts")  # FFmpeg's own way
         return Path(self.url) if self.kind == "segments" else None
 
+    @property
+    def port(self) -> int:
+        """Of a preview; 0: any free one."""
+        return int(self.url.partition(":")[2] or 0) if self.kind == "preview" else 0
+
     def covers(self, path: Path) -> bool:
         """True if `path` is this file or playlist, or may be one of its parts, whether it is there or not."""
         if self.kind not in ("file", "segments", "hls"):

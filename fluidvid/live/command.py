@@ -15,10 +15,12 @@ import av
 
 from fluidvid.api import check_cache_apart
 from fluidvid.assembly import frame_stages
-from fluidvid.config import CacheConfig, Config
+from fluidvid.config import CacheConfig, Config, LiveConfig
 from fluidvid.errors import ConfigError, InterruptedStreamError
 from fluidvid.heap import share
 from fluidvid.live.addresses import Address, sink_address, source_address
+from fluidvid.live.metrics import host_and_port
+from fluidvid.live.pages import LOOPBACK, check_free
 from fluidvid.live.report import LiveReport
 from fluidvid.live.session import LiveSession, check_config
 from fluidvid.stdout import for_people
@@ -64,6 +66,7 @@ def stream(
     read = source_address(from_file(source))
     written = [sink_address(from_file(target), overwrite=overwrite) for target in targets]
     _check_apart(read, written, config.cache)
+    _check_pages(written, config.live)
     tell = say or _to_stderr
     stages = frame_stages(config, workers=1)
     with closing(stages.memory) if stages.memory is not None else nullcontext():
@@ -92,6 +95,16 @@ def _check_apart(source: Address, targets: Sequence[Address], cache: CacheConfig
         if any(address.meets(other) for other in targets[:number]):
             raise ConfigError(f"{address.shown} is named twice: choose another OUT")
     check_cache_apart(cache, lambda path: any(address.covers(path) for address in (source, *targets)))
+
+
+def _check_pages(targets: Sequence[Address], live: LiveConfig) -> None:
+    """Raise ConfigError if metrics or a preview cannot be served where they were asked for.
+
+    A preview would be tried again and again, since it begins with the first picture only.
+    """
+    metrics = [] if live.metrics is None else [(f"--metrics {live.metrics}", *host_and_port(live.metrics))]
+    ports = [(address.shown, address.port) for address in targets if address.kind == "preview"]
+    check_free([*metrics, *((shown, LOOPBACK, port) for shown, port in ports if port)])
 
 
 def from_file(address: str) -> str:

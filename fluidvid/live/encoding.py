@@ -15,7 +15,7 @@ from av.video.stream import VideoStream
 
 from fluidvid.errors import ConfigError, OutputError
 from fluidvid.live.clock import TIME_BASE
-from fluidvid.video.encoders import ENCODERS
+from fluidvid.video.encoders import ENCODERS, codec_named
 
 VIDEO, AUDIO = 0, 1
 """Indices of the streams in a description and in `Coded`."""
@@ -87,7 +87,7 @@ class LiveEncoder:
         size: `(width, height)` in pixels, even.
         rate: frames per second, as a guess for rate control; times are the pictures' own.
         key_interval: seconds between key frames.
-        codec: `h264` or `hevc` (or x264, x265); None: `h264`.
+        codec: `h264` or `hevc`, or another name of theirs (x264, libx265); None: `h264`.
         crf: constant quality; None: a default for live streams.
         preset: the encoder's; None: a fast one.
         look: how the pictures are to be shown.
@@ -107,10 +107,10 @@ class LiveEncoder:
         preset: str | None = None,
         look: Look | None = None,
     ) -> None:
-        name = {"x264": "h264", "x265": "hevc", "h265": "hevc"}.get(codec or "h264", codec or "h264")
+        name = codec_named(codec or "h264")
         if name not in ("h264", "hevc"):
             raise ConfigError(f"live streams are published as h264 or hevc, not {codec}: choose one with --codec")
-        ENCODERS[name].check_preset(preset)
+        ENCODERS[name].check(crf, preset)
         self._encoder = ENCODERS[name].name
         self._size, self._rate, self._look = size, rate, look or Look()
         options = {"crf": f"{crf if crf is not None else _CRF:g}", "preset": preset or _PRESETS[self._encoder]}

@@ -8,6 +8,11 @@ from typing import Literal
 from fluidvid.live.addresses import Address
 
 
+LOGIN_REFUSED = "the login was refused: check user and password"
+DISK_FULL = "the disk is full: free some space"
+"""Failures that say by themselves what to do."""
+
+
 @dataclass(frozen=True)
 class Opening:
     """The first message: where to publish what."""

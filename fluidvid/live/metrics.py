@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fluidvid.errors import ConfigError
-from fluidvid.live.pages import PageHandler, PageServer
+from fluidvid.live.pages import LOOPBACK, PageHandler, PageServer
 
 Sample = tuple[str, str, str, dict[str, str], float]
 """`(kind, name, help, labels, value)`; kind is `counter` or `gauge`."""
@@ -42,11 +42,17 @@ class _Reader(Collector):
         yield from families.values()
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Of `HOST:PORT`; without a host the loopback address."""
+    host, _, port = address.rpartition(":")
+    return host or LOOPBACK, int(port)
+
+
 class MetricsServer:
     """Serves until closed, in threads of its own.
 
     Args:
-        address: `HOST:PORT`; without a host the loopback address.
+        address: see `host_and_port`.
         samples: present values; called from the serving threads.
         health: present health; called from the serving threads.
 
@@ -55,7 +61,7 @@ class MetricsServer:
     """
 
     def __init__(self, address: str, samples: Callable[[], Iterable[Sample]], health: Callable[[], Health]) -> None:
-        host, _, port = address.rpartition(":")
+        host, port = host_and_port(address)
         collectors = CollectorRegistry(auto_describe=False)
         collectors.register(_Reader(samples))
 
@@ -85,7 +91,7 @@ class MetricsServer:
                     self.wfile.write(f"{text}\n".encode())
 
         try:
-            self._server = PageServer(host or "127.0.0.1", int(port), Handler, name="metrics")
+            self._server = PageServer(host, port, Handler, name="metrics")
         except (OSError, OverflowError) as error:
             raise ConfigError(f"cannot serve metrics on {address} ({error}): choose another address") from error
         self.port = self._server.server_port

@@ -19,7 +19,7 @@ import av
 
 from fluidvid.live.addresses import Address
 from fluidvid.live.encoding import Coded
-from fluidvid.live.messages import Opening, Told
+from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED, Opening, Told
 from fluidvid.live.sinks import Sink, open_sink
 
 ORPHANED = 5.0
@@ -64,11 +64,11 @@ def failure(address: Address, error: Exception) -> Told:
     """Why it failed in words for the user, without secrets, and whether trying again may help."""
     reason = str(getattr(error, "strerror", None) or error).split(";")[0]
     if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):
-        return Told("failed", "the login was refused: check user and password", permanent=True)
+        return Told("failed", LOGIN_REFUSED, permanent=True)
     if isinstance(error, av.HTTPNotFoundError):
         return Told("failed", "the server has no such path")
     if isinstance(error, OSError) and error.errno == 28:
-        return Told("failed", "the disk is full: free some space")
+        return Told("failed", DISK_FULL)
     if isinstance(error, ValueError) and not isinstance(error, av.FFmpegError):
         return Told("failed", address.clean(str(error)), permanent=True)
     return Told("failed", address.clean(reason))

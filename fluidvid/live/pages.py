@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import sys
 import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from fluidvid.errors import ConfigError
+
+LOOPBACK = "127.0.0.1"
 PATIENCE = 5.0
 """Seconds after which a client that says or takes nothing is let go."""
+
+
+def check_free(addresses: Iterable[tuple[str, str, int]]) -> None:
+    """Refuse early what could not be served later.
+
+    Args:
+        addresses: `(words, host, port)` each; words: as the user named it.
+
+    Raises:
+        ConfigError: one cannot be listened on, or two ask for the same port.
+    """
+    with ExitStack() as held:
+        before: dict[int, str] = {}
+        for words, host, port in addresses:
+            try:
+                held.enter_context(socket.create_server((host, port)))
+            except (OSError, OverflowError) as error:
+                if port in before and getattr(error, "errno", None) == errno.EADDRINUSE:
+                    raise ConfigError(f"{before[port]} and {words} ask for the same port: choose another") from error
+                number = getattr(error, "errno", None) or 0  # negative where there is no such host
+                reason = os.strerror(number) if number > 0 else str(error)
+                raise ConfigError(f"cannot serve {words} ({reason}): choose another address") from error
+            before[port] = words
 
 
 class PageHandler(BaseHTTPRequestHandler):

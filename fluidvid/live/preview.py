@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 
 from fluidvid.live.encoding import VIDEO, Coded
-from fluidvid.live.pages import PATIENCE, PageHandler, PageServer
+from fluidvid.live.pages import LOOPBACK, PATIENCE, PageHandler, PageServer
 
-HOST = "127.0.0.1"
 _QUALITY = 85
 _BOUNDARY = "picture"
 _PAGE = (
@@ -47,11 +46,11 @@ class PreviewSink:
         self._decoder.thread_type = "SLICE"  # frame threads would add a picture of delay each
         self._change = threading.Condition()
         self._picture, self._number, self._watching, self._closed = b"", 0, 0, False
-        self._server = PageServer(HOST, port, self._handler(), name="preview")
+        self._server = PageServer(LOOPBACK, port, self._handler(), name="preview")
 
     @property
     def notes(self) -> Sequence[str]:
-        return [f"open http://{HOST}:{self._server.server_port}/ in a browser; without sound"]
+        return [f"open http://{LOOPBACK}:{self._server.server_port}/ in a browser; without sound"]
 
     def write(self, packet: Coded) -> None:
         if packet.stream != VIDEO:
@@ -86,7 +85,7 @@ class PreviewSink:
         class Handler(PageHandler):
             def do_GET(self) -> None:  # noqa: N802 - the base class calls it so
                 port = sink._server.server_port
-                if self.headers.get("Host") not in (f"{HOST}:{port}", f"localhost:{port}"):
+                if self.headers.get("Host") not in (f"{LOOPBACK}:{port}", f"localhost:{port}"):
                     self.send_error(403)  # another site's page, by a name of its own for this address
                 elif self.path == "/":
                     self._answer("text/html")

@@ -20,7 +20,7 @@ from typing import IO
 from fluidvid.live.addresses import Address
 from fluidvid.live.backoff import Backoff
 from fluidvid.live.encoding import VIDEO, Coded
-from fluidvid.live.messages import Opening, Told
+from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED, Opening, Told
 from fluidvid.live.sinks import ASIDE, delete_published, set_aside
 
 MAX_WAITING = 32 * 2**20
@@ -116,6 +116,19 @@ class Publisher:
         """Why nothing is published here any more, or an empty text."""
         return self.account.gave_up
 
+    @property
+    def given_up(self) -> str:
+        """In one line that it was given up, why, and what to do."""
+        told = f"{self.address.shown}: {self.gave_up}: given up"
+        if self.gave_up in (LOGIN_REFUSED, DISK_FULL):
+            return told
+        if self.address.kind == "preview":
+            return f"{told}; choose another port, as in preview:8093"
+        if self._stores:
+            return f"{told}; check that it can be written, or choose another OUT"
+        longer = " (--retries 0 tries for ever)" if self._settings.retries else ""
+        return f"{told}; check that the server is on and takes this address{longer}"
+
     def publish(self, packet: Coded) -> None:
         """Hand over one packet; never blocks."""
         with self._change:
@@ -162,7 +175,7 @@ class Publisher:
             wait = None if permanent and not worked else backoff.failed()
             if wait is None:
                 self.account.gave_up = reason
-                self._say(f"{self.address.shown}: given up: {reason}")
+                self._say(self.given_up)
                 self._gone()
                 return
             self.account.reconnects += 1

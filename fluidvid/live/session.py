@@ -43,18 +43,21 @@ MAX_RATE = Fraction(120)
 """Pictures per second; an announced rate outside is not believed."""
 GIVE_BACK = 10.0
 """Seconds after which freed memory is given back to the system."""
+_TRIAL = (320, 240)
 LOOK_SHARE = 0.2
 """Share in which it may wait for the next look at a whole picture."""
 
 
 def check_config(config: Config) -> None:
-    """Raise ConfigError for an option that a live stream cannot honour."""
+    """Raise ConfigError for an option that a live stream cannot honour, the encoder's among them."""
     if config.strict:
         raise ConfigError("--strict judges a whole video before it is written: a live stream cannot wait for that")
     if config.media.start is not None or config.media.end is not None:
         raise ConfigError("--start and --end cut files: stop a live stream with Ctrl-C or SIGTERM")
     if config.media.keep_metadata:
         raise ConfigError("--keep-metadata is for files: a live stream carries picture and sound only")
+    media = config.media  # tried on some size: the pictures' own is known when the first one is here
+    LiveEncoder(_TRIAL, Fraction(25), key_interval=1.0, codec=media.codec, crf=media.crf, preset=media.preset)
 
 
 class LiveSession:
@@ -309,8 +312,7 @@ class LiveSession:
 
     def _check_outputs(self) -> None:
         if all(publisher.gave_up for publisher in self._publishers):
-            first = self._publishers[0]
-            raise OutputError(f"{first.address.shown}: {first.gave_up}: given up")
+            raise OutputError(self._publishers[0].given_up)
 
     def _tell(self) -> None:
         while not self._ended.wait(self._live.status):

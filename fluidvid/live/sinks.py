@@ -62,7 +62,7 @@ def open_sink(address: Address, description: bytes, *, transport: str, segment: 
     if address.kind == "preview":
         from fluidvid.live.preview import PreviewSink  # OpenCV: no other worker needs it
 
-        return PreviewSink(int(address.url.partition(":")[2] or 0), description)
+        return PreviewSink(address.port, description)
     if address.kind == "segments":
         return PartSink(address, description, segment)
     if address.kind == "file":

@@ -49,10 +49,12 @@ class Encoder:
     full_range: Literal["stream", "container", "nothing"] = "stream"
     bare: bool = False
 
-    def check_preset(self, name: str | None) -> None:
-        """Raise ConfigError if it is known that there is no such preset."""
-        if name is not None and self.presets and name not in self.presets:
-            raise ConfigError(f"{self.name} has no preset {name!r}: give --preset one of {', '.join(self.presets)}")
+    def check(self, crf: float | None, preset: str | None) -> None:
+        """Raise ConfigError if the quality is out of range, or it is known that there is no such preset."""
+        if self.crf is not None and crf is not None and not self.best <= crf <= self.worst:
+            raise ConfigError(f"crf {crf:g} is out of range: {self.name} takes {self.best:g} to {self.worst:g}")
+        if preset is not None and self.presets and preset not in self.presets:
+            raise ConfigError(f"{self.name} has no preset {preset!r}: give --preset one of {', '.join(self.presets)}")
 
 
 _X264 = (
@@ -139,11 +141,7 @@ def plan_encoder(
                 raise OutputError(f"the container cannot hold {name}: choose another file name ending, .mkv holds most")
             warnings.append(f"the container cannot hold {name}")
             continue
-        if encoder.crf is not None and crf is not None and not encoder.best <= crf <= encoder.worst:
-            raise ConfigError(
-                f"crf {crf:g} is out of range: {encoder.name} takes {encoder.best:g} to {encoder.worst:g}"
-            )
-        encoder.check_preset(preset)
+        encoder.check(crf, preset)
         failures, formats = [], _formats(info, encoder, size)
         for pix_fmt in formats:
             plan = _plan(info, name, encoder, pix_fmt, crf, preset, warnings)
@@ -161,14 +159,19 @@ def plan_encoder(
     )
 
 
+def codec_named(asked: str) -> str:
+    """Key of `ENCODERS` that a user names: by itself, an alias (`x264`) or its encoder (`libx264`); else lower case."""
+    name = _ALIASES.get(asked.lower(), asked.lower())
+    return next((codec for codec, encoder in ENCODERS.items() if encoder.name == name), name)
+
+
 def _is_hardware(name: str) -> bool:
     return name.endswith(_HARDWARE)
 
 
 def _candidates(source: str, asked: str | None, fallback: str, warnings: list[str]) -> Iterator[tuple[str, Encoder]]:
     if asked is not None:
-        name = _ALIASES.get(asked.lower(), asked.lower())
-        by_encoder = {encoder.name: codec for codec, encoder in ENCODERS.items()}
+        name = codec_named(asked)
         if _is_hardware(name):
             family = _ALIASES.get(name.rsplit("_", 1)[0], name.rsplit("_", 1)[0])
             if family not in ENCODERS:
@@ -178,7 +181,6 @@ def _candidates(source: str, asked: str | None, fallback: str, warnings: list[st
             warnings.append(f"{ENCODERS[family].name} is used instead of {name}")
             yield family, ENCODERS[family]
             return
-        name = by_encoder.get(name, name)
         if name not in ENCODERS:
             raise ConfigError(
                 f"unknown codec {asked!r}: use one of {', '.join(ENCODERS)}, or a hardware encoder's name"

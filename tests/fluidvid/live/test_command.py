@@ -19,8 +19,11 @@ import pytest
 import typer
 
 from fluidvid.cli import app, run
+from fluidvid.config import Config
+from fluidvid.errors import ConfigError
+from fluidvid.live.command import stream
 from tests.fluidvid.live.camera import write_code
-from tests.fluidvid.live.conftest import FrozenServer, Sender, children, transport_stream, until
+from tests.fluidvid.live.conftest import FrozenServer, Sender, children, free_port, transport_stream, until
 from tests.fluidvid.live.seeing import exposed, filmed, pictures
 from tests.fluidvid.test_cli import ENVIRONMENT, fluidvid
 
@@ -44,6 +47,11 @@ def test_help_names_the_live_flags() -> None:
         (["stream", SECRET, "rtsp://h/a", "--latency", "soon"], 2, ["live.latency", "soon", "500ms"]),
         (["stream", SECRET, "rtsp://h/a", "--strict"], 2, ["--strict", "live stream"]),
         (["stream", SECRET, "rtsp://h/a", "--start", "3"], 2, ["--start", "Ctrl-C"]),
+        (["stream", SECRET, "rtsp://h/a", "--codec", "vp9"], 2, ["h264 or hevc, not vp9", "--codec"]),
+        (["stream", SECRET, "rtsp://h/a", "--codec", "nonsense"], 2, ["h264 or hevc, not nonsense", "--codec"]),
+        (["stream", SECRET, "rtsp://h/a", "--crf", "60"], 2, ["crf 60 is out of range", "0 to 51"]),
+        (["stream", SECRET, "rtsp://h/a", "--codec", "hevc", "--preset", "no"], 2, ["libx265", "'no'", "--preset"]),
+        (["stream", SECRET, "preview", "--metrics", "127.0.0.1:70000"], 2, ["--metrics 127.0.0.1:70000", "choose"]),
         (["stream", "@nothing.txt", "rtsp://h/a"], 2, ["nothing.txt"]),
         (["stream", "@marked.txt", SECRET], 2, ["source itself"]),
         (["anonymize", "rtsp:/viewer:correcthorse@h/a", "b.mp4"], 3, ["rtsp:/***@h/a"]),
@@ -86,6 +94,23 @@ def test_wrong_use_in_one_line(
     told = capsys.readouterr()
     assert told.out == "" and len(told.err.strip().splitlines()) == 1 and told.err.startswith("fluidvid: ")
     assert all(word in told.err for word in words) and "correcthorse" not in told.err
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "", "0.0.0.0"])
+def test_metrics_and_preview_on_one_port(host: str) -> None:
+    """The preview would be tried again for ever."""
+    port = free_port()
+    config = Config().updated({"live.metrics": f"{host}:{port}"})
+    words = f"--metrics {host}:{port} and preview:{port} ask for the same port: choose another"
+    with pytest.raises(ConfigError, match=words):
+        stream(SECRET, [f"preview:{port}"], config=config)
+
+
+def test_a_port_that_another_program_has() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot serve preview:{port} \(.*in use\): choose another"):
+            stream(SECRET, ["preview", f"preview:{port}"], config=Config())
 
 
 def test_anonymize_hands_addresses_over(tmp_path: Path) -> None:

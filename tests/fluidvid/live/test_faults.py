@@ -415,7 +415,11 @@ def test_all_outputs_given_up_ends_the_run_although_the_input_is_silent(live: Li
     target = f"rtsp://127.0.0.1:{free_port()}/nobody"
     run = live(f"tcp://127.0.0.1:{sender.port}", target, live__timeout=60.0, live__retries=3)  # 3.5 s
     run.wait(20)
-    assert isinstance(run.error, OutputError) and str(run.error) == f"{target}: Connection refused: given up"
+    assert isinstance(run.error, OutputError) and run.said(str(run.error))
+    assert str(run.error) == (
+        f"{target}: Connection refused: given up; check that the server is on and takes this address "
+        "(--retries 0 tries for ever)"
+    )
     assert run.session.report().pictures_in > 30 and run.session.report().reconnects == 0
     sender.close()
 

@@ -33,6 +33,7 @@ from fluidvid.live.command import stream
 from fluidvid.live.connection import Connection, Lost, opening
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import AUDIO, Coded, LiveEncoder, Look
+from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
@@ -284,11 +285,11 @@ def test_the_sound_of_a_camera_does_not_end_an_output(
     assert (len(sink.notes), words in " ".join(sink.notes)) == (1 if words else 0, True)
 
 
-def publisher_to(target: str, say: Callable[[str], None] = lambda _: None) -> Publisher:
-    """An output that forgives one failure."""
+def publisher_to(target: str, say: Callable[[str], None] = lambda _: None, *, retries: int = 1) -> Publisher:
+    """An output that forgives one failure, or as many as said."""
     return Publisher(
         sink_address(target, overwrite=True),
-        OutputSettings("tcp", 1.0, 10.0, 1),
+        OutputSettings("tcp", 1.0, 10.0, retries),
         say=say,
         need_key=lambda: None,
         took=lambda _: None,
@@ -375,6 +376,25 @@ def failing(monkeypatch: pytest.MonkeyPatch, what: str, times: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("target", "retries", "why", "remedy"),
+    [
+        ("rtsp://h/a", 3, "Connection refused", "; check that the server is on and takes this address (--retries 0"),
+        ("rtmp://h/a/b", 0, "no progress", "; check that the server is on and takes this address"),
+        ("rtsp://h/a", 3, LOGIN_REFUSED, ""),
+        ("preview:80", 3, "Permission denied", "; choose another port, as in preview:8093"),
+        ("a.mkv", 3, DISK_FULL, ""),
+        ("a.mkv", 3, "Permission denied", "; check that it can be written, or choose another OUT"),
+    ],
+)
+def test_who_gives_an_output_up_says_what_to_do(target: str, retries: int, why: str, remedy: str) -> None:
+    publisher = publisher_to(target, lambda _: None, retries=retries)
+    publisher.account.gave_up = why
+    before, given_up, told = publisher.given_up.partition(": given up")
+    assert before == f"{publisher.address.shown}: {why}" and given_up
+    assert told.startswith(remedy) and bool(told) == bool(remedy) and ("--retries" in told) == ("--retries" in remedy)
+
+
+@pytest.mark.parametrize(
     ("what", "why"), [("process", "Resource temporarily unavailable"), ("thread", "can't start new thread")]
 )
 @pytest.mark.parametrize("times", [1, 9])
@@ -395,7 +415,8 @@ def test_a_worker_that_cannot_be_started_is_a_failure_like_others(
         assert publisher.account.written == 1 and not publisher.gave_up
     else:
         until(lambda: said[-1] == "gone")
-        assert said[1:] == [f"{target}: given up: the worker cannot be started ({why})", "gone"]
+        remedy = "check that it can be written, or choose another OUT"
+        assert said[1:] == [f"{target}: the worker cannot be started ({why}): given up; {remedy}", "gone"]
     assert workers() == []
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import STRIDE, fitting_scale, suppressed
+from fluidvid.trackers.detectors.base import STRIDE, fitting_scale, iou_matrix
 from fluidvid.trackers.detectors.refined import MIN_SIDE, RefinedDetector
 from fluidvid.trackers.types import Detection, Image
 
@@ -19,8 +19,8 @@ LARGEST = 64.0
 """Longer side of a face in its window; larger ones are scaled down to it."""
 ROOM = 1.0
 """Room around a face, in its sides, with which another face's window shows it well enough."""
-OVERLAP = 0.4
-"""From which two faces of one picture are one that several windows show: as much as the second detector allows two."""
+OVERLAP = 0.3
+"""From which faces of two windows are one. Those of one window are as many as the detector says."""
 BATCH = 8
 """Windows that go through the network at once."""
 
@@ -74,13 +74,13 @@ class NearDetector:
                 if not any(_shows(other, window, box) for other in own):
                     own.append(window)
             windows += own
-        found: list[list[Detection]] = [[] for _ in images]
+        found: list[list[list[Detection]]] = [[] for _ in images]
         for begin in range(0, len(windows), BATCH):
             group = windows[begin : begin + BATCH]
             cut = np.stack([_cut(images[window.picture], window) for window in group])
             for window, faces in zip(group, self._detector.detect_roughly(cut), strict=True):
-                found[window.picture] += [_placed(face, window) for face in faces if _whole(face)]
-        return self._detector.refine(images, [suppressed(faces, OVERLAP) for faces in found], min_side=self._min_refined)
+                found[window.picture].append([_placed(face, window) for face in faces if _whole(face)])
+        return self._detector.refine(images, [_joined(of_one) for of_one in found], min_side=self._min_refined)
 
 
 def _window(picture: int, box: NDArray[np.float32], whole: float) -> _Window:
@@ -120,6 +120,20 @@ def _whole(face: Detection) -> bool:
     inside = min(x1, y1) > 0 and max(x2, y2) < WINDOW
     middle = WINDOW / 2
     return inside or (x1 < middle < x2 and y1 < middle < y2)
+
+
+def _joined(found: Sequence[Sequence[Detection]]) -> list[Detection]:
+    """Faces of several windows of one picture, best first, without those that another window shows better."""
+    faces = [(face, window) for window, of_one in enumerate(found) for face in of_one]
+    faces.sort(key=lambda pair: -pair[0].score)
+    boxes = np.array([face.box for face, _ in faces], np.float32).reshape(-1, 4)
+    windows = np.array([window for _, window in faces])
+    same = (iou_matrix(boxes, boxes) > OVERLAP) & (windows[:, None] != windows[None])
+    kept: list[int] = []
+    for index in range(len(faces)):
+        if not same[index, kept].any():
+            kept.append(index)
+    return [faces[index][0] for index in kept]
 
 
 def _placed(face: Detection, window: _Window) -> Detection:

@@ -141,7 +141,7 @@ def cache_purge(
 ) -> None:
     """Delete the cache and its own key file, also a damaged one; or only expired entries. Needs no key.
 
-    The cache does not keep how long its entries live: every run says so by `cache.ttl_days`.
+    A run that uses it at this moment goes on without it, and says so. The cache does not keep how long its entries live: every run says so by `cache.ttl_days`.
     """
     if expired != (ttl is not None):
         missing = "--expired: add --ttl-days DAYS, the cache.ttl_days of your runs"
@@ -161,8 +161,7 @@ def cache_purge(
         with closing(open_store(_settings(cache, ttl=ttl), create=False)) as store:
             store.remove_expired()
         return
-    delete_files(Path(cache))
-    _delete(own_key_file(Path(cache)))
+    delete_files(Path(cache), own_key_file(Path(cache)))
 
 
 def _delete(key: Path | None) -> None:

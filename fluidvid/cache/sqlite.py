@@ -63,6 +63,7 @@ class SqliteStore:
         self._known: Lock | None = None
         with self._errors():
             self._prepare_file(create)
+            self._file = _identity(path)
             # Opened by one thread, used by another: live streams look for directions in the background.
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -152,6 +153,8 @@ class SqliteStore:
             raise CacheError(f"{self.path} is damaged (its lock): remove it with fluidvid cache purge") from error
 
     def _check_lock(self) -> None:
+        if _identity(self.path) != self._file:  # what is open here has no name any more, and ends with this process
+            raise CacheError(f"cache {self.path} was purged or replaced meanwhile: the next run begins anew")
         check_lock(self._known, self._present_lock(), str(self.path))
 
     def records(self) -> list[Record]:
@@ -250,6 +253,15 @@ def _remedy(error: sqlite3.Error) -> str:
     return "name another file, or remove it with fluidvid cache purge"
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of a file, None if it is not there: whether it is still the one that was opened."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _header(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(_HEADER)
@@ -260,10 +272,15 @@ def _is_ours(header: bytes) -> bool:
     return header.startswith(MAGIC) and int.from_bytes(header[_HEADER - 4 :], "big") == APPLICATION_ID
 
 
-def delete_files(path: Path) -> int:
+def delete_files(path: Path, key: Path | None = None) -> int:
     """Delete a cache's database with its log files, even if it is damaged, but never a foreign file; files deleted.
 
-    Of a link the file it leads to is deleted.
+    Runs that use it notice, and go on without it. The key goes first and the database last: a run that begins
+    meanwhile either finds a cache it cannot open, or makes its own, of which nothing is deleted.
+
+    Args:
+        path: the database; of a link the file it leads to is deleted.
+        key: its own key file.
 
     Raises:
         CacheError: it is not a cache, or cannot be deleted.
@@ -274,8 +291,8 @@ def delete_files(path: Path) -> int:
             raise CacheError(f"{path} is not a file: name the cache's file")
         if not _is_ours(_header(path)):
             raise CacheError(f"{path} does not look like a fluidvid cache: delete it yourself if it is one")
-        members = [path.with_name(path.name + ending) for ending in ("", "-wal", "-shm", "-journal")]
-        found = [member for member in members if member.exists()]
+        members = [path.with_name(path.name + ending) for ending in ("-journal", "-wal", "-shm", "")]
+        found = [member for member in (key, *members) if member is not None and member.exists()]
         for member in found:
             member.unlink()
     except OSError as error:

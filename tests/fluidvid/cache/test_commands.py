@@ -156,21 +156,27 @@ def test_rekey_makes_old_entries_useless(cache: Path, fluidvid: Fluidvid, tmp_pa
     assert met(cache, 1) != [one]
 
 
-def test_a_run_under_way_goes_on_without_the_cache_when_it_is_rekeyed(cache: Path, fluidvid: Fluidvid) -> None:
+@pytest.mark.parametrize(("command", "what"), [("rekey", "rekeyed or removed"), ("purge", "purged or replaced")])
+def test_a_run_under_way_goes_on_without_the_cache_when_it_is_rekeyed_or_purged(
+    cache: Path, fluidvid: Fluidvid, command: str, what: str
+) -> None:
     """What it kept under the old key nobody could read, and the copies that were to become useless could."""
     met(cache, 1)
     settings = Config().updated({"cache.path": str(cache)}).cache
     runs = [open_people(settings, BASIS) for _ in range(3)]
     assert runs[0].run.recall(1, person(1)).known is not None
-    assert fluidvid("rekey", "--cache", cache) == (0, "", "")
+    assert fluidvid(command, "--cache", cache) == (0, "", "")
     runs[0].run.remember(1, person(1), known(9))  # renewed
     runs[1].run.remember(2, person(2), known(2))
     assert runs[2].run.recall(3, person(3)).known is None
     for people in runs:
         (line,) = people.warnings()
-        assert "was rekeyed or removed meanwhile" in line and "goes on without the cache" in line
+        assert f"was {what} meanwhile" in line and "goes on without the cache" in line
         people.close()
-    assert fluidvid("list", "--cache", cache)[1] == ""
+    if command == "purge":
+        assert not list(cache.parent.iterdir()), "nothing of what was purged comes back"
+    else:
+        assert fluidvid("list", "--cache", cache)[1] == ""
     assert met(cache, 1, 2) == met(cache, 1, 2)
 
 

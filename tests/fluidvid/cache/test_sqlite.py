@@ -54,6 +54,42 @@ def store(path: Path) -> Iterator[SqliteStore]:
     store.close()
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_who_uses_a_purged_cache_is_told(store: SqliteStore, path: Path, again: bool) -> None:
+    """What it went on to write nobody would find, or a new cache of this name would be taken for it."""
+    keep(store, record(1))
+    assert delete_files(path) >= 1 and not list(path.parent.iterdir())
+    other = SqliteStore(path, create=True, clock=lambda: 100.0) if again else None
+    for use in (
+        store.records,
+        lambda: store.renew("00000001", None),
+        lambda: store.add(record(2), unless=lambda here: False),
+    ):
+        with pytest.raises(CacheError, match=r"people\.cache was purged or replaced meanwhile: the next run begins"):
+            use()
+    store.close()
+    if other is not None:
+        keep(other, record(3))
+        other.close()
+        assert [r.id for r in SqliteStore(path, create=False, clock=lambda: 100.0).records()] == [record(3).id]
+
+
+def test_a_purge_deletes_nothing_of_a_cache_that_is_made_meanwhile(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, gone, unlink = path.with_name("people.cache.key"), list[str](), Path.unlink
+    key.write_bytes(b"k" * 32)
+    keep(store, record(1))
+
+    def seen(self: Path, missing_ok: bool = False) -> None:
+        gone.append(self.name)
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", seen)
+    delete_files(path, key)
+    assert gone[0] == key.name and gone[-1] == path.name and f"{path.name}-wal" in gone
+
+
 def test_another_thread_may_use_it(store: SqliteStore) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(keep, store, record(1)).result()

@@ -6,8 +6,8 @@ Files are written under a temporary name and get their own when they are complet
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -187,11 +187,15 @@ class PlaylistSink(ContainerSink):
 
 
 class _Written(io.FileIO):
-    """A file that is written whole, and notes the error if it cannot be."""
+    """A file that is written whole, and notes the error if it cannot be.
+
+    A playlist that fails is deleted before FFmpeg gives it its name: the one before stays. A part can be played up to
+    where it failed, and is deleted if it is empty.
+    """
 
     def __init__(self, path: Path, failed: list[OSError]) -> None:
         super().__init__(path, "wb")
-        self._failed = failed
+        self._where, self._failed = path, failed
 
     def write(self, data: Any) -> int:
         rest = memoryview(data)
@@ -200,6 +204,8 @@ class _Written(io.FileIO):
                 rest = rest[super().write(rest) :]
         except OSError as error:
             self._failed.append(error)
+            if not self.tell() or ".m3u8" in self._where.suffixes:
+                self._where.unlink(missing_ok=True)
         return len(data)
 
 
@@ -209,7 +215,10 @@ def _holds(muxer: str) -> frozenset[str]:
 
 
 class FileSink:
-    """A file that can be read up to where it was written, and gets its name when it is complete."""
+    """A file that can be read up to where it was written, and gets its name when it is complete.
+
+    Where it fails before anything was written to it, on a full disk for instance, it does not stay.
+    """
 
     def __init__(self, path: Path, description: bytes) -> None:
         self._path, self._temporary = path, path.with_name(path.name + UNFINISHED)
@@ -219,18 +228,32 @@ class FileSink:
         options = {"max_interleave_delta": _INTERLEAVE, "flush_packets": "1"}
         if muxer in ("mp4", "mov"):
             options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
-        self._sink = ContainerSink(local(self._temporary), muxer, description, options)
+        self._begun = False
+        with self._nothing_empty_left():
+            self._sink = ContainerSink(local(self._temporary), muxer, description, options)
+
+    @contextmanager
+    def _nothing_empty_left(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if not self._begun and self._temporary.is_file():
+                self._temporary.unlink()
+            raise
 
     @property
     def notes(self) -> Sequence[str]:
         return self._sink.notes
 
     def write(self, packet: Coded) -> None:
-        self._sink.write(packet)
+        with self._nothing_empty_left():
+            self._sink.write(packet)
+        self._begun = True
 
     def close(self) -> None:
-        self._sink.close()
-        self._temporary.replace(self._path)
+        with self._nothing_empty_left():
+            self._sink.close()
+            self._temporary.replace(self._path)
 
 
 def _unused(path: Path) -> Path:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
-from fluidvid.live.sinks import ContainerSink, Sink, open_sink
+from fluidvid.live.sinks import ContainerSink, Sink, _Written, open_sink
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until, workers
@@ -392,6 +394,56 @@ def test_who_gives_an_output_up_says_what_to_do(target: str, retries: int, why: 
     before, given_up, told = publisher.given_up.partition(": given up")
     assert before == f"{publisher.address.shown}: {why}" and given_up
     assert told.startswith(remedy) and bool(told) == bool(remedy) and ("--retries" in told) == ("--retries" in remedy)
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """Writing more fails, as on a full disk (Python ignores the signal)."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "p-%d.mkv", "hls/"])
+@pytest.mark.parametrize(("room", "left"), [(0, 0), (100, 0), (20_000, 1)])
+def test_a_full_disk_leaves_what_can_be_played_and_nothing_else(
+    tmp_path: Path, name: str, room: int, left: int
+) -> None:
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=0.2, crf=1)
+    noise, packets = np.random.default_rng(0), list[Coded]()
+    for index in range(30):
+        image = noise.integers(0, 255, (48, 64, 3), np.uint8)
+        picture = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
+        picture.pts = index * 3600
+        packets += encoder.encode(picture, arrived=0.0)
+    with no_file_larger_than(room), pytest.raises(OSError, match="File too large"):
+        sink = open_sink(
+            sink_address(f"{tmp_path}/{name}", overwrite=True), encoder.description(None), transport="tcp", segment=0.5
+        )
+        for packet in packets:
+            sink.write(packet)
+        sink.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    videos = [path for path in files if ".m3u8" not in path.suffixes]
+    if name == "hls/" and room == 100:
+        left = 1  # a part is one without a header
+    assert len(videos) == left and all(path.stat().st_size for path in files)
+    if room > 100:
+        with av.open(str(videos[0])) as container:
+            assert next(container.decode(video=0)).width == 64
+
+
+def test_a_playlist_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    failed, playlist = list[OSError](), tmp_path / "index.m3u8.tmp"
+    with no_file_larger_than(10), _Written(playlist, failed) as file:
+        file.write(b"#EXTM3U and so on")
+    assert failed and not playlist.exists()
+    with _Written(playlist, []) as file:
+        file.write(b"#EXTM3U and so on")
+    assert playlist.read_bytes() == b"#EXTM3U and so on"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ GENDER = 6.0
 """Misfit of another gender; ten years of age are 1, a likeness is 2 times its cosine by each recogniser."""
 AWAY = 1.0
 """How far a direction is led away from what it shares with those of people like the pseudonym, in units of the rest."""
+EMBEDDING = "embedding."
+"""What the names of a file's tables of embeddings begin with."""
 LIKE = 60
 """How many of the bank, the nearest in age and gender, are people like a pseudonym, itself among them."""
 
@@ -130,7 +132,7 @@ class PseudonymBank:
 
     def save(self, path: Path) -> None:
         """Write as float16 safetensors."""
-        tensors = {f"embedding.{name}": table for name, table in self.embeddings.items()}
+        tensors = {f"{EMBEDDING}{name}": table for name, table in self.embeddings.items()}
         tensors |= {"ages": self.ages, "males": self.males}
         if self.coordinates is not None:
             tensors["coordinates"] = self.coordinates
@@ -149,16 +151,19 @@ class PseudonymBank:
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
             ages, males = tensors["ages"], tensors["males"]
-        except (OSError, SafetensorError, KeyError) as error:
+            for name, tensor in tensors.items():
+                axes = 3 if name == "coordinates" else 2 if name.startswith(EMBEDDING) else 1
+                if tensor.ndim != axes or len(tensor) != ages.numel() or not tensor.isfinite().all():
+                    raise ValueError(f"{name} of {tuple(tensor.shape)} for {ages.numel()} people")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ModelError(
                 f"{path} is not a pseudonym bank ({error}): get the backbone anew, or take the file away to do without "
                 "pseudonyms"
             ) from error
-        prefix = "embedding."
         tables = {
-            k.removeprefix(prefix): torch.nn.functional.normalize(v, dim=1)
+            k.removeprefix(EMBEDDING): torch.nn.functional.normalize(v, dim=1)
             for k, v in tensors.items()
-            if k.startswith(prefix)
+            if k.startswith(EMBEDDING)
         }
         drawn = tensors["drawn"] > 0.5 if "drawn" in tensors else None
         return cls(tables, ages, males, tensors.get("coordinates"), drawn)

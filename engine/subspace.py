@@ -115,15 +115,17 @@ class ComponentSpace:
         """
         try:
             tensors = load_file(path)
-            basis, timesteps = tensors["basis"].float(), tuple(int(t) for t in tensors["timesteps"])
-        except (OSError, SafetensorError, KeyError) as error:
+            basis, timesteps = tensors["basis"].float(), tensors["timesteps"]
+            if basis.ndim != 3 or timesteps.shape != basis.shape[:1] or not basis.isfinite().all():
+                raise ValueError(f"a basis of {tuple(basis.shape)} for timesteps of {tuple(timesteps.shape)}")
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ModelError(
                 f"{path} holds no components of h ({error}): get the backbone anew, or take the file away to search in "
                 "all of h"
             ) from error
         if basis.shape[2] != shape[0] * shape[1] * shape[2]:
             raise ModelError(f"{path} does not fit this U-Net: {basis.shape[2]} values per component, h has {shape}")
-        return cls(timesteps, basis, shape)
+        return cls(tuple(int(t) for t in timesteps), basis, shape)
 
 
 def principal_components(h: Tensor, count: int) -> Tensor:

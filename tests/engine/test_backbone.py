@@ -204,3 +204,49 @@ def test_damaged_components_and_pseudonyms_are_named(content: bytes, tmp_path: P
         ComponentSpace.load(path, (16, 4, 4))
     with pytest.raises(ModelError, match=r"damaged\.safetensors is not a pseudonym bank"):
         PseudonymBank.load(path)
+
+
+def _safetensors(**tensors: torch.Tensor) -> bytes:
+    return save(tensors)
+
+
+LEVELS = torch.tensor([100])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_safetensors(basis=torch.zeros(256), timesteps=LEVELS), r"a basis of \(256,\)"),
+        (_safetensors(basis=torch.zeros(1, 256), timesteps=LEVELS), r"a basis of \(1, 256\)"),
+        (_safetensors(basis=torch.zeros(1, 2, 256), timesteps=torch.tensor(100)), r"timesteps of \(\)"),
+        (_safetensors(basis=torch.zeros(1, 2, 256), timesteps=torch.tensor([100, 300])), r"timesteps of \(2,\)"),
+        (_safetensors(basis=torch.full((1, 2, 256), torch.inf), timesteps=LEVELS), r"a basis of \(1, 2, 256\)"),
+    ],
+)
+def test_components_of_another_shape_are_one_line(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "hspace.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"hspace\.safetensors holds no components of h \(.*{words}.*search in all"):
+        ComponentSpace.load(path, (16, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("changed", "tensor"),
+    [
+        ("ages", torch.zeros(())),
+        ("males", torch.zeros(3)),
+        ("embedding.sface", torch.zeros(2)),
+        ("embedding.sface", torch.full((2, 8), torch.nan)),
+        ("coordinates", torch.zeros(2, 5)),
+        ("coordinates", torch.zeros(3, 1, 5)),
+        ("drawn", torch.zeros(3)),
+    ],
+)
+def test_a_bank_of_another_shape_is_one_line(changed: str, tensor: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "pseudonyms.safetensors"
+    good = {"ages": torch.zeros(2), "males": torch.zeros(2), "embedding.sface": torch.eye(2, 8)}
+    path.write_bytes(save(good))
+    assert PseudonymBank.load(path).embeddings["sface"].shape == (2, 8)
+    path.write_bytes(save(good | {changed: tensor}))
+    with pytest.raises(ModelError, match=r"pseudonyms\.safetensors is not a pseudonym bank \(.* people\): get the"):
+        PseudonymBank.load(path)

@@ -112,3 +112,14 @@ def test_the_tracker_knows_the_rate_of_a_file(monkeypatch: pytest.MonkeyPatch, c
 def test_detectors_run_on_the_card_that_was_asked_for(device: str, first: object) -> None:
     providers = assembly.execution_providers(device)
     assert providers[0] == first and providers[-1] == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(("gaze", "glasses"), [(True, False), (False, True)])
+def test_what_stays_the_sources_is_up_to_the_configuration(gaze: bool, glasses: bool) -> None:
+    """In what is applied and in what is searched: an edit is found for the region that it will have."""
+    from fluidvid.engine.glasses import Glasses
+
+    config = Config().updated({"device": "cpu", "edit.gaze": gaze, "edit.glasses": glasses})
+    editor: Any = assembly.make_editor(config, ModelStore(), 0)
+    assert editor.apply.gaze == gaze and isinstance(editor.apply.glasses, Glasses) == glasses
+    assert editor.options.optimise.gaze == gaze and editor.search.apply is editor.apply

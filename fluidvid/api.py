@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fluidvid.assembly import file_stages
-from fluidvid.config import CacheConfig, Config, EditConfig
+from fluidvid.config import CacheConfig, Config, EditConfig, as_config
 from fluidvid.editing import Preparation
 from fluidvid.errors import ConfigError
 from fluidvid.pipeline import Outcome, reasons_not_prepared, run
@@ -24,7 +24,7 @@ def anonymize(
     source: str | Path,
     target: str | Path,
     *,
-    config: Config | None = None,
+    config: Config | str | Path | None = None,
     overwrite: bool = False,
     progress: ProgressCallback | None = None,
 ) -> RunReport:
@@ -33,8 +33,8 @@ def anonymize(
     Args:
         source: a video file with anything PyAV decodes.
         target: the result; written beside itself under a temporary name and renamed when all went well.
-        config: default: the preset `default`. Pseudonyms change from run to run unless `config.seed`,
-            `cache.key_file` or `cache.path` fixes them.
+        config: a configuration, or a preset's name or TOML file; default: the preset `default`. Pseudonyms change from
+            run to run unless `config.seed`, `cache.key_file` or `cache.path` fixes them.
         overwrite: replace an existing target.
         progress: called after every frame; must be quick.
 
@@ -42,14 +42,14 @@ def anonymize(
         The account of the run. `edited + held + masked == faces`, `raw == 0`.
 
     Raises:
-        ConfigError: the cache would go into the source or the target.
+        ConfigError: no such preset, or the cache would go into the source or the target.
         InputError: the source is missing or cannot be decoded.
         OutputError: the target exists, or cannot be written.
         ModelError: a model is missing or altered.
         DetectionError: faces could not be looked for in some frame.
         StrictError: with `config.strict`.
     """
-    chosen = config or Config()
+    chosen = Config() if config is None else as_config(config)
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     videos = [os.path.realpath(path) for path in (where_from, where_to)]  # Path.resolve raises at a loop of links

@@ -547,3 +547,16 @@ def load(name_or_path: str | Path = "default") -> Config:
     except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: numbers too long, lists too deep
         raise ConfigError(f"{name} is not valid TOML: {error}") from None
     return from_mapping(tree, origin=name)
+
+
+def as_config(given: Config | str | Path) -> Config:
+    """What a caller of the Python API names: a configuration, or a preset or TOML file to `load`.
+
+    Raises:
+        ConfigError: see `load`; or it is something else.
+    """
+    if isinstance(given, str | Path):
+        return load(given)
+    if not isinstance(given, Config):
+        raise ConfigError(f"config is a {type(given).__name__}: give a Config, a preset's name or a TOML file")
+    return given

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
+from pathlib import Path
 
-from fluidvid.config import Config
+from fluidvid.config import Config, as_config
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, detection_errors
 from fluidvid.stages import Stages
@@ -16,7 +17,7 @@ from fluidvid.window import DirectionsAtOnce, Image, Window, check_picture
 def anonymize_frames(
     frames: Iterable[Image],
     *,
-    config: Config | None = None,
+    config: Config | str | Path | None = None,
     coverage: Coverage | None = None,
 ) -> Iterator[Image]:
     """Pseudonymise faces in a stream of pictures.
@@ -29,22 +30,21 @@ def anonymize_frames(
     Args:
         frames: `(H, W, 3)` uint8 RGB pictures of one size, upright, in order. Not modified; do not modify them
             while they are waiting inside.
-        config: default: the preset `live`.
+        config: a configuration, or a preset's name or TOML file; default: the preset `live`.
         coverage: filled with the account if given.
 
     Yields:
         As many pictures as came in, in order, `(H, W, 3)` uint8 RGB; those without a face are passed through.
 
     Raises:
-        ConfigError: the configuration asks for what only a whole file can give: `strict`, `media.start`, `media.end`.
+        ConfigError: no such preset, or the configuration asks for what only a whole file can give: `strict`, `media.start`, `media.end`.
         DetectionError: faces could not be looked for; nothing more is yielded, waiting pictures are lost.
         ModelError: a model is missing or altered.
         ValueError: a picture is of another shape or type.
     """
     from fluidvid.assembly import frame_stages
-    from fluidvid.config import load
 
-    chosen = config or load("live")
+    chosen = as_config("live" if config is None else config)
     if chosen.strict or chosen.start is not None or chosen.end is not None:
         raise ConfigError("strict, media.start and media.end are for whole files: leave them out, or use anonymize")
     stages = frame_stages(chosen)

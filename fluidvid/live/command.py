@@ -15,7 +15,7 @@ import av
 
 from fluidvid.api import check_cache_apart
 from fluidvid.assembly import frame_stages
-from fluidvid.config import CacheConfig, Config, LiveConfig
+from fluidvid.config import CacheConfig, Config, LiveConfig, as_config
 from fluidvid.errors import ConfigError, InterruptedStreamError
 from fluidvid.heap import share
 from fluidvid.live.addresses import Address, sink_address, source_address
@@ -30,7 +30,7 @@ def stream(
     source: str,
     targets: Sequence[str],
     *,
-    config: Config,
+    config: Config | str | Path,
     overwrite: bool = False,
     say: Callable[[str], None] | None = None,
     done: Callable[[LiveReport], None] | None = None,
@@ -41,7 +41,7 @@ def stream(
         source: a URL (rtsp, rtmp, http, udp, tcp), a video device, or a file, which is read at real-time pace;
             `@FILE` takes the address from the first line of a file.
         targets: URLs (rtsp, rtmp, udp, tcp), HLS folders or playlists, files, or `preview[:PORT]`.
-        config: for instance `config.load("live")`.
+        config: a configuration, or a preset's name or TOML file, for instance "live".
         overwrite: replace existing files; older parts under the name of a file in parts are moved aside.
         say: takes one line at a time for the user; default: stderr. Called from any thread.
         done: takes the report before any error is raised, too.
@@ -60,6 +60,7 @@ def stream(
     share()
     # FFmpeg's lines name URLs. Not set_level: that installs PyAV's log callback, which can deadlock threads.
     av.logging.set_libav_level(av.logging.PANIC)
+    config = as_config(config)
     check_config(config)
     if isinstance(targets, str):
         raise ConfigError("targets is one text: give a list of OUTs, if only of one")

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 import fluidvid
 from fluidvid import assembly
+from fluidvid.config import as_config, load
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, InputError, OutputError, StrictError
 from fluidvid.progress import ProgressEvent
@@ -146,3 +148,25 @@ def test_a_cache_that_is_a_loop_of_links_is_no_video_of_the_run(tmp_path: Path) 
     config = fluidvid.Config().updated({"cache.path": str(tmp_path / "loop"), "mode": "solid"})
     with pytest.raises(InputError, match="cannot be opened"):
         fluidvid.anonymize(tmp_path / "a.mp4", tmp_path / "b.mp4", config=config)
+
+
+def test_a_preset_or_a_file_may_stand_for_a_configuration(clip: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text('mode = "solid"\n[media]\nend = "0.2"\n')
+    for number, config in enumerate((own, str(own))):
+        report = fluidvid.anonymize(clip, tmp_path / f"{number}.mp4", config=config)
+        assert report.mode == "solid" and report.frames == 6
+    assert as_config("live") == load("live") and as_config(CONFIG) is CONFIG
+
+
+@pytest.mark.parametrize(("config", "words"), [("faster", "presets are default"), ({"mode": "solid"}, "is a dict: give")])
+def test_what_is_no_configuration_is_one_line(clip: Path, tmp_path: Path, config: Any, words: str) -> None:
+    picture = np.zeros((64, 64, 3), np.uint8)
+    for use in (
+        lambda: fluidvid.anonymize(clip, tmp_path / "out.mp4", config=config),
+        lambda: list(fluidvid.anonymize_frames([picture], config=config)),
+        lambda: fluidvid.stream(str(clip), [str(tmp_path / "out.mp4")], config=config),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            use()
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from fluidvid.video.info import VideoInfo
 from fluidvid.video.opening import NO_INDEX, WRAP
 
 _JUMP = Fraction(1, 2)
-"""Seconds by which the clock jumps back at a seam; by less it is merely unsteady."""
+"""Seconds by which the clock jumps back at a seam; by less it is merely unsteady, unless a recording is no longer."""
 _PATIENCE = Fraction(5)
 """Seconds of sound that wait for a seam of the picture. Sound that jumps by itself stays where it is."""
 _SHOWN = 3
@@ -28,11 +28,13 @@ class SteadyClock:
         self._info = info
         self._frame = 1 / (info.average_rate or Fraction(25))
         self._stored: dict[int, Fraction] = {}  # decoding time of each stream's last packet
+        self._begun: dict[int, Fraction] = {}  # of the first packet behind each stream's last seam
         self._offset = info.offset
         self._sound: dict[int, Fraction] = {}  # the offset of each stream of sound, which may lag behind
         self._waiting: list[Packet[Any]] = []
         self._end: Fraction | None = None
-        self._doubted: tuple[Fraction, Fraction, Fraction] | None = None  # time and offset before a seam; its place
+        # Before a seam: the last time, the first one and the offset; and the seam's place.
+        self._doubted: tuple[Fraction, Fraction | None, Fraction, Fraction] | None = None
         self._seams: list[Fraction] = []
 
     @property
@@ -69,17 +71,22 @@ class SteadyClock:
         yield from self._released(None)
 
     def _meets_seam(self, packet: Packet[Any], time: Fraction) -> bool:
-        last = self._stored.get(packet.stream_index, time)
+        index = packet.stream_index
+        last = self._stored.get(index, time)
         if self._doubted is not None:
-            before, offset, place = self._doubted
+            before, begun, offset, place = self._doubted
             self._doubted = None
-            if _step(last, time) > _JUMP and 0 <= _step(before, time) < _JUMP:
+            left_out = _step(before, time)
+            if (_step(last, time) > _JUMP or left_out > 1.5 * self._frame) and 0 <= left_out < _JUMP:
                 self._offset = offset  # a single packet had a damaged time
+                if begun is not None:
+                    self._begun[index] = begun
             else:
                 self._seams.append(place)
+        begun = self._begun.get(index)
         if not self._jumps(packet, time) or self._end is None:
             return False
-        self._doubted = last, self._offset, self._end
+        self._doubted = last, begun, self._offset, self._end
         self._offset = self._end - _shown(packet)
         return True
 
@@ -109,9 +116,15 @@ class SteadyClock:
             yield self._moved(packet, self._sound[packet.stream_index])
 
     def _jumps(self, packet: Packet[Any], time: Fraction) -> bool:
-        last = self._stored.get(packet.stream_index, time)
-        self._stored[packet.stream_index] = time
-        return _step(last, time) < -_JUMP
+        """Whether a stream's clock begins anew: far back, or where a shorter recording began."""
+        index = packet.stream_index
+        step = _step(self._stored.get(index, time), time)
+        self._stored[index] = time
+        if packet.dts is None:  # pictures are shown in another order than they come in
+            return step < -_JUMP
+        jumped = step < -_JUMP or (step < 0 and _step(self._begun.get(index, time), time) <= 0)
+        self._begun[index] = time if jumped else self._begun.get(index, time)
+        return jumped
 
     def _ends(self, packet: Packet[Any]) -> Fraction:
         return _shown(packet) + (packet.duration * packet.time_base if packet.duration else self._frame)

@@ -21,9 +21,9 @@ FRAME = 3000
 PART = 30
 
 
-def part(path: Path, clip: Path, begin: int, frames_between: str = "0") -> Path:
-    """A second of a broadcast whose clock begins at `begin` seconds."""
-    pts = [begin * 90_000 + n * FRAME for n in range(PART)]
+def part(path: Path, clip: Path, begin: int, frames_between: str = "0", count: int = PART) -> Path:
+    """A second, or `count` pictures, of a broadcast whose clock begins at `begin` seconds."""
+    pts = [begin * 90_000 + n * FRAME for n in range(count)]
     return build(path, clip, Recipe(time_base=BASE, pts=pts, audio=["aac"], options={"bf": frames_between}))
 
 
@@ -82,17 +82,42 @@ def test_a_cut_behind_a_seam_is_found(clip: Path, tmp_path: Path) -> None:
     assert 0 <= heard[0] < Fraction(1, 5) and Fraction(4, 5) < heard[-1] < 1
 
 
-def test_a_single_damaged_time_is_no_seam(clip: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frames_between", ["0", "2"])
+@pytest.mark.parametrize("count", [4, 9, 14])
+def test_recordings_of_less_than_half_a_second_go_on_one_behind_the_other(
+    clip: Path, tmp_path: Path, count: int, frames_between: str
+) -> None:
+    """The clock jumps back by less than what passes for unsteady: to where the recording began."""
+    parts = [part(tmp_path / f"{n}.ts", clip, 5, frames_between, count) for n in range(3)]
+    report, _ = rewrite(joined(tmp_path / "in.ts", *parts), tmp_path / "out.ts")
+    after = see(tmp_path / "out.ts")
+    assert len(after.times) == 3 * count
+    assert {b - a for a, b in pairwise(after.times)} == {FRAME * BASE}
+    heard = [time for time, _ in after.of("audio")[0].packets if time is not None]
+    assert len(heard) == sum(len(see(p).of("audio")[0].packets) for p in parts)
+    length = 3 * count * FRAME * BASE
+    assert abs(heard[-1] - heard[0] - length) < Fraction(1, 10), "the sound keeps in step"
+    assert [line.count(" s,") for line in report.warnings if "clock jumps back" in line] == [2]
+
+
+@pytest.mark.parametrize(
+    ("where", "time"),
+    [(5, 12_345), (5, 900_000 + 3 * FRAME), (2, 900_000), (2, 900_000 - FRAME)],
+    ids=["far back", "a little", "to the beginning", "a little before it"],
+)
+def test_a_single_damaged_time_is_no_seam(clip: Path, tmp_path: Path, where: int, time: int) -> None:
     source = part(tmp_path / "in.ts", clip, 10)
     with VideoReader(source) as reader:
         clock = SteadyClock(reader.info)
     packets = []
     for n in range(10):
         packet: av.Packet[Any] = av.Packet(b"picture")
-        packet.pts = packet.dts = 900_000 + n * FRAME if n != 5 else 12_345
+        packet.pts = packet.dts = 900_000 + n * FRAME if n != where else time
         packet.time_base, packet.duration = BASE, FRAME
         packets.append(packet)
-    assert [p.pts for p in clock.steady(packets)] == [900_000 + n * FRAME for n in range(10)]
+    moved = [p.pts for p in clock.steady(packets)]
+    assert moved[where] in (900_000 + where * FRAME, time)
+    assert [pts for n, pts in enumerate(moved) if n != where] == [900_000 + n * FRAME for n in range(10) if n != where]
     assert clock.warnings == []
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluidvid.trackers.completion import VELOCITY_SPAN, velocity
+from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.types import TrackedFace
 from fluidvid.tracktable import TrackTable, face_of
-from fluidvid.unclaimed import FIRST_ID, OVERLAP, iou
+from fluidvid.unclaimed import FIRST_ID, OVERLAP
 
 
 def longest_held(table: TrackTable, cuts: Collection[int], limit: int) -> int:
@@ -78,7 +79,8 @@ def _taken_up(table: TrackTable, cuts: Collection[int], limit: int) -> Iterator[
                 break
             onward = last.box + np.tile(velocity(one.end) * (first.frame - last.frame), 2)
             back = first.box - np.tile(velocity(other.begin) * (first.frame - last.frame), 2)
-            if max(iou(last.box, first.box), iou(onward, first.box), iou(last.box, back)) >= OVERLAP:
+            ends, begins = np.stack([last.box, onward, last.box]), np.stack([first.box, first.box, back])
+            if iou_matrix(ends, begins).diagonal().max() >= OVERLAP:
                 yield one, other
                 break
 

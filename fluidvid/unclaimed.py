@@ -11,20 +11,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.types import Detection, TrackedFace
 
 FIRST_ID = 1_000_000_000
 OVERLAP = 0.3
-
-
-def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Intersection over union of two `(4,)` boxes."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    inter = float(width * height)
-    return inter / float((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter)
 
 
 def with_unclaimed(
@@ -41,7 +32,8 @@ def with_unclaimed(
     """
     found = list(faces)
     for detection in detections:
-        if detection.score >= score and all(iou(detection.box, face.box) < OVERLAP for face in found):
+        boxes = np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4)
+        if detection.score >= score and (iou_matrix(detection.box[None], boxes) < OVERLAP).all():
             track = next_id + len(found) - len(faces)
             found.append(TrackedFace(track, frame, detection.box, detection.landmarks, detection.score, True))
     return found
@@ -59,5 +51,5 @@ def duplicates(tracks: NDArray[np.int32], boxes: NDArray[np.float32]) -> NDArray
     """
     dropped = np.zeros(len(tracks), dtype=bool)
     for i in np.flatnonzero(tracks >= FIRST_ID):
-        dropped[i] = any(not dropped[j] and iou(boxes[i], boxes[j]) >= OVERLAP for j in range(i))
+        dropped[i] = bool((iou_matrix(boxes[i : i + 1], boxes[:i][~dropped[:i]]) >= OVERLAP).any())
     return dropped

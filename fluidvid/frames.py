@@ -37,7 +37,8 @@ def anonymize_frames(
         As many pictures as came in, in order, `(H, W, 3)` uint8 RGB; those without a face are passed through.
 
     Raises:
-        ConfigError: no such preset, or the configuration asks for what only a whole file can give: `strict`, `media.start`, `media.end`.
+        ConfigError: no such preset, or the configuration asks for what only a whole file can give: `strict`,
+            `media.start`, `media.end`.
         DetectionError: faces could not be looked for; nothing more is yielded, waiting pictures are lost.
         ModelError: a model is missing or altered.
         ValueError: a picture is of another shape or type.

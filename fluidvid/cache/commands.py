@@ -141,7 +141,8 @@ def cache_purge(
 ) -> None:
     """Delete the cache and its own key file, also a damaged one; or only expired entries. Needs no key.
 
-    A run that uses it at this moment goes on without it, and says so. The cache does not keep how long its entries live: every run says so by `cache.ttl_days`.
+    A run that uses it at this moment goes on without it, and says so. The cache does not keep how long its entries
+    live: every run says so by `cache.ttl_days`.
     """
     if expired != (ttl is not None):
         missing = "--expired: add --ttl-days DAYS, the cache.ttl_days of your runs"

@@ -7,7 +7,6 @@ from typing import Literal
 
 from fluidvid.live.addresses import Address
 
-
 LOGIN_REFUSED = "the login was refused: check user and password"
 DISK_FULL = "the disk is full: free some space"
 """Failures that say by themselves what to do."""

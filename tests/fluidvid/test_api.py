@@ -153,13 +153,17 @@ def test_a_cache_that_is_a_loop_of_links_is_no_video_of_the_run(tmp_path: Path) 
 def test_a_preset_or_a_file_may_stand_for_a_configuration(clip: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text('mode = "solid"\n[media]\nend = "0.2"\n')
-    for number, config in enumerate((own, str(own))):
-        report = fluidvid.anonymize(clip, tmp_path / f"{number}.mp4", config=config)
-        assert report.mode == "solid" and report.frames == 6
+    reports = [
+        fluidvid.anonymize(clip, tmp_path / "one.mp4", config=own),
+        fluidvid.anonymize(clip, tmp_path / "two.mp4", config=str(own)),
+    ]
+    assert all(report.mode == "solid" and report.frames == 6 for report in reports)
     assert as_config("live") == load("live") and as_config(CONFIG) is CONFIG
 
 
-@pytest.mark.parametrize(("config", "words"), [("faster", "presets are default"), ({"mode": "solid"}, "is a dict: give")])
+@pytest.mark.parametrize(
+    ("config", "words"), [("faster", "presets are default"), ({"mode": "solid"}, "is a dict: give")]
+)
 def test_what_is_no_configuration_is_one_line(clip: Path, tmp_path: Path, config: Any, words: str) -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
     for use in (

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from fluidvid.errors import ConfigError, InputError, OutputError
 from fluidvid.video.containers import target_for
+from fluidvid.video.target_file import TargetFile
 
 SourceKind = Literal["rtsp", "rtmp", "http", "mpegts", "device", "file"]
 SinkKind = Literal["rtsp", "rtmp", "hls", "mpegts", "file", "segments", "preview"]
@@ -180,6 +181,7 @@ def _place(text: str, overwrite: bool) -> Address:
         if not folder.parent.is_dir():
             raise OutputError(f"folder {folder.parent} does not exist: create it first")
         playlist = folder / "index.m3u8" if path.suffix != ".m3u8" else path
+        _check_writable((folder if folder.is_dir() else folder.parent) / playlist.name)
         return _free(Address(str(playlist), "hls", str(playlist)), overwrite)
     if any(int(width) > WIDEST for width in re.findall(r"%0?(\d+)d", path.name)):
         raise OutputError(f"cannot publish to {path}: numbers of at most {WIDEST} digits are needed, as in %05d")
@@ -190,7 +192,13 @@ def _place(text: str, overwrite: bool) -> Address:
         )
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} does not exist: create it first")
+    _check_writable(path)
     return _free(Address(text, "segments" if _PART.search(path.name) else "file", text), overwrite)
+
+
+def _check_writable(path: Path) -> None:
+    """Raise OutputError at the start, not at the first picture, if no file can be made beside `path`."""
+    TargetFile(path, overwrite=True).remove()
 
 
 def part_name(pattern: str, number: int) -> str:

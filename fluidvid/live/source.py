@@ -29,6 +29,11 @@ MAX_WAITING = 256 * 2**20
 
 PARTING = 1.0
 """Seconds that the end of a run waits for a read under way."""
+_REMEDIES = {
+    "file": "check that it is a whole video",
+    "device": "check that it is plugged in and that this is its name",
+}
+"""What to do about an input that was given up, by its kind."""
 
 
 class LiveFrame(Frame):
@@ -198,9 +203,8 @@ class LiveSource:
                 hopeless = self._address.kind == "file" or (lost.permanent and not worked)
                 wait = None if hopeless else self._backoff.failed()
                 if wait is None:
-                    local = self._address.kind in ("file", "device")
-                    remedy = "" if local else "; check that it is on and that the address is right"
-                    self._error = InputError(f"{self._address.shown}: {lost}: given up{remedy}")
+                    remedy = _REMEDIES.get(self._address.kind, "check that it is on and that the address is right")
+                    self._error = InputError(f"{self._address.shown}: {lost}: given up; {remedy}")
                     return
                 self._say(f"{self._address.shown}: {lost}; trying again in {wait:g} s")
                 self._stopping.wait(wait)

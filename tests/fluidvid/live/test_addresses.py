@@ -151,6 +151,13 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         source_address(f"{tmp_path}/nothing.mp4")
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a-%d.mkv", "list.m3u8", "hls/"])
+def test_a_folder_nobody_may_write_in_is_refused_at_once(name: str) -> None:
+    """A worker would find out with the first picture, and try again for ever."""
+    with pytest.raises(OutputError, match="no permission to write in /sys: choose another folder"):
+        sink_address(f"/sys/{name}", overwrite=False)
+
+
 def test_links_that_lead_to_each_other_are_nobodys_file(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("pool")
     (tmp_path / "pool").symlink_to("loop")

@@ -12,6 +12,9 @@ STEP = 100
 LONGEST_GAP = 2.0
 """Seconds between two pictures, or two chunks of sound, from which their times have been moved."""
 
+LONGEST_BACK = 0.1
+"""Seconds back from which their times have been moved, too; by less they are merely unsteady."""
+
 
 class Timeline:
     """Maps the times of one input stream, picture or sound, to ticks that only rise.
@@ -41,7 +44,7 @@ class Timeline:
 
     def tick(self, seconds: Fraction) -> int:
         """Published tick of an input time; always larger than the one before."""
-        if self._before is not None and not -LONGEST_GAP < seconds - self._before < LONGEST_GAP:
+        if self._before is not None and not -LONGEST_BACK < seconds - self._before < LONGEST_GAP:
             self._offset = None
             self.moved += 1
         if self._offset is None:

@@ -37,6 +37,19 @@ def test_distances_are_kept_and_jumps_are_not() -> None:
     assert 0 < (timeline.tick(Fraction(77)) - after) * TIME_BASE < 1
 
 
+def test_a_clock_that_is_set_back_a_little_squeezes_no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They came within milliseconds, until the times were again where they had been."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    timeline, ticks = Timeline(0.0), list[int]()
+    for index in range(60):
+        now = index / 30
+        back = 1.0 if index >= 40 else 0.05 if index == 20 else 0.0  # set back for good; unsteady once
+        ticks.append(timeline.tick(Fraction(index, 30) - Fraction(back)))
+    steps = [b - a for a, b in pairwise(ticks)]
+    assert timeline.moved == 1 and {*steps[:19], *steps[21:]} == {3000} and min(steps) >= STEP
+
+
 def test_sound_keeps_in_step_with_pictures() -> None:
     pictures, sounds = (Timeline(time.monotonic()) for _ in range(2))
     first = pictures.tick(Fraction(100))

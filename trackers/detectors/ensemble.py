@@ -66,12 +66,15 @@ class EnsembleDetector(FaceDetector):
             if i not in own and j not in own.values():
                 own[i] = j
         for i, extra in enumerate(second):
-            if i in own:
-                known = found[own[i]]
-                both = 1 - (1 - known.score) * (1 - extra.score)
-                found[own[i]] = Detection(known.box, both, known.landmarks, known.source)
-            elif not _alike([second[k] for k, j in own.items() if alike[i].same[j]], extra).central.any():
+            matched = [i] if i in own else [k for k, j in own.items() if alike[i].same[j]]
+            central = _alike([second[k] for k in matched], extra).central
+            if not central.any():
                 found.append(self._second.with_landmarks(image, extra))
+                continue
+            match = own[matched[int(central.argmax())]]
+            known = found[match]
+            both = 1 - (1 - known.score) * (1 - extra.score)
+            found[match] = Detection(known.box, both, known.landmarks, known.source)
         return sorted(found, key=lambda d: -d.score)
 
 

@@ -122,8 +122,10 @@ class SteadyClock:
         self._stored[index] = time
         if packet.dts is None:  # pictures are shown in another order than they come in
             return step < -_JUMP
-        jumped = step < -_JUMP or (step < 0 and _step(self._begun.get(index, time), time) <= 0)
-        self._begun[index] = time if jumped else self._begun.get(index, time)
+        begun = self._begun.get(index)
+        jumped = step < -_JUMP or (step < 0 and begun is not None and _step(begun, time) <= 0)
+        if jumped or begun is None:
+            self._begun[index] = time
         return jumped
 
     def _ends(self, packet: Packet[Any]) -> Fraction:

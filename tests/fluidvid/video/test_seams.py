@@ -121,6 +121,24 @@ def test_a_single_damaged_time_is_no_seam(clip: Path, tmp_path: Path, where: int
     assert clock.warnings == []
 
 
+def test_first_packets_without_decoding_times_are_no_seam(clip: Path, tmp_path: Path) -> None:
+    """Their times of showing are ahead of the next one's of decoding."""
+    source = part(tmp_path / "in.ts", clip, 10)
+    with VideoReader(source) as reader:
+        clock = SteadyClock(reader.info)
+    shown = [2, 0, 1, 5, 3, 4]
+    packets: list[av.Packet[Any]] = []
+    for n, place in enumerate(shown):
+        packet: av.Packet[Any] = av.Packet(b"picture")
+        packet.pts = 900_000 + place * FRAME
+        if n >= 1:
+            packet.dts = 900_000 + (n - 2) * FRAME
+        packet.time_base, packet.duration = BASE, FRAME
+        packets.append(packet)
+    assert [p.pts for p in clock.steady(packets)] == [900_000 + place * FRAME for place in shown]
+    assert clock.warnings == []
+
+
 def test_sound_that_jumps_by_itself_is_kept(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The picture's clock rules: sound waits for its seam, but not for ever."""
     monkeypatch.setattr(seams, "_PATIENCE", Fraction(1, 4))

@@ -37,6 +37,10 @@ class Bottleneck:
 
         return Bottleneck(tile(self.h), tuple(tile(s) for s in self.skips), tile(self.embedding), tile(self.timesteps))
 
+    def __getitem__(self, some: slice) -> Bottleneck:
+        skips = tuple(s[some] for s in self.skips)
+        return Bottleneck(self.h[some], skips, self.embedding[some], self.timesteps[some])
+
 
 class SplitUNet:
     """A frozen diffusers `UNet2DModel`, cut at the bottleneck; equal to its forward to float precision.

@@ -148,7 +148,7 @@ def train_bank(
         rows = targets.alike(kept, generator)
         region = face_region(kept.landmarks, backbone.crop_size)
         noise = torch.randn((people, *z.shape[1:]), generator=generator).repeat(2, 1, 1, 1)
-        directions = directed.directions(targets.codes[rows])
+        directions = directed.directions(directed.read_out(targets.codes[rows]))
         with autocast():
             after, denoise, length = displaced(backbone, space, faces, noise, directions)
             leaf = after.detach().requires_grad_()

@@ -87,9 +87,14 @@ class DirectedHalf:
         self.trained = [*self.half, *self.directed]
         self.averaged = [p.detach().clone() for p in self.trained]
 
-    def directions(self, codes: Tensor) -> Tensor:
-        """`(n, L, C * h * w)` displacements to the people of codes `(n, D)`."""
-        return torch.einsum("nlk,lkd->nld", self.read_out(codes), self.basis)
+    def directions(self, coordinates: Tensor) -> Tensor:
+        """`(n, L, C * h * w)` displacements of coordinates `(n, L, K)`, which `read_out` has of the people's codes."""
+        return torch.einsum("nlk,lkd->nld", coordinates, self.basis)
+
+    @torch.no_grad()
+    def spread(self, codes: Tensor) -> Tensor:
+        """`(L, K)` standard deviations of the coordinates over people of codes `(N, D)`: what a search counts in."""
+        return self.read_out(codes).std(0).clamp_min(1e-6)
 
     def pace(self, pace: float) -> None:
         """Every learning rate at `pace` times its own."""
@@ -129,7 +134,7 @@ class DirectedHalf:
             p.copy_(average)
         coordinates = self.read_out(codes)
         # Coordinates in standard deviations over the targets, so that the search's steps mean the same everywhere.
-        scale = coordinates.std(0).clamp_min(1e-6)
+        scale = self.spread(codes)
         space = ComponentSpace(self.space.timesteps, self.basis * scale[..., None], self.space.shape)
         space.save(out / "hspace.safetensors")
         torch.save(coordinates / scale, out / "coordinates.pt")

@@ -3,7 +3,10 @@
 What an edit to a pseudonym should look like is known: the donor's face in the crop (`fluidvid.engine.training.swaps`).
 So this is learnt like any mapping from examples, in latents and at a fraction of the bank's cost: the direction says
 who, skips say the pose, the light and the expression. What is left of the person in it recognisers say, and a critic
-what looks drawn, on a few of the pairs. Where nothing is displaced the decoding half is held to denoising.
+what looks drawn, on a few of the pairs. These are edited as they will be once a search has led them away from their
+donors and their strength goes beyond 1 (adversarial training, Goodfellow et al., arXiv 1412.6572): otherwise faces
+come out right where training looked, and drawn where edits end up. Where nothing is displaced the decoding half is
+held to denoising.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.glasses import WORN, Glasses
+from fluidvid.engine.hspace import Bottleneck, SplitUNet
+from fluidvid.engine.losses import attribute_terms
 from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
@@ -61,6 +66,7 @@ class SwapTraining(TrainingOptions):
         suppress: weight of not being who the person was.
         apart: weight of two pseudonyms of one person being no more alike than what they are drawn to.
         expression: weight of the person's expression, which donors do not have.
+        age_gender: weight of the person's age and gender, as `fluidvid.engine.losses.attribute_terms` has them.
         margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
         identity: length of the recognisers' push as a share of the pictures'.
         adversarial: the same of the critic's.
@@ -68,6 +74,9 @@ class SwapTraining(TrainingOptions):
         critic_warmup: steps in which the critic only learns; as many again in which its push grows.
         critic_updates: of the critic in each of those steps, for it must tell before it may push.
         calibrated: steps more in which the critic's push is measured.
+        searched: by how many standard deviations over the donors the directions of judged pairs are led away, as a
+            search would lead them, at most.
+        strongest: strength at which judged pairs are shown, at most, see `fluidvid.engine.plan.extrapolated`.
         ema: decay of the average that is kept.
     """
 
@@ -87,15 +96,18 @@ class SwapTraining(TrainingOptions):
     asked: int = 2
     displace: float = 1.0
     suppress: float = 7.0
-    apart: float = 0.5
+    apart: float = 2.0
     expression: float = 3.0
+    age_gender: float = 3.0
     margin: float = 0.3
     identity: float = 3.0
-    adversarial: float = 0.9
+    adversarial: float = 1.4
     critic_rate: float = 5e-4
     critic_warmup: int = 60
     critic_updates: int = 10
     calibrated: int = 40
+    searched: float = 0.8
+    strongest: float = 1.6
     ema: float = 0.999
 
 
@@ -210,6 +222,35 @@ class PairCache:
         return self.kept[torch.cat([half + part for part in parts for half in (0, self._room)])].float()
 
 
+@dataclass(frozen=True, eq=False)
+class _Edits:
+    """Latents that may be edited along any coordinates, as often as one likes.
+
+    Attributes:
+        directed: makes directions of coordinates.
+        unet: its decoding half draws.
+        z: `(n, C, h, w)` latents.
+        bottleneck: of these with noise.
+        plain: `(n, C, h, w)` what is predicted of it where nothing is displaced.
+    """
+
+    directed: DirectedHalf
+    unet: SplitUNet
+    z: Tensor
+    bottleneck: Bottleneck
+    plain: Tensor
+
+    def __getitem__(self, some: slice) -> _Edits:
+        return _Edits(self.directed, self.unet, self.z[some], self.bottleneck[some], self.plain[some])
+
+    def __call__(self, coordinates: Tensor) -> Tensor:
+        """Latents `(n, C, h, w)` edited along `(n, 1, K)` coordinates."""
+        h = self.bottleneck.h.float()
+        directions = self.directed.directions(coordinates).reshape(h.shape)
+        displaced = displace(h, directions, 1.0, "geodesic")
+        return self.z + self.unet.decode(self.bottleneck, displaced).float() - self.plain
+
+
 class _Beholders:
     """What recognisers and a critic ask of decoded pictures: the donor, nobody else, and that nothing looks drawn.
 
@@ -235,6 +276,20 @@ class _Beholders:
         self.critic = FaceCritic()
         self.training = CriticTraining(self.critic, options.critic_rate, batch=16)
         self.step, self.weights = 0, [0.0, 0.0]
+
+    def likeness(self, leaf: Tensor, pairs: Pairs, rng: np.random.Generator) -> Tensor:
+        """The gradient `(n, C, h, w)`, at edited latents, of how much one recogniser takes people for themselves.
+
+        `leaf` and `pairs` as below.
+        """
+        net = self.recognisers[int(rng.integers(len(self.recognisers)))]
+        leaf = leaf.detach().requires_grad_()
+        with autocast():
+            new = net(self.backbone.decode(leaf).float()).float()
+            with torch.no_grad():
+                old = net(self.backbone.decode(pairs.latents[: len(leaf) // 2]).float()).float()
+        (gradient,) = torch.autograd.grad((new * old.repeat(2, 1)).sum(), leaf)
+        return gradient
 
     def __call__(
         self, leaf: Tensor, pairs: Pairs, pull: Tensor, rng: np.random.Generator, generator: torch.Generator
@@ -265,10 +320,11 @@ class _Beholders:
             seen.append(
                 who_terms(new, goal, old.repeat(2, 1), leaf.new_ones(len(leaf)), options.margin * net.threshold)
             )
-        with torch.no_grad():
-            was = self.attributes.expression(source).repeat(2, 1)
         terms = mean_terms(seen)
-        terms["expression"] = (self.attributes.expression(drawn) - was).pow(2).sum(1).mean()
+        with torch.no_grad():
+            was = self.attributes(source, mesh=False).repeat(2)
+        kept = attribute_terms(self.attributes(drawn, mesh=False), was)
+        terms |= {name: kept[name] for name in ("expression", "age_gender")}
         (identity,) = torch.autograd.grad(
             torch.stack([getattr(options, name) * term for name, term in terms.items()]).sum(), leaf, retain_graph=True
         )
@@ -336,12 +392,13 @@ def train_swaps(
     rng = np.random.default_rng(options.seed + run.step)
     cache = PairCache(backbone, attributes, targets, pictures, chances, options, rng, generator, glasses)
     (level,) = space.timesteps
+    judged = slice(options.judged)
     for progress in run.loop():
         pace = warmed(run.step, 100) * held(progress)
         directed.pace(pace)
         pairs = cache.draw(options.batch)
         z, n = pairs.latents, len(pairs.rows)
-        directions = directed.directions(targets.codes[pairs.rows])
+        coordinates = directed.read_out(targets.codes[pairs.rows])
         ts = torch.full((n,), level)
         z_t = schedule.add_noise(z, torch.randn(z.shape, generator=generator), ts)
         clean = z[-options.denoised :]
@@ -354,9 +411,16 @@ def train_swaps(
                 bottleneck = unet.encode(z_t, ts)
                 plain = unet.decode(bottleneck).float()
                 ordinary = drop_skips(unet.encode(noisy, times), keep)
-            to = directions[:, 0].reshape(n, *space.shape)
-            displaced = displace(bottleneck.h.float(), to, torch.ones(n), "geodesic")
-            after = z + unet.decode(bottleneck, displaced).float() - plain
+            length = too_long(bottleneck.h, directed.directions(coordinates))
+            edited = _Edits(directed, unet, z, bottleneck, plain)
+            if recognisers:
+                at = coordinates[judged].detach().requires_grad_()
+                tried = edited[judged](at)
+                (uphill,) = torch.autograd.grad(tried, at, beholders.likeness(tried, pairs[judged], rng))
+                far = options.searched * torch.rand((len(at), 1, 1), generator=generator)
+                led = coordinates[judged] - far * directed.spread(targets.codes) * uphill.sign()
+                coordinates = torch.cat([led, coordinates[len(at) :]])
+            after = edited(coordinates)
             denoise = (unet.decode(ordinary).float() - clean).pow(2).mean()
         leaf = after.detach().requires_grad_()
         weight = pairs.weights.square() + options.outside
@@ -364,12 +428,11 @@ def train_swaps(
         (pull,) = torch.autograd.grad(swap, leaf)
         figures = {"swap": swap.item(), "denoise": denoise.item()}
         if recognisers:
-            push, found = beholders(
-                leaf[: options.judged], pairs[: options.judged], pull[: options.judged], rng, generator
-            )
-            pull[: options.judged] += push
+            strength = 1 + (options.strongest - 1) * torch.rand((len(at), 1, 1, 1), generator=generator)
+            shown = z[judged] + strength * (leaf[judged] - z[judged])
+            push, found = beholders(shown, pairs[judged], pull[judged], rng, generator)
+            pull[judged] += strength * push
             figures |= found
-        length = too_long(bottleneck.h, directions)
         unpaired = options.denoise * denoise + options.length * length
         directed.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward([after, unpaired], [pull, torch.ones_like(unpaired)])

@@ -221,6 +221,28 @@ def test_recognisers_and_a_critic_are_asked_beside_the_pictures(pictures: NDArra
     assert min(state["weights"]) > 0
 
 
+def test_judged_pairs_are_edited_as_a_search_would_and_beyond(pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    space = ComponentSpace((100,), torch.randn(1, 4, 16 * 4 * 4), (16, 4, 4))
+    plain = SwapTraining(
+        hours=1, steps=1, batch=8, fresh=8, begin=8, cache=16, margin=-9.0, searched=0.0, strongest=1.0
+    )
+    seen = {}
+    for name, options in {
+        "plain": plain,
+        "searched": replace(plain, searched=2.0),
+        "stronger": replace(plain, strongest=3.0),
+    }.items():
+        (tmp_path / name).mkdir()
+        _swapping(pictures, tmp_path / name, space, options, [tiny_recogniser(tmp_path, "who")])
+        (row,) = csv.DictReader((tmp_path / name / "swaps" / "log.csv").read_text().splitlines())
+        seen[name] = {term: float(row[term]) for term in ("swap", "suppress", "age_gender")}
+    assert seen["searched"]["suppress"] < seen["plain"]["suppress"]
+    # The pictures are compared at strength 1, the beholders see what is beyond it.
+    assert seen["stronger"]["swap"] == seen["plain"]["swap"]
+    assert seen["stronger"]["suppress"] != seen["plain"]["suppress"]
+    assert seen["stronger"]["age_gender"] != seen["plain"]["age_gender"]
+
+
 def test_pairs_are_two_donors_of_each_face_and_the_oldest_give_way(pictures: NDArray[np.uint8], tmp_path: Path) -> None:
     attributes, options = tiny_attributes(tmp_path), SwapTraining(fresh=8, begin=8, cache=16)
     generator = torch.Generator().manual_seed(0)

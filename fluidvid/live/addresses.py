@@ -75,8 +75,7 @@ class Address:
         names = (path, Path(realpath(path)))  # Path.resolve raises at a loop of links
         pattern = self.pattern
         return realpath(self.url) == realpath(path) or (
-            pattern is not None
-            and any(realpath(n.parent) == realpath(pattern.parent) and _is_part(n.name, pattern) for n in names)
+            pattern is not None and any(_is_part(n, pattern) for n in names)
         )
 
     def meets(self, other: Address) -> bool:
@@ -193,20 +192,35 @@ def part_name(pattern: str, number: int) -> str:
     return _PART.sub(lambda found: found.group() % number, pattern)
 
 
-def parts(pattern: Path) -> list[Path]:
-    """What stands under the name of a file in parts, or of a playlist's."""
-    return sorted(path for path in pattern.parent.glob("*") if _is_part(path.name, pattern))
+def parts(pattern: Path, ending: str = "") -> dict[Path, int]:
+    """What stands under the name of a file in parts, or of a playlist's, with its number.
+
+    Args:
+        pattern: `Address.pattern`.
+        ending: what is added to the names of parts that are not complete, to find those.
+    """
+    found = {}
+    for path in sorted(pattern.parent.glob("*")):
+        if path.name.endswith(ending) and (number := _part_number(path.name.removesuffix(ending), pattern)) is not None:
+            found[path] = number
+    return found
 
 
-def _is_part(name: str, pattern: Path) -> bool:
-    numbered = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
-    return re.fullmatch(numbered, name) is not None
+def _is_part(path: Path, pattern: Path) -> bool:
+    return realpath(path.parent) == realpath(pattern.parent) and _part_number(path.name, pattern) is not None
+
+
+def _part_number(name: str, pattern: Path) -> int | None:
+    """The number in the place of `%05d`; None: this is no part's name."""
+    numbered = r"(\d+)".join(re.escape(piece) for piece in _PART.split(pattern.name))
+    found = re.fullmatch(numbered, name)
+    return None if found is None else int(found.group(1))
 
 
 def _free(address: Address, overwrite: bool) -> Address:
     """The address, if nothing stands there, or may be replaced."""
     path, pattern = Path(address.url), address.pattern
-    older = [] if pattern is None else parts(pattern)
+    older = [] if pattern is None else list(parts(pattern))
     if not overwrite and path.exists():
         raise OutputError(f"{path} exists: add --overwrite to replace it")
     if not overwrite and older:

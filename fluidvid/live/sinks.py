@@ -33,6 +33,8 @@ _KEEP = 6
 _MAKER = "fluidvid"
 """Who provides the service, by each part of a playlist: it begins with that."""
 _PACKET = 188
+_TEMPORARY = ".tmp"
+"""What FFmpeg adds to the name of a playlist's part until it is complete."""
 
 
 class Sink(Protocol):
@@ -250,7 +252,7 @@ def set_aside(pattern: Path) -> int:
     Raises:
         OutputError: one cannot be moved.
     """
-    old = parts(pattern)
+    old = [*parts(pattern), *parts(pattern, UNFINISHED)]
     for part in old:
         aside = part.with_name(part.name + ASIDE)
         try:
@@ -266,7 +268,7 @@ def delete_published(pattern: Path) -> int:
     Moved aside they would be a few more at each start, without end. Only what says that it is a run's is deleted.
     """
     deleted = 0
-    for part in filter(Path.is_file, parts(pattern)):
+    for part in filter(Path.is_file, (*parts(pattern), *parts(pattern, _TEMPORARY))):
         with suppress(OSError):  # it is moved aside
             with part.open("rb") as file:
                 published = _MAKER.encode() in file.read(_PACKET)
@@ -290,11 +292,9 @@ class PartSink:
         return self._part.notes
 
     def _first_free(self) -> int:
-        """Behind what an earlier worker of this run has written."""
-        number = 0
-        while self._name(number).exists():
-            number += 1
-        return number
+        """Behind what an earlier worker of this run has written, also where older parts were taken away meanwhile."""
+        complete, unfinished = parts(self._pattern), parts(self._pattern, UNFINISHED)
+        return max([0, *(number + 1 for number in complete.values()), *unfinished.values()])
 
     def _name(self, number: int) -> Path:
         return self._pattern.with_name(part_name(self._pattern.name, number))

@@ -408,6 +408,32 @@ def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00.mkv", "part-01.mkv"]
 
 
+def test_numbers_of_parts_never_go_back(tmp_path: Path) -> None:
+    """Somebody takes older parts away: a worker that began at the first free number again would reach the others."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/part-%02d.mkv", overwrite=True)
+    (tmp_path / "part-07.mkv").write_bytes(b"complete")
+    (tmp_path / "part-08.mkv.part").write_bytes(b"of a worker that was killed")
+    for number in (8, 9):
+        sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+        assert (tmp_path / f"part-{number:02d}.mkv.part").exists()
+        sink.close()
+    assert (tmp_path / "part-07.mkv").read_bytes() == b"complete"
+    assert (tmp_path / "part-08.1.mkv").read_bytes() == b"of a worker that was killed"
+
+
+def test_what_a_killed_run_left_unfinished_is_set_apart_from_the_next(tmp_path: Path) -> None:
+    picture = LiveEncoder((64, 48), Fraction(25), key_interval=1.0).encode(grey(64, 48), arrived=0.0)
+    (tmp_path / "part-31.mkv.part").write_bytes(b"unfinished")
+    assert publishing(f"{tmp_path}/part-%02d.mkv", *picture).endswith("may be raw: 1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00.mkv", "part-31.mkv.part.old"]
+    (tmp_path / "hls").mkdir()
+    (tmp_path / "hls" / "index9.ts.tmp").write_bytes(bytes(50) + b"fluidvid")
+    (tmp_path / "hls" / "index8.ts.tmp").write_bytes(b"of somebody else")
+    publishing(f"{tmp_path}/hls/", *picture)
+    assert {path.name for path in (tmp_path / "hls").iterdir()} == {"index.m3u8", "index0.ts", "index8.ts.tmp"}
+
+
 def test_hevc_is_tagged_so_that_apples_players_show_it(tmp_path: Path) -> None:
     encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0, codec="hevc")
     address = sink_address(f"{tmp_path}/out.mp4", overwrite=False)

@@ -44,7 +44,7 @@ class Lost(Exception):  # noqa: N818 - no failure of the run: a state that recon
     Args:
         reason: in words for the user, without secrets.
         permanent: trying again is of no use, unless it has worked before.
-        finished: a file was read to its end.
+        finished: a file or recording was read to its end.
     """
 
     def __init__(self, reason: str, *, permanent: bool = False, finished: bool = False) -> None:
@@ -70,6 +70,7 @@ class Connection:
         rate: frames per second as announced, or 25.
         aspect: of a pixel, width by height, as announced, or None.
         corrupt: pictures and packets that were damaged and left out.
+        recorded: an address that has an end, such as a playlist that says so: what is read there is no live stream.
         timeless: its pictures carry no times of their own: those FFmpeg gives are 25 a second, whatever comes.
 
     Args:
@@ -111,6 +112,7 @@ class Connection:
         self._cropper = Cropper(Crop.of(self._video))
         self.corrupt = 0
         self.timeless = container.format.name == "mpjpeg"
+        self.recorded = address.kind == "http" and _has_end(container)
         self.header = b""
         self._unwrap: BitStreamFilterContext | None = None
         self._ahead: deque[Packet[Any]] = deque()
@@ -168,6 +170,8 @@ class Connection:
             raise self._lost(error) from error
         if self._address.kind == "file":
             raise Lost("the file ended", finished=True)
+        if self.recorded:
+            raise Lost("the recording ended", finished=True)
         raise Lost("the stream ended")
 
     def _packets(self, wanted: Sequence[Stream]) -> Iterator[Packet[Any]]:
@@ -223,6 +227,11 @@ class Connection:
             return lost
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]
         return Lost(self._address.clean(reason), permanent=self._address.kind == "file")
+
+
+def _has_end(container: InputContainer) -> bool:
+    """True if it knows its own length: a server gives one of files, FFmpeg one of playlists that are complete."""
+    return container.duration is not None or (container.format.name != "hls" and container.size > 0)
 
 
 def _adts_header(packet: Packet[Any]) -> bytes:

@@ -303,7 +303,10 @@ def test_workers_that_die_again_and_again_leave_nothing_behind(live: Live, clip:
     run.finish()
     assert after[0] <= before[0] + 2 and after[1] <= before[1], f"{before} became {after}"
     assert run.said("the worker process died; trying again in 0.02 s")
-    assert run.session.report().outputs[0]["reconnects"] == 9 and run.error is None
+    report = run.session.report()
+    out = report.outputs[0]
+    assert out["reconnects"] == 9 and run.error is None
+    assert out["written"] + out["dropped"] == report.pictures_out and out["dropped"] > 0
 
 
 def test_garbage_packets(live: Live, clip: Path, tmp_path: Path) -> None:

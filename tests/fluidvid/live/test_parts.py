@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,50 @@ def test_a_worker_that_cannot_be_started_is_a_failure_like_others(
         until(lambda: said[-1] == "gone")
         assert said[1:] == [f"{target}: given up: the worker cannot be started ({why})", "gone"]
     assert workers() == []
+
+
+def test_a_slow_receiver_misses_pictures_and_does_not_fall_behind() -> None:
+    """It takes all the time something, so that no watchdog sees to it, and would see what was minutes ago."""
+    server, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def receive() -> None:
+        client, _ = server.accept()
+        with client:
+            while client.recv(50_000) and not ended.is_set():
+                time.sleep(0.05)  # 1 MB a second at most
+
+    threading.Thread(target=receive, daemon=True).start()
+    encoder = LiveEncoder((640, 480), Fraction(25), key_interval=100.0, crf=1)
+    wished, said = list[float](), list[str]()
+    publisher = Publisher(
+        sink_address(f"tcp://127.0.0.1:{server.getsockname()[1]}", overwrite=False),
+        OutputSettings("tcp", 1.0, 2.0, 1),
+        say=said.append,
+        need_key=lambda: wished.append(time.monotonic()),
+        took=lambda _: None,
+        gone=lambda: None,
+    )
+    publisher.start(encoder.description(None))
+    until(lambda: publisher.account.connected)
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    picture = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p")
+    picture.pts = 0
+    (coded,) = encoder.encode(picture, arrived=0.0)  # a key frame of half a megabyte
+    began, count = time.monotonic(), 0
+    while not any("too slow" in line for line in said):
+        assert time.monotonic() < began + 20
+        tick = count * 3600
+        publisher.publish(replace(coded, pts=tick, dts=tick))
+        count += 1
+        time.sleep(0.04)
+    assert publisher._waiting < 2**20 and len(wished) > 1, "it went on with the newest"
+    ended.set()
+    publisher.close()
+    server.close()
+    account = publisher.account
+    assert not any("no progress" in line for line in said) and account.reconnects == 0
+    assert account.written + account.dropped == count and account.dropped > 10
+    assert said[1].endswith("too slow, 2 s behind: it goes on with the next key frame")
 
 
 def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:

@@ -261,8 +261,6 @@ class LiveSource:
         changes = self._shaper.changes
         arrived = time.monotonic()
         pts = self._pictures.tick(Fraction(arrived) if connection.timeless else _seconds(picture))
-        if self._sounds.offset is None:
-            self._sounds.restart(self._pictures.offset)
         shaped = self._shaper.shape(picture)
         if not self._told:
             assert self.size is not None
@@ -281,6 +279,7 @@ class LiveSource:
         base = packet.time_base
         if time_ is None or self._pictures.offset is None:
             return  # nothing can be in step with pictures that have not begun
+        self._sounds.follow(self._pictures, time_ * base)
         tick = self._sounds.tick(time_ * base)
         arrived = time.monotonic()
         length = round((packet.duration or 0) * base / TIME_BASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections import deque
@@ -28,6 +29,8 @@ from fluidvid.video.opening import is_picture, local
 
 MAX_BAD = 50
 """Packets in a row that cannot be decoded: then the connection is given up and made anew."""
+SMEARED = 2.0
+"""Seconds after damage for which pictures are left out at most, if no key frame comes: some cameras send none."""
 # Without FFmpeg's `nobuffer`: it throws the packets of the analysis away, and with them a file's only key frame.
 _ANALYSE = {"flags": "low_delay", "analyzeduration": "1000000"}
 _AHEAD = 250
@@ -69,7 +72,7 @@ class Connection:
         unheard: there is sound, but none that can be copied.
         rate: frames per second as announced, or 25.
         aspect: of a pixel, width by height, as announced, or None.
-        corrupt: pictures and packets that were damaged and left out.
+        corrupt: pictures and packets that were left out: damaged ones, and those that are predicted from them.
         recorded: an address that has an end, such as a playlist that says so: what is read there is no live stream.
         timeless: its pictures carry no times of their own: those FFmpeg gives are 25 a second, whatever comes.
 
@@ -111,6 +114,7 @@ class Connection:
         self.aspect: Fraction | None = self._video.sample_aspect_ratio or None
         self._cropper = Cropper(Crop.of(self._video))
         self.corrupt = 0
+        self._smeared = -math.inf  # when the decoder last met damage that no key frame has mended
         self.timeless = container.format.name == "mpjpeg"
         self.recorded = address.kind == "http" and _has_end(container)
         self.header = b""
@@ -162,7 +166,8 @@ class Connection:
                 bad = 0 if pictures else bad + 1
                 if bad > MAX_BAD:
                     raise Lost(f"{MAX_BAD} packets in a row could not be decoded")
-                for picture in pictures:
+                seen = time.monotonic() if pictures else seen
+                for picture in self._whole(pictures):
                     seen = time.monotonic()
                     if picture.pts is not None:  # None before the server has told the time
                         yield picture
@@ -209,10 +214,25 @@ class Connection:
             pictures = [p for p in packet.decode() if isinstance(p, av.VideoFrame)]
         except (av.FFmpegError, ValueError):
             self.corrupt += 1
+            self._smeared = time.monotonic()
             return []
         good = [p for p in pictures if not p.is_corrupt]
-        self.corrupt += len(pictures) - len(good)
-        return [self._cropper.cut(picture) for picture in good]
+        if len(good) < len(pictures):
+            self.corrupt += len(pictures) - len(good)
+            self._smeared = time.monotonic()
+        return good
+
+    def _whole(self, pictures: Sequence[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """Those not predicted from damaged ones, which the decoder does not call damaged: half a face is smeared there,
+        no detector finds it, and the other half could be recognised.
+        """
+        for picture in pictures:
+            if picture.key_frame:
+                self._smeared = -math.inf
+            if time.monotonic() - self._smeared < SMEARED:
+                self.corrupt += 1
+            else:
+                yield self._cropper.cut(picture)
 
     def _lost(self, error: Exception) -> Lost:
         if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):

@@ -35,6 +35,8 @@ SMEARED = 2.0
 _ANALYSE = {"flags": "low_delay", "analyzeduration": "1000000"}
 _AHEAD = 250
 """Packets among which the first of the sound has to be: FFmpeg has met it while it analysed."""
+_REORDERED = 50
+"""Packets after which the picture of one has certainly come."""
 _UNWRAP = "aac_adtstoasc"
 _POLL = 0.004
 """Seconds after which a device without a picture is asked again."""
@@ -118,6 +120,8 @@ class Connection:
         self.timeless = container.format.name == "mpjpeg"
         self.recorded = address.kind == "http" and _has_end(container)
         self.header = b""
+        self._tears = False
+        self._torn: deque[int] = deque(maxlen=_REORDERED)  # times of packets of which part was lost
         self._unwrap: BitStreamFilterContext | None = None
         self._ahead: deque[Packet[Any]] = deque()
         try:
@@ -210,13 +214,17 @@ class Connection:
 
     def _decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
         """The undamaged pictures of a packet."""
+        # Part of it was lost, or of the next: FFmpeg's parser marks the one too early. Its picture may come later.
+        if (packet.is_corrupt or self._tears) and packet.pts is not None:
+            self._torn.append(packet.pts)
+        self._tears = packet.is_corrupt
         try:
             pictures = [p for p in packet.decode() if isinstance(p, av.VideoFrame)]
         except (av.FFmpegError, ValueError):
             self.corrupt += 1
             self._smeared = time.monotonic()
             return []
-        good = [p for p in pictures if not p.is_corrupt]
+        good = [p for p in pictures if not (p.is_corrupt or p.pts in self._torn)]
         if len(good) < len(pictures):
             self.corrupt += len(pictures) - len(good)
             self._smeared = time.monotonic()

@@ -334,13 +334,16 @@ def test_what_is_predicted_from_a_damaged_picture_is_left_out(
 ) -> None:
     """Up to the next key frame: half a face may stand there, and half of it be smeared, so that none is found."""
     path = tmp_path / "in.ts"
-    stream = bytearray(transport_stream(clip, path, SIZE, count=40))  # a key frame is every tenth picture
+    stream = transport_stream(clip, path, SIZE, count=40)  # a key frame is every tenth picture
     with av.open(str(path)) as container:
         places = [packet.pos for packet in container.demux(video=0) if packet.size]
-    lost = places[14] + 188
-    del stream[lost : lost + 188]  # one packet of a picture is lost on its way
 
-    def received() -> tuple[list[int], int]:
+    def lose(number: int) -> bytes:
+        """One packet of a picture is lost on its way."""
+        lost = places[number] + 188
+        return bytes(stream[:lost] + stream[lost + 188 :])
+
+    def received(stream: bytes) -> tuple[list[int], int]:
         path.write_bytes(stream)
         with Connection(source_address(str(path)), transport="tcp", timeout=5.0) as connection:
             seen = []
@@ -350,10 +353,12 @@ def test_what_is_predicted_from_a_damaged_picture_is_left_out(
                     seen.append(read_code(item.to_ndarray(format="rgb24")))
             return seen, connection.corrupt
 
-    assert received() == ([*range(14), *range(20, 40)], 6)
+    assert received(stream) == ([*range(40)], 0)
+    assert received(lose(14)) == ([*range(13), *range(20, 40)], 7)  # and the one before: FFmpeg does not tell which
+    assert received(lose(20)) == ([*range(19), *range(30, 40)], 11)  # a key frame: the decoder finds no fault in it
     monkeypatch.setattr("fluidvid.live.connection.SMEARED", 0.0)  # as if no key frame had come for so long
-    seen, corrupt = received()
-    assert len(seen) == 39 and corrupt == 1
+    seen, corrupt = received(lose(14))
+    assert len(seen) == 38 and corrupt == 2
 
 
 def test_nothing_but_garbage(live: Live, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from dataclasses import dataclass, field
@@ -67,6 +68,12 @@ class Address:
         if self.kind == "hls":
             return Path(self.url).with_name(f"{Path(self.url).stem}%d.ts")  # FFmpeg's own way
         return Path(self.url) if self.kind == "segments" else None
+
+    @property
+    def host(self) -> str:
+        """The server's name or number; empty: there is none."""
+        found = _URL.match(self.url)
+        return "" if found is None else re.sub(r":\d*$", "", found.group(3)).strip("[]")
 
     def covers(self, path: Path) -> bool:
         """True if `path` is this file or playlist, or may be one of its parts, whether it is there or not."""
@@ -220,6 +227,9 @@ def _part_number(name: str, pattern: Path) -> int | None:
 def _free(address: Address, overwrite: bool) -> Address:
     """The address, if nothing stands there, or may be replaced."""
     path, pattern = Path(address.url), address.pattern
+    folder = path.parent if path.parent.is_dir() else path.parent.parent  # that of a playlist is made
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"folder {folder} may not be written: choose another OUT, or ask for the right")
     older = [] if pattern is None else list(parts(pattern))
     if not overwrite and path.exists():
         raise OutputError(f"{path} exists: add --overwrite to replace it")

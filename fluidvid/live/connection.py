@@ -24,6 +24,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from fluidvid.live.addresses import Address
+from fluidvid.live.network import unreachable
 from fluidvid.video.cropping import Crop, Cropper
 from fluidvid.video.opening import is_picture, local
 
@@ -253,6 +254,8 @@ class Connection:
             return Lost("the stream ended")
         if self._address.kind == "device" and (lost := _lost_device(error)):
             return lost
+        if said := unreachable(self._address, error):
+            return Lost(said)
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]
         return Lost(self._address.clean(reason), permanent=self._address.kind == "file")
 

@@ -5,11 +5,12 @@ Files are written under a temporary name and get their own when they are complet
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -21,6 +22,11 @@ from fluidvid.live.addresses import Address, part_name, parts
 from fluidvid.live.encoding import VIDEO, Coded
 from fluidvid.video.containers import TARGETS, add_copy, codec_tag, codecs_held, target_for
 from fluidvid.video.opening import local
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be renamed
+    fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".part"
 ASIDE = ".old"
@@ -210,11 +216,38 @@ def _holds(muxer: str) -> frozenset[str]:
     return next((codecs_held(target) for target in TARGETS if target.muxer == muxer), frozenset())
 
 
+def being_written(path: Path) -> bool:
+    """True if a worker, maybe of another run, has this unfinished file open."""
+    try:
+        with path.open("rb") as file:
+            return not _locked(file)
+    except OSError:
+        return False
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Mark an open file as being written, until it is closed; False: somebody else has."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a file system without locks
+    return True
+
+
 class FileSink:
-    """A file that can be read up to where it was written, and gets its name when it is complete."""
+    """A file that can be read up to where it was written, and gets its name when it is complete.
+
+    Raises:
+        OSError: another run writes it, or it cannot be written.
+    """
 
     def __init__(self, path: Path, description: bytes) -> None:
         self._path, self._temporary = path, path.with_name(path.name + UNFINISHED)
+        if self._temporary.is_file() and being_written(self._temporary):
+            raise OSError(errno.EBUSY, f"another run is writing {self._temporary.name}: stop it, or choose another OUT")
         if self._temporary.is_file() and self._temporary.stat().st_size:
             self._temporary.replace(_unused(path))  # what a worker wrote that was killed: it can be played
         muxer = target_for(path).muxer
@@ -222,6 +255,8 @@ class FileSink:
         if muxer in ("mp4", "mov"):
             options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
         self._sink = ContainerSink(local(self._temporary), muxer, description, options)
+        self._mark = self._temporary.open("rb")
+        _locked(self._mark)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -232,7 +267,8 @@ class FileSink:
 
     def close(self) -> None:
         self._sink.close()
-        self._temporary.replace(self._path)
+        with self._mark:
+            self._temporary.replace(self._path)
 
 
 def _unused(path: Path) -> Path:
@@ -250,9 +286,12 @@ def set_aside(pattern: Path) -> int:
     stand for a long archive, which a supervisor who starts the same command again should not cost.
 
     Raises:
-        OutputError: one cannot be moved.
+        OutputError: one cannot be moved, or another run is writing here.
     """
-    old = [*parts(pattern), *parts(pattern, UNFINISHED)]
+    unfinished = parts(pattern, UNFINISHED)
+    for part in filter(being_written, filter(Path.is_file, unfinished)):
+        raise OutputError(f"another run is writing {part}: stop it, or choose another OUT")
+    old = [*parts(pattern), *unfinished]
     for part in old:
         aside = part.with_name(part.name + ASIDE)
         try:

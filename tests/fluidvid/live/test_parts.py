@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fluidvid.config import load
 from fluidvid.coverage import Coverage, FaceOutcome
-from fluidvid.errors import ConfigError
+from fluidvid.errors import ConfigError, OutputError
 from fluidvid.keyframes import KeyCrop
 from fluidvid.live import directions as background
 from fluidvid.live.addresses import sink_address, source_address
@@ -38,7 +38,7 @@ from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
-from fluidvid.live.sinks import ContainerSink, Sink, open_sink
+from fluidvid.live.sinks import ContainerSink, Sink, open_sink, set_aside
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until, workers
@@ -477,6 +477,23 @@ def test_what_a_killed_run_left_unfinished_is_set_apart_from_the_next(tmp_path: 
     (tmp_path / "hls" / "index8.ts.tmp").write_bytes(b"of somebody else")
     publishing(f"{tmp_path}/hls/", *picture)
     assert {path.name for path in (tmp_path / "hls").iterdir()} == {"index.m3u8", "index0.ts", "index8.ts.tmp"}
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "part-%02d.mkv"])
+def test_what_another_run_is_writing_is_left_to_it(name: str, tmp_path: Path) -> None:
+    """Started twice, the second one took the first one's file away, and each gave the other's the final name."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/{name}", overwrite=True)
+    first = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises((OSError, OutputError), match=r"another run is writing .*\.mkv\.part: stop it"):
+        if address.pattern is None:
+            open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+        else:
+            set_aside(address.pattern)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    first.close()
+    assert {path.name for path in tmp_path.iterdir()} == {name.replace("%02d", "00")}
 
 
 def test_hevc_is_tagged_so_that_apples_players_show_it(tmp_path: Path) -> None:

@@ -173,9 +173,9 @@ class Connection:
                     raise Lost(f"{MAX_BAD} packets in a row could not be decoded")
                 seen = time.monotonic() if pictures else seen
                 for picture in self._whole(pictures):
-                    seen = time.monotonic()
                     if picture.pts is not None:  # None before the server has told the time
                         yield picture
+                    seen = time.monotonic()  # whoever takes them may wait until they are due
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._lost(error) from error
         if self._address.kind == "file":

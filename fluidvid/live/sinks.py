@@ -9,6 +9,8 @@ import errno
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from os import fstat
+from os.path import samestat
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -263,7 +265,16 @@ class FileSink:
         return self._sink.notes
 
     def write(self, packet: Coded) -> None:
+        if packet.stream == VIDEO and packet.key:
+            self._check()
         self._sink.write(packet)
+
+    def _check(self) -> None:
+        """Raise FileNotFoundError if the file is no longer where it was: nobody would find what is written to it."""
+        with suppress(FileNotFoundError):
+            if samestat(self._temporary.stat(), fstat(self._mark.fileno())):
+                return
+        raise FileNotFoundError(errno.ENOENT, f"{self._temporary.name} was deleted or moved while it was written")
 
     def close(self) -> None:
         self._sink.close()

@@ -35,6 +35,7 @@ from fluidvid.live.connection import Connection, Lost, opening
 from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import AUDIO, Coded, LiveEncoder, Look
 from fluidvid.live.metrics import Health, MetricsServer
+from fluidvid.live.muxing import failure
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
@@ -496,6 +497,21 @@ def test_what_another_run_is_writing_is_left_to_it(name: str, tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {name.replace("%02d", "00")}
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_that_is_deleted_while_it_is_written_is_an_error(again: bool, tmp_path: Path) -> None:
+    """All went into a file without a name, for weeks maybe, and nothing was said before the end."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/out.mkv", overwrite=False)
+    sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    publish(sink, encoder, range(30))
+    (tmp_path / "out.mkv.part").unlink()
+    if again:
+        (tmp_path / "out.mkv.part").write_bytes(b"another one")
+    with pytest.raises(FileNotFoundError) as caught:
+        publish(sink, encoder, range(30, 60))
+    assert failure(address, caught.value).text == "out.mkv.part was deleted or moved while it was written"
+
+
 def test_hevc_is_tagged_so_that_apples_players_show_it(tmp_path: Path) -> None:
     encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0, codec="hevc")
     address = sink_address(f"{tmp_path}/out.mp4", overwrite=False)
@@ -561,6 +577,16 @@ def test_a_break_among_pictures_that_are_dropped_stays_one() -> None:
     assert source.dropped == 2
     assert [frame.arrived for frame in first] == []
     assert [[frame.arrived for frame in stretch] for stretch in stretches] == [[5.0]]
+
+
+def test_whoever_waits_for_the_time_of_a_picture_makes_no_silence(clip: Path) -> None:
+    """A recording of less pictures a second than the timeout lasts would be given up."""
+    with Connection(source_address(str(clip)), transport="tcp", timeout=0.1) as connection:
+        items = connection.items()
+        for _ in range(3):
+            next(items)
+            time.sleep(0.15)
+        next(items)
 
 
 def test_a_lost_connection_is_not_kept() -> None:

@@ -119,7 +119,7 @@ class Connection:
         self.corrupt = 0
         self._smeared = -math.inf  # when the decoder last met damage that no key frame has mended
         self.timeless = container.format.name == "mpjpeg"
-        self.recorded = address.kind == "http" and _has_end(container)
+        self.recorded = address.kind == "http" and not self.timeless and _has_end(container)
         self.header = b""
         self._tears = False
         self._torn: deque[int] = deque(maxlen=_REORDERED)  # times of packets of which part was lost

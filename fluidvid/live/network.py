@@ -11,7 +11,7 @@ _TLS = ("rtsps:", "rtmps:", "https:")
 
 
 def unreachable(address: Address, error: Exception) -> str | None:
-    """Why a server cannot be reached, in words for the user; None: the error says it better, or nobody knows.
+    """Why a server cannot be reached, in words for the user; None: the error says it better.
 
     Asks the resolver again, which may take its time; FFmpeg has just waited for the same.
     """
@@ -22,5 +22,5 @@ def unreachable(address: Address, error: Exception) -> str | None:
     except (OSError, UnicodeError):
         return f"no address is known for the host {address.host}: check its name and the name server"
     if address.url.lower().startswith(_TLS):
-        return "the TLS connection failed: check that this port speaks TLS"
-    return None
+        return "the TLS connection failed or broke off: check that this port speaks TLS"
+    return "the connection failed or broke off"

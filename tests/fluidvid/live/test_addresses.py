@@ -183,8 +183,8 @@ def test_what_anonymize_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             False,
             "no address is known for the host nowhere: check its name",
         ),
-        ("rtsps://user:pa55@[::1]:322/a", True, "the TLS connection failed: check that this port speaks TLS"),
-        ("rtsp://user:pa55@127.0.0.1/a", True, "Input/output error"),
+        ("rtsps://user:pa55@[::1]:322/a", True, "the TLS connection failed or broke off: check that this port speaks TLS"),
+        ("rtsp://user:pa55@127.0.0.1/a", True, "the connection failed or broke off"),
     ],
 )
 def test_a_server_that_cannot_be_reached(url: str, known: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:

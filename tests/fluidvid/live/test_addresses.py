@@ -183,7 +183,7 @@ def test_what_anonymize_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             False,
             "no address is known for the host nowhere: check its name",
         ),
-        ("rtsps://user:pa55@[::1]:322/a", True, "the TLS connection failed or broke off: check that this port speaks TLS"),
+        ("rtsps://user:pa55@[::1]:322/a", True, "the TLS connection failed or broke off: check"),
         ("rtsp://user:pa55@127.0.0.1/a", True, "the connection failed or broke off"),
     ],
 )
@@ -205,7 +205,8 @@ def test_a_server_that_cannot_be_reached(url: str, known: bool, words: str, monk
     with pytest.raises(Lost) as caught:
         Connection(source_address(url), transport="tcp", timeout=1.0)
     told = failure(sink_address(url, overwrite=False), error)
-    assert str(caught.value) == told.text and told.text.startswith(words) and not told.permanent
+    assert str(caught.value) == told.text
+    assert told.text.startswith(words) and not told.permanent
     assert asked == 2 * [source_address(url).host] and asked[0] in ("nowhere", "::1", "127.0.0.1")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from dataclasses import dataclass, field
@@ -74,6 +75,12 @@ class Address:
         """Of a preview; 0: any free one."""
         return int(self.url.partition(":")[2] or 0) if self.kind == "preview" else 0
 
+    @property
+    def host(self) -> str:
+        """The server's name or number; empty: there is none."""
+        found = _URL.match(self.url)
+        return "" if found is None else re.sub(r":\d*$", "", found.group(3)).strip("[]")
+
     def covers(self, path: Path) -> bool:
         """True if `path` is this file or playlist, or may be one of its parts, whether it is there or not."""
         if self.kind not in ("file", "segments", "hls"):
@@ -81,8 +88,7 @@ class Address:
         names = (path, Path(realpath(path)))  # Path.resolve raises at a loop of links
         pattern = self.pattern
         return realpath(self.url) == realpath(path) or (
-            pattern is not None
-            and any(realpath(n.parent) == realpath(pattern.parent) and _is_part(n.name, pattern) for n in names)
+            pattern is not None and any(_is_part(n, pattern) for n in names)
         )
 
     def meets(self, other: Address) -> bool:
@@ -206,20 +212,38 @@ def part_name(pattern: str, number: int) -> str:
     return _PART.sub(lambda found: found.group() % number, pattern)
 
 
-def parts(pattern: Path) -> list[Path]:
-    """What stands under the name of a file in parts, or of a playlist's."""
-    return sorted(path for path in pattern.parent.glob("*") if _is_part(path.name, pattern))
+def parts(pattern: Path, ending: str = "") -> dict[Path, int]:
+    """What stands under the name of a file in parts, or of a playlist's, with its number.
+
+    Args:
+        pattern: `Address.pattern`.
+        ending: what is added to the names of parts that are not complete, to find those.
+    """
+    found = {}
+    for path in sorted(pattern.parent.glob("*")):
+        if path.name.endswith(ending) and (number := _part_number(path.name.removesuffix(ending), pattern)) is not None:
+            found[path] = number
+    return found
 
 
-def _is_part(name: str, pattern: Path) -> bool:
-    numbered = r"\d+".join(re.escape(piece) for piece in _PART.split(pattern.name))
-    return re.fullmatch(numbered, name) is not None
+def _is_part(path: Path, pattern: Path) -> bool:
+    return realpath(path.parent) == realpath(pattern.parent) and _part_number(path.name, pattern) is not None
+
+
+def _part_number(name: str, pattern: Path) -> int | None:
+    """The number in the place of `%05d`; None: this is no part's name."""
+    numbered = r"(\d+)".join(re.escape(piece) for piece in _PART.split(pattern.name))
+    found = re.fullmatch(numbered, name)
+    return None if found is None else int(found.group(1))
 
 
 def _free(address: Address, overwrite: bool) -> Address:
     """The address, if nothing stands there, or may be replaced."""
     path, pattern = Path(address.url), address.pattern
-    older = [] if pattern is None else parts(pattern)
+    folder = path.parent if path.parent.is_dir() else path.parent.parent  # that of a playlist is made
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"folder {folder} may not be written: choose another OUT, or ask for the right")
+    older = [] if pattern is None else list(parts(pattern))
     if not overwrite and path.exists():
         raise OutputError(f"{path} exists: add --overwrite to replace it")
     if not overwrite and older:

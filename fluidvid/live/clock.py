@@ -10,10 +10,13 @@ TIME_BASE = Fraction(1, 90_000)
 STEP = 100
 """Least ticks between two times: a little over the millisecond that some containers round to."""
 LONGEST_GAP = 2.0
-"""Seconds between two pictures, or two chunks of sound, from which their times have been moved."""
-
-LONGEST_BACK = 0.1
-"""Seconds back from which their times have been moved, too; by less they are merely unsteady."""
+"""Seconds between two pictures, or two chunks of sound, from which their times have been moved, unless so much time
+did pass; and between sound and picture that jumped together.
+"""
+_BACK = 0.5
+"""Seconds that times may go back by before they count as moved: some decoders begin with pictures out of order."""
+_APART = 10.0
+"""Seconds between the first sound and its picture: badly interleaved streams. Beyond, they have not one clock."""
 
 
 class Timeline:
@@ -42,14 +45,30 @@ class Timeline:
         """Seconds added to the input's times; None before the first."""
         return self._offset
 
+    def follow(self, pictures: Timeline, seconds: Fraction) -> None:
+        """Be in step with the pictures of the same input where the next time, of sound, belongs to one of them.
+
+        So both have one offset again when they have jumped together, whichever of them was the first.
+        """
+        if pictures._offset is None or self._offset == pictures._offset:
+            return
+        apart = seconds + pictures._offset - pictures._last * TIME_BASE
+        if abs(apart) < (_APART if self._offset is None else LONGEST_GAP):
+            self.restart(pictures._offset)
+
     def tick(self, seconds: Fraction) -> int:
         """Published tick of an input time; always larger than the one before."""
-        if self._before is not None and not -LONGEST_BACK < seconds - self._before < LONGEST_GAP:
+        now = Fraction(time.monotonic() - self._began).limit_denominator(90_000)
+        if self._jumped(seconds, now):
             self._offset = None
             self.moved += 1
         if self._offset is None:
-            now = Fraction(time.monotonic() - self._began).limit_denominator(90_000)
             self._offset = max(now, (self._last + STEP) * TIME_BASE) - seconds
         self._before = seconds
         self._last = max(self._last + STEP, round((seconds + self._offset) / TIME_BASE))
         return self._last
+
+    def _jumped(self, seconds: Fraction, now: Fraction) -> bool:
+        if self._before is None or self._offset is None or -_BACK < seconds - self._before < LONGEST_GAP:
+            return False
+        return seconds < self._before or abs(seconds + self._offset - now) >= LONGEST_GAP

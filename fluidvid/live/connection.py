@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections import deque
@@ -23,15 +24,20 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from fluidvid.live.addresses import Address
+from fluidvid.live.network import unreachable
 from fluidvid.video.cropping import Crop, Cropper
 from fluidvid.video.opening import is_picture, local
 
 MAX_BAD = 50
 """Packets in a row that cannot be decoded: then the connection is given up and made anew."""
+SMEARED = 2.0
+"""Seconds after damage for which pictures are left out at most, if no key frame comes: some cameras send none."""
 # Without FFmpeg's `nobuffer`: it throws the packets of the analysis away, and with them a file's only key frame.
 _ANALYSE = {"flags": "low_delay", "analyzeduration": "1000000"}
 _AHEAD = 250
 """Packets among which the first of the sound has to be: FFmpeg has met it while it analysed."""
+_REORDERED = 50
+"""Packets after which the picture of one has certainly come."""
 _UNWRAP = "aac_adtstoasc"
 _POLL = 0.004
 """Seconds after which a device without a picture is asked again."""
@@ -44,7 +50,7 @@ class Lost(Exception):  # noqa: N818 - no failure of the run: a state that recon
     Args:
         reason: in words for the user, without secrets.
         permanent: trying again is of no use, unless it has worked before.
-        finished: a file was read to its end.
+        finished: a file or recording was read to its end.
     """
 
     def __init__(self, reason: str, *, permanent: bool = False, finished: bool = False) -> None:
@@ -69,7 +75,8 @@ class Connection:
         unheard: there is sound, but none that can be copied.
         rate: frames per second as announced, or 25.
         aspect: of a pixel, width by height, as announced, or None.
-        corrupt: pictures and packets that were damaged and left out.
+        corrupt: pictures and packets that were left out: damaged ones, and those that are predicted from them.
+        recorded: an address that has an end, such as a playlist that says so: what is read there is no live stream.
         timeless: its pictures carry no times of their own: those FFmpeg gives are 25 a second, whatever comes.
 
     Args:
@@ -110,8 +117,12 @@ class Connection:
         self.aspect: Fraction | None = self._video.sample_aspect_ratio or None
         self._cropper = Cropper(Crop.of(self._video))
         self.corrupt = 0
+        self._smeared = -math.inf  # when the decoder last met damage that no key frame has mended
         self.timeless = container.format.name == "mpjpeg"
+        self.recorded = address.kind == "http" and not self.timeless and _has_end(container)
         self.header = b""
+        self._tears = False
+        self._torn: deque[int] = deque(maxlen=_REORDERED)  # times of packets of which part was lost
         self._unwrap: BitStreamFilterContext | None = None
         self._ahead: deque[Packet[Any]] = deque()
         try:
@@ -160,14 +171,17 @@ class Connection:
                 bad = 0 if pictures else bad + 1
                 if bad > MAX_BAD:
                     raise Lost(f"{MAX_BAD} packets in a row could not be decoded")
-                for picture in pictures:
-                    seen = time.monotonic()
+                seen = time.monotonic() if pictures else seen
+                for picture in self._whole(pictures):
                     if picture.pts is not None:  # None before the server has told the time
                         yield picture
+                    seen = time.monotonic()  # whoever takes them may wait until they are due
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._lost(error) from error
         if self._address.kind == "file":
             raise Lost("the file ended", finished=True)
+        if self.recorded:
+            raise Lost("the recording ended", finished=True)
         raise Lost("the stream ended")
 
     def _packets(self, wanted: Sequence[Stream]) -> Iterator[Packet[Any]]:
@@ -201,14 +215,33 @@ class Connection:
 
     def _decoded(self, packet: Packet[Any]) -> list[av.VideoFrame]:
         """The undamaged pictures of a packet."""
+        # Part of it was lost, or of the next: FFmpeg's parser marks the one too early. Its picture may come later.
+        if (packet.is_corrupt or self._tears) and packet.pts is not None:
+            self._torn.append(packet.pts)
+        self._tears = packet.is_corrupt
         try:
             pictures = [p for p in packet.decode() if isinstance(p, av.VideoFrame)]
         except (av.FFmpegError, ValueError):
             self.corrupt += 1
+            self._smeared = time.monotonic()
             return []
-        good = [p for p in pictures if not p.is_corrupt]
-        self.corrupt += len(pictures) - len(good)
-        return [self._cropper.cut(picture) for picture in good]
+        good = [p for p in pictures if not (p.is_corrupt or p.pts in self._torn)]
+        if len(good) < len(pictures):
+            self.corrupt += len(pictures) - len(good)
+            self._smeared = time.monotonic()
+        return good
+
+    def _whole(self, pictures: Sequence[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """Those not predicted from damaged ones, which the decoder does not call damaged: half a face is smeared there,
+        no detector finds it, and the other half could be recognised.
+        """
+        for picture in pictures:
+            if picture.key_frame:
+                self._smeared = -math.inf
+            if time.monotonic() - self._smeared < SMEARED:
+                self.corrupt += 1
+            else:
+                yield self._cropper.cut(picture)
 
     def _lost(self, error: Exception) -> Lost:
         if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):
@@ -221,8 +254,15 @@ class Connection:
             return Lost("the stream ended")
         if self._address.kind == "device" and (lost := _lost_device(error)):
             return lost
+        if said := unreachable(self._address, error):
+            return Lost(said)
         reason = str(getattr(error, "strerror", None) or error).split(";")[0]
         return Lost(self._address.clean(reason), permanent=self._address.kind == "file")
+
+
+def _has_end(container: InputContainer) -> bool:
+    """True if it knows its own length: a server gives one of files, FFmpeg one of playlists that are complete."""
+    return container.duration is not None or (container.format.name != "hls" and container.size > 0)
 
 
 def _adts_header(packet: Packet[Any]) -> bytes:

@@ -20,6 +20,7 @@ import av
 from fluidvid.live.addresses import Address
 from fluidvid.live.encoding import Coded
 from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED, Opening, Told
+from fluidvid.live.network import unreachable
 from fluidvid.live.sinks import Sink, open_sink
 
 ORPHANED = 5.0
@@ -71,7 +72,7 @@ def failure(address: Address, error: Exception) -> Told:
         return Told("failed", DISK_FULL)
     if isinstance(error, ValueError) and not isinstance(error, av.FFmpegError):
         return Told("failed", address.clean(str(error)), permanent=True)
-    return Told("failed", address.clean(reason))
+    return Told("failed", unreachable(address, error) or address.clean(reason))
 
 
 def _tell(outbox: BinaryIO, told: Told) -> None:

@@ -24,7 +24,9 @@ from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED, Opening, Told
 from fluidvid.live.sinks import ASIDE, delete_published, set_aside
 
 MAX_WAITING = 32 * 2**20
-"""Bytes of packets that may wait for a worker; beyond, everything up to the next key frame is dropped."""
+"""Bytes of packets that may wait for a worker; beyond, everything up to the next key frame is dropped. In a live output
+that is also done when the oldest has waited for the timeout: a slow receiver would see what was minutes ago.
+"""
 STARTING = 30.0
 """Seconds that a process may take to start on a busy machine."""
 _TICK = 0.2
@@ -42,7 +44,10 @@ class OutputSettings:
 
 @dataclass
 class OutputAccount:
-    """What became of one output: pictures written and dropped, reconnects, and why it was given up."""
+    """What became of one output: pictures written and dropped, reconnects, and why it was given up.
+
+    At the end of a run every published picture was either written or dropped.
+    """
 
     written: int = 0
     dropped: int = 0
@@ -78,7 +83,7 @@ class Publisher:
         self.account = OutputAccount()
         self._stores = address.kind in ("file", "segments", "hls")
         self._description = b""
-        self._queue: deque[Coded] = deque()
+        self._queue: deque[tuple[Coded, float]] = deque()  # with the time since which they wait
         self._waiting = 0
         self._from_key = True  # drop until the next key frame
         self._ending = False
@@ -132,22 +137,30 @@ class Publisher:
     def publish(self, packet: Coded) -> None:
         """Hand over one packet; never blocks."""
         with self._change:
-            if self._ending or self.account.gave_up or not (self.account.connected or self._stores):
-                return  # a live output begins with the present, not with what waited for it to open
-            if self._from_key and not (packet.stream == VIDEO and packet.key):
-                self.account.dropped += packet.stream == VIDEO
+            self._make_room(len(packet.data))
+            picture = packet.stream == VIDEO
+            # A live output begins with the present, not with what waited for it to open.
+            closed = self._ending or self.account.gave_up or not (self.account.connected or self._stores)
+            if closed or (self._from_key and not (picture and packet.key)):
+                self.account.dropped += picture
                 return
             self._from_key = False
-            if self._waiting + len(packet.data) > MAX_WAITING:
-                self._drop_waiting()
-                return
-            self._queue.append(packet)
+            self._queue.append((packet, time.monotonic()))
             self._waiting += len(packet.data)
             self._change.notify_all()
 
+    def _make_room(self, size: int) -> None:
+        """Drop what waits if there is too much of it, or if it has waited too long; the lock is held."""
+        waited = time.monotonic() - self._queue[0][1] if self._queue else 0.0
+        late = not self._stores and waited > self._settings.timeout
+        if late or self._waiting + size > MAX_WAITING:
+            if self.account.connected:
+                self._say(f"{self.address.shown}: too slow, {waited:.0f} s behind: it goes on with the next key frame")
+            self._drop_waiting()
+
     def _drop_waiting(self) -> None:
         """Forget what waits and go on with the next key frame; the lock is held."""
-        self.account.dropped += sum(packet.stream == VIDEO for packet in self._queue)
+        self.account.dropped += sum(packet.stream == VIDEO for packet, _ in self._queue)
         self._queue.clear()
         self._waiting = 0
         self._from_key = True
@@ -174,7 +187,9 @@ class Publisher:
                 return
             wait = None if permanent and not worked else backoff.failed()
             if wait is None:
-                self.account.gave_up = reason
+                with self._change:
+                    self.account.gave_up = reason
+                    self._drop_waiting()
                 self._say(self.given_up)
                 self._gone()
                 return
@@ -191,6 +206,8 @@ class Publisher:
 
     def _unfinished(self, reason: str) -> None:
         """The run is over and this output without its end, if there is a reason."""
+        with self._change:
+            self._drop_waiting()
         if reason:
             self.account.gave_up = reason
             self._say(f"{self.address.shown}: not finished properly: {reason}")
@@ -209,9 +226,14 @@ class Publisher:
             self._change.wait_for(lambda: self._queue or self._ending or ended())
             if not self._queue:
                 return None
-            packet = self._queue.popleft()
+            packet, _ = self._queue.popleft()
             self._waiting -= len(packet.data)
             return packet
+
+    def _lost(self, pictures: int) -> None:
+        """So many went to a worker that ended before it had written them."""
+        with self._change:
+            self.account.dropped += pictures
 
 
 class _Worker:
@@ -268,6 +290,7 @@ class _Worker:
             for pipe in (process.stdin, process.stdout):
                 with suppress(BrokenPipeError):
                     pipe.close()
+            publisher._lost(sum(picture for picture, _ in self._sent))
         return self._reason, self._permanent
 
     def _feed(self, pipe: IO[bytes]) -> None:

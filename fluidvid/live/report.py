@@ -20,8 +20,8 @@ class LiveReport:
 
     Attributes:
         input: the source, redacted.
-        outputs: one record per target: address (redacted), pictures written and dropped, reconnects, why given up
-            or left without its end.
+        outputs: one record per target: address (redacted), pictures written and dropped (`pictures_out` together),
+            reconnects, why given up or left without its end.
         mode: fluid, blur, pixelate or solid.
         seconds: length of the run.
         pictures_in: decoded pictures.
@@ -94,7 +94,7 @@ class LiveReport:
             end = f", not complete: {out['gave_up']}" if out["gave_up"] else ""
             yield (
                 "output",
-                f"{out['address']}: {out['written']} pictures, {out['dropped']} dropped, "
+                f"{out['address']}: {out['written']} pictures, {out['dropped']} missed, "
                 f"{out['reconnects']} reconnects{end}",
             )
         yield "published", f"{self.pictures_out} pictures in {self.seconds:.0f} s, {self.dropped} dropped"

@@ -5,11 +5,14 @@ Files are written under a temporary name and get their own when they are complet
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from os import fstat
+from os.path import samestat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import av
 from av.container import InputContainer, OutputContainer
@@ -22,6 +25,11 @@ from fluidvid.live.encoding import VIDEO, Coded
 from fluidvid.video.containers import TARGETS, add_copy, codec_tag, codecs_held, target_for
 from fluidvid.video.opening import local
 
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be renamed
+    fcntl = None  # type: ignore[assignment]
+
 UNFINISHED = ".part"
 ASIDE = ".old"
 _WRITE = 2
@@ -33,6 +41,8 @@ _KEEP = 6
 _MAKER = "fluidvid"
 """Who provides the service, by each part of a playlist: it begins with that."""
 _PACKET = 188
+_TEMPORARY = ".tmp"
+"""What FFmpeg adds to the name of a playlist's part until it is complete."""
 
 
 class Sink(Protocol):
@@ -214,14 +224,40 @@ def _holds(muxer: str) -> frozenset[str]:
     return next((codecs_held(target) for target in TARGETS if target.muxer == muxer), frozenset())
 
 
+def being_written(path: Path) -> bool:
+    """True if a worker, maybe of another run, has this unfinished file open."""
+    try:
+        with path.open("rb") as file:
+            return not _locked(file)
+    except OSError:
+        return False
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Mark an open file as being written, until it is closed; False: somebody else has."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # a file system without locks
+    return True
+
+
 class FileSink:
     """A file that can be read up to where it was written, and gets its name when it is complete.
 
     Where it fails before anything was written to it, on a full disk for instance, it does not stay.
+
+    Raises:
+        OSError: another run writes it, or it cannot be written.
     """
 
     def __init__(self, path: Path, description: bytes) -> None:
         self._path, self._temporary = path, path.with_name(path.name + UNFINISHED)
+        if self._temporary.is_file() and being_written(self._temporary):
+            raise OSError(errno.EBUSY, f"another run is writing {self._temporary.name}: stop it, or choose another OUT")
         if self._temporary.is_file() and self._temporary.stat().st_size:
             self._temporary.replace(_unused(path))  # what a worker wrote that was killed: it can be played
         muxer = target_for(path).muxer
@@ -231,6 +267,8 @@ class FileSink:
         self._begun = False
         with self._nothing_empty_left():
             self._sink = ContainerSink(local(self._temporary), muxer, description, options)
+        self._mark = self._temporary.open("rb")
+        _locked(self._mark)
 
     @contextmanager
     def _nothing_empty_left(self) -> Iterator[None]:
@@ -246,13 +284,23 @@ class FileSink:
         return self._sink.notes
 
     def write(self, packet: Coded) -> None:
+        if packet.stream == VIDEO and packet.key:
+            self._check()
         with self._nothing_empty_left():
             self._sink.write(packet)
         self._begun = True
 
+    def _check(self) -> None:
+        """Raise FileNotFoundError if the file is no longer where it was: nobody would find what is written to it."""
+        with suppress(FileNotFoundError):
+            if samestat(self._temporary.stat(), fstat(self._mark.fileno())):
+                return
+        raise FileNotFoundError(errno.ENOENT, f"{self._temporary.name} was deleted or moved while it was written")
+
     def close(self) -> None:
         with self._nothing_empty_left():
             self._sink.close()
+        with self._mark:
             self._temporary.replace(self._path)
 
 
@@ -271,9 +319,12 @@ def set_aside(pattern: Path) -> int:
     stand for a long archive, which a supervisor who starts the same command again should not cost.
 
     Raises:
-        OutputError: one cannot be moved.
+        OutputError: one cannot be moved, or another run is writing here.
     """
-    old = parts(pattern)
+    unfinished = parts(pattern, UNFINISHED)
+    for part in filter(being_written, filter(Path.is_file, unfinished)):
+        raise OutputError(f"another run is writing {part}: stop it, or choose another OUT")
+    old = [*parts(pattern), *unfinished]
     for part in old:
         aside = part.with_name(part.name + ASIDE)
         try:
@@ -289,7 +340,7 @@ def delete_published(pattern: Path) -> int:
     Moved aside they would be a few more at each start, without end. Only what says that it is a run's is deleted.
     """
     deleted = 0
-    for part in filter(Path.is_file, parts(pattern)):
+    for part in filter(Path.is_file, (*parts(pattern), *parts(pattern, _TEMPORARY))):
         with suppress(OSError):  # it is moved aside
             with part.open("rb") as file:
                 published = _MAKER.encode() in file.read(_PACKET)
@@ -313,11 +364,9 @@ class PartSink:
         return self._part.notes
 
     def _first_free(self) -> int:
-        """Behind what an earlier worker of this run has written."""
-        number = 0
-        while self._name(number).exists():
-            number += 1
-        return number
+        """Behind what an earlier worker of this run has written, also where older parts were taken away meanwhile."""
+        complete, unfinished = parts(self._pattern), parts(self._pattern, UNFINISHED)
+        return max([0, *(number + 1 for number in complete.values()), *unfinished.values()])
 
     def _name(self, number: int) -> Path:
         return self._pattern.with_name(part_name(self._pattern.name, number))

@@ -103,6 +103,7 @@ class LiveSource:
         self._thread = threading.Thread(target=self._run, name="read input", daemon=True)
         self._told = False
         self._sound: tuple[str, int, int, bytes] | None = None
+        self._broadcast = False  # it has been a live stream, whatever it is now
         self.pictures_in = self.dropped = self.corrupt = self.reconnects = 0
         self.connected = False
         self.newest_only = False
@@ -220,6 +221,8 @@ class LiveSource:
         """Read one connection to its end."""
         try:
             with Connection(self._address, transport=self._transport, timeout=self._timeout) as connection:
+                if self._broadcast and connection.recorded:  # it would be published once more, from its beginning
+                    raise Lost("the broadcast has ended, only a recording of it is there")
                 try:
                     self._read(connection)
                 finally:
@@ -255,14 +258,13 @@ class LiveSource:
     def _see(self, connection: Connection, picture: av.VideoFrame) -> None:
         if not self.connected:
             self.connected = True
+            self._broadcast = not connection.recorded
             self._say(f"{self._address.shown}: receiving {picture.width}x{picture.height}")
         self._backoff.succeeded()
         self.pictures_in += 1
         changes = self._shaper.changes
         arrived = time.monotonic()
         pts = self._pictures.tick(Fraction(arrived) if connection.timeless else _seconds(picture))
-        if self._sounds.offset is None:
-            self._sounds.restart(self._pictures.offset)
         shaped = self._shaper.shape(picture)
         if not self._told:
             assert self.size is not None
@@ -281,6 +283,7 @@ class LiveSource:
         base = packet.time_base
         if time_ is None or self._pictures.offset is None:
             return  # nothing can be in step with pictures that have not begun
+        self._sounds.follow(self._pictures, time_ * base)
         tick = self._sounds.tick(time_ * base)
         arrived = time.monotonic()
         length = round((packet.duration or 0) * base / TIME_BASE)
@@ -289,6 +292,7 @@ class LiveSource:
     def _put(self, frame: LiveFrame | None) -> None:
         with self._change:
             if self._stopping.is_set():
+                self.dropped += frame is not None
                 return
             self._queue.append(frame)
             self._waiting += 0 if frame is None else _size(frame)

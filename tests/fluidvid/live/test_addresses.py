@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 from pathlib import Path
 
+import av
 import pytest
 
 from fluidvid.errors import ConfigError, InputError, OutputError
 from fluidvid.live.addresses import is_live, part_name, redacted, sink_address, source_address
+from fluidvid.live.connection import Connection, Lost
+from fluidvid.live.muxing import failure
 
 
 @pytest.mark.parametrize(
@@ -174,3 +180,49 @@ def test_what_anonymize_hands_over(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Path("ab:").mkdir()
     assert not is_live("ab:/c.mp4")
     assert source_address("/dev/null").kind == "device"
+
+
+@pytest.mark.parametrize(
+    ("url", "known", "words"),
+    [
+        (
+            "rtsp://user:pa55@nowhere:554/a",
+            False,
+            "no address is known for the host nowhere: check its name",
+        ),
+        ("rtsps://user:pa55@[::1]:322/a", True, "the TLS connection failed or broke off: check"),
+        ("rtsp://user:pa55@127.0.0.1/a", True, "the connection failed or broke off"),
+    ],
+)
+def test_a_server_that_cannot_be_reached(url: str, known: bool, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg calls all of it an Input/output error."""
+    asked = []
+
+    def resolve(host: str, _: object) -> None:
+        asked.append(host)
+        if not known:
+            raise socket.gaierror
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    error = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(Lost) as caught:
+        Connection(source_address(url), transport="tcp", timeout=1.0)
+    told = failure(sink_address(url, overwrite=False), error)
+    assert str(caught.value) == told.text
+    assert told.text.startswith(words) and not told.permanent
+    assert asked == 2 * [source_address(url).host] and asked[0] in ("nowhere", "::1", "127.0.0.1")
+
+
+@pytest.mark.parametrize("name", ["o.mkv", "o-%d.mkv", "hls/", "there/", "there/o.m3u8"])
+def test_a_folder_that_may_not_be_written_is_refused_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    sink_address(f"{tmp_path}/{name}", overwrite=False)
+    monkeypatch.setattr(os, "access", lambda *_: False)  # for root everything may be written, but on such a disk
+    with pytest.raises(OutputError, match="may not be written: choose another OUT"):
+        sink_address(f"{tmp_path}/{name}", overwrite=False)

@@ -249,7 +249,14 @@ def test_pictures_over_http(live: Callable[..., Run], clip: Path, tmp_path: Path
 
 def test_hls_folder_to_http_to_rtmp(live: Callable[..., Run], short: Path, tmp_path: Path) -> None:
     """One run writes an HLS folder, a web server shows it, another run reads it there and publishes to RTMP."""
-    written = live(str(short), f"{tmp_path}/hls/", live__segment=1.0, live__key_interval=0.5)
+    slow = tmp_path / "slow.mp4"  # an output takes a second or more to open, and begins with the present
+    with av.open(str(short)) as source, av.open(str(slow), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size and packet.pts is not None and packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = 4 * packet.pts, 4 * packet.dts, stream
+                out.mux(packet)
+    written = live(str(slow), f"{tmp_path}/hls/", live__segment=1.0, live__key_interval=0.5)
     written.wait()
     web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "hls")))
     threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -277,6 +284,49 @@ def test_hls_folder_to_http_to_rtmp(live: Callable[..., Run], short: Path, tmp_p
     web.server_close()
     assert len(got) > 20 and set(got) == {(176, 144)}
     assert not run.said("streamkey") and not run.said("s3cret") and run.said("/live/***: publishing")
+
+
+def test_a_recording_over_http_is_published_once(live: Callable[..., Run], short: Path, tmp_path: Path) -> None:
+    """It began anew at its end, for ever: a playlist with its end, and a file."""
+    live(str(short), f"{tmp_path}/hls/", live__segment=1.0, live__key_interval=0.5).wait()
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    for number, name in enumerate(("hls/index.m3u8", "hls/index0.ts")):
+        run = live(f"http://127.0.0.1:{web.server_port}/{name}", f"{tmp_path}/out{number}.mkv")
+        run.wait(20)
+        report = run.session.report()
+        assert run.error is None and report.stopped == "the input ended" and report.reconnects == 0
+        assert report.pictures_in == (SHORT if number == 0 else len(pictures(f"{tmp_path}/hls/index0.ts")[0]))
+    web.shutdown()
+    web.server_close()
+
+
+def test_a_broadcast_that_ended_is_waited_for_and_not_repeated(
+    live: Callable[..., Run], clip: Path, short: Path, tmp_path: Path
+) -> None:
+    """An encoder that restarts writes an end under its playlist first: what stands there was published already."""
+    live(str(short), f"{tmp_path}/hls/", live__segment=1.0, live__key_interval=0.5).wait()
+    playlist = tmp_path / "hls" / "index.m3u8"
+    ended = playlist.read_text()
+    assert ended.endswith("#EXT-X-ENDLIST\n")
+    going_on = ended.replace("#EXT-X-ENDLIST\n", "")
+    playlist.write_text(going_on)
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "hls")))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    # While nothing is added to the playlist, FFmpeg asks for it again and again.
+    run = live(f"http://127.0.0.1:{web.server_port}/index.m3u8", f"{tmp_path}/out.mkv", live__timeout=4.0)
+    until(lambda: run.published >= 10)
+    playlist.write_text(ended)
+    until(lambda: run.said("the broadcast has ended, only a recording of it is there; trying again in 2 s"))
+    assert run.session.report().pictures_in == SHORT
+    playlist.write_text(going_on)  # here it goes on
+    until(lambda: run.session.report().pictures_in > SHORT + 10)
+    run.finish()
+    web.shutdown()
+    web.server_close()
+    report = run.session.report()
+    assert run.error is None and report.pictures_in == report.pictures_out + report.dropped
+    assert "recording" not in report.stopped
 
 
 def test_rtmp_in_and_out(rtmp: str, film: Callable[..., object], live: Callable[..., Run], clip: Path) -> None:

@@ -10,21 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from fluidvid.errors import ConfigError, DetectionError, ExitCode, InputError, OutputError
+from fluidvid.live.addresses import source_address
+from fluidvid.live.connection import Connection, Lost
 from fluidvid.live.metrics import Health
 from fluidvid.live.session import LiveSession
 from fluidvid.stages import NearDetector
 from fluidvid.trackers.types import Detection
+from tests.fluidvid.live.camera import read_code
 from tests.fluidvid.live.conftest import (
     SHORT,
     FrozenServer,
@@ -305,14 +310,17 @@ def test_workers_that_die_again_and_again_leave_nothing_behind(live: Live, clip:
     run.finish()
     assert after[0] <= before[0] + 2 and after[1] <= before[1], f"{before} became {after}"
     assert run.said("the worker process died; trying again in 0.02 s")
-    assert run.session.report().outputs[0]["reconnects"] == 9 and run.error is None
+    report = run.session.report()
+    out = report.outputs[0]
+    assert out["reconnects"] == 9 and run.error is None
+    assert out["written"] + out["dropped"] == report.pictures_out and out["dropped"] > 0
 
 
 def test_garbage_packets(live: Live, clip: Path, tmp_path: Path) -> None:
     """Damage inside a stream: pictures that cannot be decoded are left out, the others are treated."""
     sound = bytearray(transport_stream(clip, tmp_path / "in.ts", SIZE))
     dice = np.random.default_rng(4)
-    for begin in dice.integers(30_000, len(sound), 30).tolist():
+    for begin in dice.integers(30_000, len(sound), 5).tolist():
         sound[begin : begin + 40] = dice.integers(0, 256, 40, np.uint8).tobytes()
     sender = Sender(bytes(sound), rate=len(sound) // 2)
     run = live(f"tcp://127.0.0.1:{sender.port}", str(tmp_path / "out.mkv"), live__retries=2)
@@ -321,6 +329,38 @@ def test_garbage_packets(live: Live, clip: Path, tmp_path: Path) -> None:
     report = run.session.report()
     assert report.corrupt > 0 and report.pictures_out > 20 and report.raw == 0
     covered(clip, tmp_path / "out.mkv", run, at_least=20)
+
+
+def test_what_is_predicted_from_a_damaged_picture_is_left_out(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the next key frame: half a face may stand there, and half of it be smeared, so that none is found."""
+    path = tmp_path / "in.ts"
+    stream = transport_stream(clip, path, SIZE, count=40)  # a key frame is every tenth picture
+    with av.open(str(path)) as container:
+        places = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+
+    def lose(number: int) -> bytes:
+        """One packet of a picture is lost on its way."""
+        lost = places[number] + 188
+        return bytes(stream[:lost] + stream[lost + 188 :])
+
+    def received(stream: bytes) -> tuple[list[int], int]:
+        path.write_bytes(stream)
+        with Connection(source_address(str(path)), transport="tcp", timeout=5.0) as connection:
+            seen = []
+            with suppress(Lost):
+                for item in connection.items():
+                    assert isinstance(item, av.VideoFrame)
+                    seen.append(read_code(np.asarray(item.to_ndarray(format="rgb24"), np.uint8)))
+            return seen, connection.corrupt
+
+    assert received(stream) == ([*range(40)], 0)
+    assert received(lose(14)) == ([*range(13), *range(20, 40)], 7)  # and the one before: FFmpeg does not tell which
+    assert received(lose(20)) == ([*range(19), *range(30, 40)], 11)  # a key frame: the decoder finds no fault in it
+    monkeypatch.setattr("fluidvid.live.connection.SMEARED", 0.0)  # as if no key frame had come for so long
+    seen, corrupt = received(lose(14))
+    assert len(seen) == 38 and corrupt == 2
 
 
 def test_nothing_but_garbage(live: Live, tmp_path: Path) -> None:

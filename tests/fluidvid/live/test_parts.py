@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from fluidvid.config import load
 from fluidvid.coverage import Coverage, FaceOutcome
-from fluidvid.errors import ConfigError
+from fluidvid.errors import ConfigError, OutputError
 from fluidvid.keyframes import KeyCrop
 from fluidvid.live import directions as background
 from fluidvid.live.addresses import sink_address, source_address
@@ -37,10 +38,11 @@ from fluidvid.live.directions import BackgroundDirections
 from fluidvid.live.encoding import AUDIO, Coded, LiveEncoder, Look
 from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED
 from fluidvid.live.metrics import Health, MetricsServer
+from fluidvid.live.muxing import failure
 from fluidvid.live.publisher import OutputSettings, Publisher
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
-from fluidvid.live.sinks import ContainerSink, Sink, _Written, open_sink
+from fluidvid.live.sinks import ContainerSink, Sink, _Written, open_sink, set_aside
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
 from tests.fluidvid.live.conftest import until, workers
@@ -472,6 +474,50 @@ def test_a_worker_that_cannot_be_started_is_a_failure_like_others(
     assert workers() == []
 
 
+def test_a_slow_receiver_misses_pictures_and_does_not_fall_behind() -> None:
+    """It takes all the time something, so that no watchdog sees to it, and would see what was minutes ago."""
+    server, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def receive() -> None:
+        client, _ = server.accept()
+        with client:
+            while client.recv(50_000) and not ended.is_set():
+                time.sleep(0.05)  # 1 MB a second at most
+
+    threading.Thread(target=receive, daemon=True).start()
+    encoder = LiveEncoder((640, 480), Fraction(25), key_interval=100.0, crf=1)
+    wished, said = list[float](), list[str]()
+    publisher = Publisher(
+        sink_address(f"tcp://127.0.0.1:{server.getsockname()[1]}", overwrite=False),
+        OutputSettings("tcp", 1.0, 2.0, 1),
+        say=said.append,
+        need_key=lambda: wished.append(time.monotonic()),
+        took=lambda _: None,
+        gone=lambda: None,
+    )
+    publisher.start(encoder.description(None))
+    until(lambda: publisher.account.connected)
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    picture = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p")
+    picture.pts = 0
+    (coded,) = encoder.encode(picture, arrived=0.0)  # a key frame of half a megabyte
+    began, count = time.monotonic(), 0
+    while not any("too slow" in line for line in said):
+        assert time.monotonic() < began + 20
+        tick = count * 3600
+        publisher.publish(replace(coded, pts=tick, dts=tick))
+        count += 1
+        time.sleep(0.04)
+    assert publisher._waiting < 2**20 and len(wished) > 1, "it went on with the newest"
+    ended.set()
+    publisher.close()
+    server.close()
+    account = publisher.account
+    assert not any("no progress" in line for line in said) and account.reconnects == 0
+    assert account.written + account.dropped == count and account.dropped > 10
+    assert said[1].endswith("too slow, 2 s behind: it goes on with the next key frame")
+
+
 def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:
     """A worker that replaces another goes on behind it."""
     encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
@@ -479,6 +525,64 @@ def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:
     for _ in range(2):
         open_sink(address, encoder.description(None), transport="tcp", segment=1.0).close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00.mkv", "part-01.mkv"]
+
+
+def test_numbers_of_parts_never_go_back(tmp_path: Path) -> None:
+    """Somebody takes older parts away: a worker that began at the first free number again would reach the others."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/part-%02d.mkv", overwrite=True)
+    (tmp_path / "part-07.mkv").write_bytes(b"complete")
+    (tmp_path / "part-08.mkv.part").write_bytes(b"of a worker that was killed")
+    for number in (8, 9):
+        sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+        assert (tmp_path / f"part-{number:02d}.mkv.part").exists()
+        sink.close()
+    assert (tmp_path / "part-07.mkv").read_bytes() == b"complete"
+    assert (tmp_path / "part-08.1.mkv").read_bytes() == b"of a worker that was killed"
+
+
+def test_what_a_killed_run_left_unfinished_is_set_apart_from_the_next(tmp_path: Path) -> None:
+    picture = LiveEncoder((64, 48), Fraction(25), key_interval=1.0).encode(grey(64, 48), arrived=0.0)
+    (tmp_path / "part-31.mkv.part").write_bytes(b"unfinished")
+    assert publishing(f"{tmp_path}/part-%02d.mkv", *picture).endswith("may be raw: 1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-00.mkv", "part-31.mkv.part.old"]
+    (tmp_path / "hls").mkdir()
+    (tmp_path / "hls" / "index9.ts.tmp").write_bytes(bytes(50) + b"fluidvid")
+    (tmp_path / "hls" / "index8.ts.tmp").write_bytes(b"of somebody else")
+    publishing(f"{tmp_path}/hls/", *picture)
+    assert {path.name for path in (tmp_path / "hls").iterdir()} == {"index.m3u8", "index0.ts", "index8.ts.tmp"}
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "part-%02d.mkv"])
+def test_what_another_run_is_writing_is_left_to_it(name: str, tmp_path: Path) -> None:
+    """Started twice, the second one took the first one's file away, and each gave the other's the final name."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/{name}", overwrite=True)
+    first = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises((OSError, OutputError), match=r"another run is writing .*\.mkv\.part: stop it"):
+        if address.pattern is None:
+            open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+        else:
+            set_aside(address.pattern)
+    assert {path.name for path in tmp_path.iterdir()} == before
+    first.close()
+    assert {path.name for path in tmp_path.iterdir()} == {name.replace("%02d", "00")}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_file_that_is_deleted_while_it_is_written_is_an_error(again: bool, tmp_path: Path) -> None:
+    """All went into a file without a name, for weeks maybe, and nothing was said before the end."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/out.mkv", overwrite=False)
+    sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    publish(sink, encoder, range(30))
+    (tmp_path / "out.mkv.part").unlink()
+    if again:
+        (tmp_path / "out.mkv.part").write_bytes(b"another one")
+    with pytest.raises(FileNotFoundError) as caught:
+        publish(sink, encoder, range(30, 60))
+    assert failure(address, caught.value).text == "out.mkv.part was deleted or moved while it was written"
 
 
 def test_hevc_is_tagged_so_that_apples_players_show_it(tmp_path: Path) -> None:
@@ -546,6 +650,15 @@ def test_a_break_among_pictures_that_are_dropped_stays_one() -> None:
     assert source.dropped == 2
     assert [frame.arrived for frame in first] == []
     assert [[frame.arrived for frame in stretch] for stretch in stretches] == [[5.0]]
+
+
+def test_whoever_waits_for_the_time_of_a_picture_makes_no_silence(clip: Path) -> None:
+    """A recording of less pictures a second than the timeout lasts would be given up."""
+    with Connection(source_address(str(clip)), transport="tcp", timeout=1.5) as connection:
+        items = connection.items()
+        next(items)
+        time.sleep(1.8)
+        next(items)
 
 
 def test_a_lost_connection_is_not_kept() -> None:

@@ -53,8 +53,60 @@ def test_a_clock_that_is_set_back_a_little_squeezes_no_pictures(monkeypatch: pyt
 def test_sound_keeps_in_step_with_pictures() -> None:
     pictures, sounds = (Timeline(time.monotonic()) for _ in range(2))
     first = pictures.tick(Fraction(100))
-    sounds.restart(pictures.offset)
+    sounds.follow(pictures, Fraction(201, 2))
     assert sounds.tick(Fraction(201, 2)) - first == 45_000
+
+
+def published(chunks: list[tuple[float, str, float]], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """What becomes of `(arrival, "picture" or "sound", input time)`: which, and published seconds minus arrival."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pictures, sounds = Timeline(0.0), Timeline(0.0)
+    made = []
+    for arrival, what, seconds in chunks:
+        now, at = arrival, Fraction(seconds).limit_denominator(1000)
+        if what == "sound":
+            sounds.follow(pictures, at)
+        tick = (pictures if what == "picture" else sounds).tick(at)
+        made.append((what, round(float(tick * TIME_BASE) - arrival, 2)))
+    return made
+
+
+@pytest.mark.parametrize("jump", [-5000.0, -10.0, -3.0, 3.0, 10.0, 95443.7])  # the last: 33 bits of 90 kHz
+@pytest.mark.parametrize("late", [-0.7, 0.7])
+def test_sound_is_in_step_after_a_jump(jump: float, late: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPEG-TS sends a picture up to a second before its sound, or after: the present tells neither's place."""
+    chunks = []
+    for i in range(100):
+        arrival = i / 10
+        for what, behind in (("picture", 0.0), ("sound", late)):
+            seconds = 6000.0 + arrival - behind
+            chunks.append((arrival, what, seconds + (jump if seconds > 6005 else 0.0)))
+    made = published(chunks, monkeypatch)
+    before, after = ([dict(made[i : i + 2]) for i in range(*span, 2)] for span in ((20, 80), (140, 200)))
+    for offsets in (before, after):
+        apart = {round(o["picture"] - o["sound"], 2) for o in offsets}
+        assert len(apart) == 1 and apart.pop() == pytest.approx(late, abs=0.02)
+
+
+def test_a_pause_is_no_jump_and_steps_back_freeze_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    timeline = Timeline(0.0)
+    for now in (1.0, 1.1, 9.1, 9.3):  # one that came a little late
+        tick = timeline.tick(Fraction(now).limit_denominator(10) + 100)
+        assert tick == pytest.approx(now / float(TIME_BASE), abs=1) and timeline.moved == 0
+    ticks = []
+    for i in range(10):  # its clock is put back by a second: they would come in one burst, then stand still
+        now = 9.4 + i / 10
+        ticks.append(timeline.tick(Fraction(1084 + i, 10)))
+    assert {b - a for a, b in pairwise(ticks)} == {9000} and timeline.moved == 1
+
+
+def test_sound_with_another_clock_than_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in step with its arrival: by the pictures' offset it would be an hour away."""
+    chunks = [(i / 10, what, i / 10 + begin) for i in range(50) for what, begin in (("picture", 5000), ("sound", 9))]
+    assert all(abs(apart) < 0.02 for _, apart in published(chunks, monkeypatch))
 
 
 def test_backoff(monkeypatch: pytest.MonkeyPatch) -> None:

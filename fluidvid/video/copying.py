@@ -14,7 +14,7 @@ from av.stream import Discard, Disposition, Stream
 
 from fluidvid.video.containers import Target, add_copy, codecs_held
 from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
-from fluidvid.video.info import VideoInfo
+from fluidvid.video.info import UNKNOWN, VideoInfo
 from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
 from fluidvid.video.seams import SteadyClock
@@ -279,6 +279,9 @@ class StreamCopier:
             return
         if kind not in ("audio", "subtitle", "picture", "data", "attachment"):
             drop(f"{name}: unknown kind of stream")
+            return
+        if codec == UNKNOWN and kind in ("audio", "subtitle"):
+            drop(f"{name}: no decoder here knows its codec; convert it first, or add it to the result, as with `ffmpeg`")
             return
         try:
             copied = self._template(out, stream, kind, codec)

@@ -23,10 +23,16 @@ from fluidvid.video.cropping import Crop
 from fluidvid.video.opening import NO_INDEX, WRAP, is_picture, main_video, open_source
 from fluidvid.video.orientation import Orientation
 
+UNKNOWN = "unknown"
+"""What a codec is called that PyAV's FFmpeg does not decode: teletext, TTML, WebVTT of mkvmerge, AC-4."""
+
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """One stream of the source. `kind`: video, audio, subtitle, data, attachment or picture (cover art)."""
+    """One stream of the source. `kind`: video, audio, subtitle, data, attachment or picture (cover art).
+
+    `codec` is FFmpeg's name, or `UNKNOWN`.
+    """
 
     index: int
     kind: str
@@ -250,5 +256,7 @@ def _begins(container: InputContainer) -> Fraction:
 def _described(stream: Stream) -> StreamInfo:
     kind = "picture" if isinstance(stream, VideoStream) and is_picture(stream) else stream.type
     context = getattr(stream, "codec_context", None)
-    codec = context.codec.canonical_name if context is not None else (stream.name or "unknown")
-    return StreamInfo(stream.index, kind, codec, stream.language)
+    if context is not None:
+        return StreamInfo(stream.index, kind, context.codec.canonical_name, stream.language)
+    named = getattr(stream, "name", None)  # sound and subtitles without a decoder have none, and no such attribute
+    return StreamInfo(stream.index, kind, named or UNKNOWN, stream.language)

@@ -33,6 +33,7 @@ class Encoder:
         indexed: codes a frame number, not a time: times are put onto its packets afterwards.
         full_range: what tells a player that its numbers are of full range.
         bare: is given pictures without what they carry beside their pixels: it would write it.
+        least: pixels of width; with some narrower pictures x265 writes beyond its memory, and the process dies.
     """
 
     name: str
@@ -48,6 +49,13 @@ class Encoder:
     indexed: bool = False
     full_range: Literal["stream", "container", "nothing"] = "stream"
     bare: bool = False
+    least: int = 0
+
+    def too_small(self, size: tuple[int, int]) -> str | None:
+        """Why it must not be given pictures of `size` `(width, height)`; None = it may."""
+        if size[0] >= self.least:
+            return None
+        return f"pictures of {size[0]}x{size[1]} are too small for it, it needs a width of {self.least}"
 
     def check_preset(self, name: str | None) -> None:
         """Raise ConfigError if it is known that there is no such preset."""
@@ -67,7 +75,9 @@ _MPEG = {**_QSCALE, "full_range": "nothing"}
 # Quality defaults are meant to be visually lossless.
 ENCODERS: Mapping[str, Encoder] = {
     "h264": Encoder("libx264", 17, preset="veryfast", presets=_X264, even=True),
-    "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}),
+    "hevc": Encoder(
+        "libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}, least=64
+    ),
     "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8, full_range="nothing"),
     "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
     "av1": Encoder("libsvtav1", 22, worst=63, preset="9"),
@@ -144,6 +154,9 @@ def plan_encoder(
                 f"crf {crf:g} is out of range: {encoder.name} takes {encoder.best:g} to {encoder.worst:g}"
             )
         encoder.check_preset(preset)
+        if small := encoder.too_small(size):
+            warnings.append(f"encoder {encoder.name} is not used ({small})")
+            continue
         failures, formats = [], _formats(info, encoder, size)
         for pix_fmt in formats:
             plan = _plan(info, name, encoder, pix_fmt, crf, preset, warnings)

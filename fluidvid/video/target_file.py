@@ -25,7 +25,7 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} is a folder: give the result a file name")
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(f"{target} is the source itself: choose another name for the result")
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:  # also a link that leads nowhere
         raise OutputError(f"{target} exists: add --overwrite to replace it")
     if not target.parent.is_dir():
         raise OutputError(f"folder {target.parent} does not exist: create it first")

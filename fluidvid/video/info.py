@@ -184,11 +184,16 @@ def _first_picture(container: InputContainer, stream: VideoStream, path: Path, l
 
 
 def picture_orientation(picture: av.VideoFrame) -> Orientation:
-    """From stored to upright, by the picture's display matrix."""
+    """From stored to upright, by the picture's display matrix; as it is stored if it has none."""
+    return told_orientation(picture) or Orientation()
+
+
+def told_orientation(picture: av.VideoFrame) -> Orientation | None:
+    """From stored to upright, by the picture's display matrix, or None if it has none."""
     matrices = _side_data(picture, SideDataType.DISPLAYMATRIX)
     if matrices:
         return Orientation.from_matrix(np.frombuffer(matrices[0], np.int32).tolist())
-    return Orientation.from_angle(picture.rotation) if picture.rotation else Orientation()
+    return Orientation.from_angle(picture.rotation) if picture.rotation else None
 
 
 def _side_data(picture: av.VideoFrame, kind: SideDataType) -> list[bytes]:

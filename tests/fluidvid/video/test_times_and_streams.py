@@ -396,7 +396,7 @@ def test_fields_of_changing_size_are_woven_and_scaled(clip: Path, tmp_path: Path
         shapes = [frame.rgb().shape for frame in reader]
     assert len(shapes) >= 22
     assert set(shapes) == {(144, 176, 3)}
-    assert any("picture size changes" in warning for warning in reader.warnings)
+    assert any("changes its size" in warning for warning in reader.warnings)
 
 
 @pytest.mark.parametrize("kind", ["exif", "icc"])

@@ -13,7 +13,7 @@ from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
 from fluidvid.video.containers import Target, add_copy, codecs_held
-from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
+from fluidvid.video.headers import SPEAKING, without_speaker, without_words
 from fluidvid.video.info import UNKNOWN, VideoInfo
 from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
@@ -193,7 +193,7 @@ class StreamCopier:
                     return
                 packet = Packet(packet_of(copied.converts_to, words))
                 packet.time_base = base
-            elif copied.codec in ASS_CODECS and not self._keep:
+            elif copied.codec in SPEAKING and not self._keep:
                 packet = self._unnamed(packet, copied)
                 packet.time_base = base
             packet.pts = packet.dts = pts
@@ -204,11 +204,15 @@ class StreamCopier:
 
     def _unnamed(self, packet: Packet[Stream], copied: _Copied) -> Packet[Stream]:
         data = bytes(packet)
-        nameless = without_speaker(data)
-        note = f"names of speakers in subtitle stream {copied.source.index}"
-        if nameless != data and note not in self.report.dropped_metadata:
-            self.report.dropped_metadata.append(note)
+        nameless = without_speaker(copied.codec, data)
+        named = packet.has_sidedata("webvtt_identifier")
+        for taken, words in ((nameless != data, "names of speakers"), (named, "names of cues")):
+            note = f"{words} in subtitle stream {copied.source.index}"
+            if taken and note not in self.report.dropped_metadata:
+                self.report.dropped_metadata.append(note)
         made: Packet[Stream] = Packet(nameless)
+        if packet.has_sidedata("webvtt_settings"):  # where it is shown
+            made.set_sidedata(packet.get_sidedata("webvtt_settings"))
         return made
 
     def _within(self, copied: _Copied, packet: Packet[Stream], time: Fraction) -> bool:

@@ -285,7 +285,7 @@ class StreamCopier:
             drop(f"{name}: unknown kind of stream")
             return
         if codec == UNKNOWN and kind in ("audio", "subtitle"):
-            drop(f"{name}: no decoder here knows its codec; convert it first, or add it to the result, as with `ffmpeg`")
+            drop(f"{name}: no decoder here knows its codec; convert it first, or add it afterwards, as with `ffmpeg`")
             return
         try:
             copied = self._template(out, stream, kind, codec)

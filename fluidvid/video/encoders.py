@@ -75,9 +75,7 @@ _MPEG = {**_QSCALE, "full_range": "nothing"}
 # Quality defaults are meant to be visually lossless.
 ENCODERS: Mapping[str, Encoder] = {
     "h264": Encoder("libx264", 17, preset="veryfast", presets=_X264, even=True),
-    "hevc": Encoder(
-        "libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}, least=64
-    ),
+    "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}, least=64),
     "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8, full_range="nothing"),
     "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
     "av1": Encoder("libsvtav1", 22, worst=63, preset="9"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -40,7 +41,7 @@ def turned(source: Path, target: Path) -> Path:
         copy = out.add_stream_from_template(video)
         tell = BitStreamFilterContext("h264_metadata=display_orientation=insert:rotate=90", video)
         for packet in container.demux(video):
-            made: Packet
+            made: Packet[Any]
             for made in tell.filter(packet if packet.size else None):
                 made.stream = copy
                 out.mux(made)

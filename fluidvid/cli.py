@@ -496,7 +496,7 @@ def _fail(message: str, code: ExitCode) -> int:
 
 
 def leave_no_core() -> None:
-    """Have the system keep no image of the memory if the process crashes: raw pictures, embeddings and keys are in it."""
+    """Have the system keep no image of the memory of a crash: raw pictures, embeddings and keys would be in it."""
     try:
         import resource
     except ImportError:  # Windows

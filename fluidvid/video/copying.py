@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.audio.stream import AudioStream
@@ -12,7 +13,7 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
-from fluidvid.video.containers import Target, add_copy, codecs_held
+from fluidvid.video.containers import Target, add_copy, codecs_held, target_for
 from fluidvid.video.headers import SPEAKING, without_speaker, without_words
 from fluidvid.video.info import UNKNOWN, VideoInfo
 from fluidvid.video.metadata import identifying
@@ -294,7 +295,8 @@ class StreamCopier:
         else:
             reason = f"{self._target.muxer} cannot hold {codec}"
         if copied is None:
-            drop(f"{name}: {reason}; choose a file name ending in {'.ts' if kind == 'data' else '.mkv'} to keep it")
+            better = self._better(kind, codec)
+            drop(f"{name}: {reason}" + (f"; choose a file name ending in {better} to keep it" if better else ""))
             return
         if stream.language:
             copied.out.metadata["language"] = stream.language
@@ -305,6 +307,14 @@ class StreamCopier:
             step = 1 / (self._info.average_rate or Fraction(25))
             copied.untimed = untimed(self._target.muxer, codec, stream.rate, stream.channels, step)
         self._copied[stream.index] = copied
+
+    def _better(self, kind: str, codec: str) -> str | None:
+        """The ending of another container that holds such a stream."""
+        if kind in ("data", "attachment"):
+            others = [".ts" if kind == "data" else ".mkv"]
+        else:
+            others = [end for end in (".mkv", ".mov", ".avi") if codec in codecs_held(target_for(Path(end[1:] + end)))]
+        return next((end for end in others if end not in self._target.suffixes), None)
 
     def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:
         target = self._target

@@ -64,6 +64,7 @@ class VideoInfo:
         color_primaries: primaries.
         hdr: mastering display and light level side data of the first frame, for the encoder.
         lost: one line for each thing of the first frame that no result will have.
+        captions: there are closed captions (CEA-608, -708) in the first picture, which some encoders write into theirs.
         interlaced: fields instead of whole pictures; they are deinterlaced.
         time_base: seconds per tick of the video stream.
         average_rate: frames per second, None if unknown.
@@ -93,6 +94,7 @@ class VideoInfo:
     color_primaries: int
     hdr: tuple[tuple[str, bytes], ...]
     lost: tuple[str, ...]
+    captions: bool
     interlaced: bool
     time_base: Fraction
     average_rate: Fraction | None
@@ -149,6 +151,7 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
             color_primaries=int(first.color_primaries),
             hdr=_hdr(first),
             lost=(*_cropped(crop, stored), *_lost(first, stream)),
+            captions=bool(_side_data(first, SideDataType.A53_CC)),
             interlaced=first.interlaced_frame,
             time_base=stream.time_base or Fraction(1, 90000),
             average_rate=rate if rate else None,

@@ -59,6 +59,14 @@ def test_an_existing_file_is_replaced_only_on_request(clip: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_pipe_is_not_replaced_by_a_file(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    os.mkfifo(target)
+    with pytest.raises(OutputError, match="pipe or a device"):
+        VideoWriter(target, clip, overwrite=True)
+    assert target.is_fifo()
+
+
 def test_a_link_that_leads_nowhere_is_a_target_that_exists(clip: Path, tmp_path: Path) -> None:
     """It was refused when all the work had been done."""
     target = tmp_path / "out.mp4"

@@ -133,6 +133,18 @@ def test_a_stream_the_container_cannot_hold_is_dropped_with_the_reason(clip: Pat
 
 
 @pytest.mark.parametrize(
+    ("first", "codec", "better"), [("in.mov", "pcm_alaw", ".mov"), ("in.flv", "adpcm_swf", ".avi")]
+)
+def test_a_dropped_stream_is_not_sent_where_it_was_refused(
+    clip: Path, tmp_path: Path, first: str, codec: str, better: str
+) -> None:
+    report, _ = rewrite(build(tmp_path / first, clip, Recipe(audio=[codec])), tmp_path / "out.mkv")
+    (line,) = report.dropped_streams
+    assert ".mkv" not in line
+    assert line.endswith(f"ending in {better} to keep it")
+
+
+@pytest.mark.parametrize(
     ("suffix", "recipe"),
     [
         (".mov", Recipe(audio=["flac"])),

@@ -132,16 +132,10 @@ def test_a_stream_the_container_cannot_hold_is_dropped_with_the_reason(clip: Pat
     assert any("subrip" in line for line in report.dropped_streams)
 
 
-@pytest.mark.parametrize(
-    ("first", "codec", "better"), [("in.mov", "pcm_alaw", ".mov"), ("in.flv", "adpcm_swf", ".avi")]
-)
-def test_a_dropped_stream_is_not_sent_where_it_was_refused(
-    clip: Path, tmp_path: Path, first: str, codec: str, better: str
-) -> None:
-    report, _ = rewrite(build(tmp_path / first, clip, Recipe(audio=[codec])), tmp_path / "out.mkv")
+def test_a_dropped_stream_is_not_sent_where_it_was_refused(clip: Path, tmp_path: Path) -> None:
+    report, _ = rewrite(build(tmp_path / "in.mov", clip, Recipe(audio=["pcm_alaw"])), tmp_path / "out.mkv")
     (line,) = report.dropped_streams
-    assert ".mkv" not in line
-    assert line.endswith(f"ending in {better} to keep it")
+    assert line.endswith("choose a file name ending in .mov to keep it")
 
 
 @pytest.mark.parametrize(

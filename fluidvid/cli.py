@@ -478,7 +478,8 @@ def run(command: Callable[[], Any]) -> int:
         if _stopped:
             return _fail(INTERRUPTED, ExitCode.INTERRUPTED)
         if hasattr(error, "format_message"):  # typer's own usage errors
-            return _fail(error.format_message() or "a command is needed, see --help", ExitCode.USAGE)
+            words = (error.format_message() or "a command is needed").rstrip(".")
+            return _fail(words if "--help" in words else f"{words}: see --help", ExitCode.USAGE)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever it is looked at first
             from fluidvid.live.addresses import redacted
 
@@ -494,8 +495,19 @@ def _fail(message: str, code: ExitCode) -> int:
     return int(code)
 
 
+def leave_no_core() -> None:
+    """Have the system keep no image of the memory of a crash: raw pictures, embeddings and keys would be in it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
 def main() -> NoReturn:
     """Run the command that the arguments name, and end the process."""
+    leave_no_core()
     signal.signal(signal.SIGTERM, _terminate)
     for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)

@@ -159,7 +159,7 @@ class Connection:
             Lost: the input ended, fell silent, or sends nothing but garbage. Iteration always ends so.
         """
         wanted = [self._video] if self.sound is None else [self._video, self.sound]
-        bad, seen = 0, time.monotonic()
+        bad, seen, given, untimed = 0, time.monotonic(), 0, 0
         try:
             for packet in self._packets(wanted):
                 if time.monotonic() - seen > self._timeout:
@@ -173,11 +173,18 @@ class Connection:
                     raise Lost(f"{MAX_BAD} packets in a row could not be decoded")
                 seen = time.monotonic() if pictures else seen
                 for picture in self._whole(pictures):
-                    if picture.pts is not None:  # None before the server has told the time
-                        yield picture
+                    if picture.pts is None:  # before the server has told the time
+                        untimed += 1
+                        continue
+                    given += 1
+                    yield picture
                     seen = time.monotonic()  # whoever takes them may wait until they are due
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._lost(error) from error
+        if self._address.kind == "file" and untimed and not given:
+            raise Lost("its pictures have no times: convert it first, as with `ffmpeg -i IN -c copy OUT.mp4`")
+        if self._address.kind == "file" and not given:
+            raise Lost("no picture of it could be decoded: get a complete copy")
         if self._address.kind == "file":
             raise Lost("the file ended", finished=True)
         if self.recorded:

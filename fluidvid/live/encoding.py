@@ -93,7 +93,7 @@ class LiveEncoder:
         look: how the pictures are to be shown.
 
     Raises:
-        ConfigError: another codec, or a preset or quality that the encoder refuses.
+        ConfigError: another codec, pictures too small for it, or a preset or quality that the encoder refuses.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class LiveEncoder:
         if name not in ("h264", "hevc"):
             raise ConfigError(f"live streams are published as h264 or hevc, not {codec}: choose one with --codec")
         ENCODERS[name].check(crf, preset)
+        if small := ENCODERS[name].too_small(size):
+            raise ConfigError(f"{ENCODERS[name].name} is not used ({small}): give --codec h264")
         self._encoder = ENCODERS[name].name
         self._size, self._rate, self._look = size, rate, look or Look()
         options = {"crf": f"{crf if crf is not None else _CRF:g}", "preset": preset or _PRESETS[self._encoder]}

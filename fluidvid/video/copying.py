@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import av
 from av.audio.stream import AudioStream
@@ -12,9 +13,9 @@ from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
-from fluidvid.video.containers import Target, add_copy, codecs_held
-from fluidvid.video.headers import ASS_CODECS, without_speaker, without_words
-from fluidvid.video.info import VideoInfo
+from fluidvid.video.containers import Target, add_copy, codecs_held, target_for
+from fluidvid.video.headers import SPEAKING, without_speaker, without_words
+from fluidvid.video.info import UNKNOWN, VideoInfo
 from fluidvid.video.metadata import identifying
 from fluidvid.video.opening import open_source
 from fluidvid.video.seams import SteadyClock
@@ -193,7 +194,7 @@ class StreamCopier:
                     return
                 packet = Packet(packet_of(copied.converts_to, words))
                 packet.time_base = base
-            elif copied.codec in ASS_CODECS and not self._keep:
+            elif copied.codec in SPEAKING and not self._keep:
                 packet = self._unnamed(packet, copied)
                 packet.time_base = base
             packet.pts = packet.dts = pts
@@ -204,11 +205,15 @@ class StreamCopier:
 
     def _unnamed(self, packet: Packet[Stream], copied: _Copied) -> Packet[Stream]:
         data = bytes(packet)
-        nameless = without_speaker(data)
-        note = f"names of speakers in subtitle stream {copied.source.index}"
-        if nameless != data and note not in self.report.dropped_metadata:
-            self.report.dropped_metadata.append(note)
+        nameless = without_speaker(copied.codec, data)
+        named = packet.has_sidedata("webvtt_identifier")
+        for taken, words in ((nameless != data, "names of speakers"), (named, "names of cues")):
+            note = f"{words} in subtitle stream {copied.source.index}"
+            if taken and note not in self.report.dropped_metadata:
+                self.report.dropped_metadata.append(note)
         made: Packet[Stream] = Packet(nameless)
+        if packet.has_sidedata("webvtt_settings"):  # where it is shown
+            made.set_sidedata(packet.get_sidedata("webvtt_settings"))
         return made
 
     def _within(self, copied: _Copied, packet: Packet[Stream], time: Fraction) -> bool:
@@ -280,6 +285,9 @@ class StreamCopier:
         if kind not in ("audio", "subtitle", "picture", "data", "attachment"):
             drop(f"{name}: unknown kind of stream")
             return
+        if codec == UNKNOWN and kind in ("audio", "subtitle"):
+            drop(f"{name}: no decoder here knows its codec; convert it first, or add it afterwards, as with `ffmpeg`")
+            return
         try:
             copied = self._template(out, stream, kind, codec)
         except (av.FFmpegError, ValueError, OSError) as error:
@@ -287,7 +295,8 @@ class StreamCopier:
         else:
             reason = f"{self._target.muxer} cannot hold {codec}"
         if copied is None:
-            drop(f"{name}: {reason}; choose a file name ending in {'.ts' if kind == 'data' else '.mkv'} to keep it")
+            better = self._better(kind, codec)
+            drop(f"{name}: {reason}" + (f"; choose a file name ending in {better} to keep it" if better else ""))
             return
         if stream.language:
             copied.out.metadata["language"] = stream.language
@@ -298,6 +307,14 @@ class StreamCopier:
             step = 1 / (self._info.average_rate or Fraction(25))
             copied.untimed = untimed(self._target.muxer, codec, stream.rate, stream.channels, step)
         self._copied[stream.index] = copied
+
+    def _better(self, kind: str, codec: str) -> str | None:
+        """The ending of another container that holds such a stream."""
+        if kind in ("data", "attachment"):
+            others = [".ts" if kind == "data" else ".mkv"]
+        else:
+            others = [end for end in (".mkv", ".mov", ".avi") if codec in codecs_held(target_for(Path(end[1:] + end)))]
+        return next((end for end in others if end not in self._target.suffixes), None)
 
     def _template(self, out: OutputContainer, stream: Stream, kind: str, codec: str) -> _Copied | None:
         target = self._target

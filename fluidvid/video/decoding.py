@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 
 from fluidvid.errors import InputError
 from fluidvid.video.cropping import Cropper
+from fluidvid.video.fitting import Fitter
 from fluidvid.video.frame import copy_picture
 from fluidvid.video.info import VideoInfo
 from fluidvid.video.opening import GUESSED_TIMES, NO_INDEX, main_video, open_source
@@ -53,7 +54,7 @@ class PictureDecoder:
         self._seek(seek_to)
         self._deinterlacer = _Deinterlacer(self._stream) if info.interlaced else None
         self._cropper = Cropper(info.crop)
-        self._coded = info.crop.outer(info.stored_width, info.stored_height)
+        self._fitter = Fitter(info)
         self._sent: set[int] = set()
         self._held = 0
         self._certain = info.codec in _ONE_TO_ONE and not info.interlaced
@@ -69,7 +70,8 @@ class PictureDecoder:
     @property
     def warnings(self) -> list[str]:
         """What the user should know of the source; complete after iteration."""
-        return [*self._clock.warnings, *self._notes]
+        fitted = [self._fitter.note] if self._fitter.note else []
+        return [*self._clock.warnings, *self._notes, *fitted]
 
     def close(self) -> None:
         """Release the file; iteration ends."""
@@ -215,15 +217,10 @@ class PictureDecoder:
         return picture.dts - self._lag
 
     def _normal(self, picture: av.VideoFrame) -> av.VideoFrame:
-        width, height = self._coded
-        same_size = (picture.width, picture.height) == self._coded
-        if not same_size:
-            note = "the picture size changes within the source: scaled to the first one"
-            if note not in self._notes:
-                self._notes.append(note)
+        picture = self._fitter.fit(picture, self._stream.codec_context.sample_aspect_ratio)
         form = self._info.working_format
-        if not same_size or picture.format.name != form:
-            picture = picture.reformat(width=width, height=height, format=form, threads=1)
+        if picture.format.name != form:
+            picture = picture.reformat(format=form, threads=1)
         return self._cropper.cut(picture)
 
 

@@ -33,6 +33,8 @@ class Encoder:
         indexed: codes a frame number, not a time: times are put onto its packets afterwards.
         full_range: what tells a player that its numbers are of full range.
         bare: is given pictures without what they carry beside their pixels: it would write it.
+        captions: writes closed captions of the pictures it is given.
+        least: pixels of width; with some narrower pictures x265 writes beyond its memory, and the process dies.
     """
 
     name: str
@@ -48,6 +50,14 @@ class Encoder:
     indexed: bool = False
     full_range: Literal["stream", "container", "nothing"] = "stream"
     bare: bool = False
+    captions: bool = False
+    least: int = 0
+
+    def too_small(self, size: tuple[int, int]) -> str | None:
+        """Why it must not be given pictures of `size` `(width, height)`; None = it may."""
+        if size[0] >= self.least:
+            return None
+        return f"pictures of {size[0]}x{size[1]} are too small for it, it needs a width of {self.least}"
 
     def check(self, crf: float | None, preset: str | None) -> None:
         """Raise ConfigError if the quality is out of range, or it is known that there is no such preset."""
@@ -68,13 +78,13 @@ _MPEG = {**_QSCALE, "full_range": "nothing"}
 
 # Quality defaults are meant to be visually lossless.
 ENCODERS: Mapping[str, Encoder] = {
-    "h264": Encoder("libx264", 17, preset="veryfast", presets=_X264, even=True),
-    "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}),
+    "h264": Encoder("libx264", 17, preset="veryfast", presets=_X264, even=True, captions=True),
+    "hevc": Encoder("libx265", 19, preset="veryfast", even=True, options={"x265-params": "log-level=none"}, least=64),
     "vp8": Encoder("libvpx", 10, worst=63, preset="4", preset_option="cpu-used", options=_VP8, full_range="nothing"),
     "vp9": Encoder("libvpx-vp9", 22, worst=63, preset="5", preset_option="cpu-used", options=_VPX),
     "av1": Encoder("libsvtav1", 22, worst=63, preset="9"),
     "mpeg1video": Encoder("mpeg1video", 2, **_MPEG),  # type: ignore[arg-type]
-    "mpeg2video": Encoder("mpeg2video", 2, **_MPEG),  # type: ignore[arg-type]
+    "mpeg2video": Encoder("mpeg2video", 2, captions=True, **_MPEG),  # type: ignore[arg-type]
     "mpeg4": Encoder("mpeg4", 2, **_MPEG),  # type: ignore[arg-type]
     # Without this it takes pictures of full range only.
     "mjpeg": Encoder("mjpeg", 2, **_QSCALE, options={"strict": "unofficial"}, bare=True),  # type: ignore[arg-type]
@@ -142,6 +152,9 @@ def plan_encoder(
             warnings.append(f"the container cannot hold {name}")
             continue
         encoder.check(crf, preset)
+        if small := encoder.too_small(size):
+            warnings.append(f"encoder {encoder.name} is not used ({small})")
+            continue
         failures, formats = [], _formats(info, encoder, size)
         for pix_fmt in formats:
             plan = _plan(info, name, encoder, pix_fmt, crf, preset, warnings)
@@ -177,7 +190,10 @@ def _candidates(source: str, asked: str | None, fallback: str, warnings: list[st
             if family not in ENCODERS:
                 raise ConfigError(f"unknown codec {asked!r}: use one of {', '.join(ENCODERS)}")
             scale = "cq" if name.endswith("_nvenc") else "global_quality"
-            yield family, Encoder(name, ENCODERS[family].crf, scale=scale, even=True)
+            yield (
+                family,
+                Encoder(name, ENCODERS[family].crf, scale=scale, even=True, captions=ENCODERS[family].captions),
+            )
             warnings.append(f"{ENCODERS[family].name} is used instead of {name}")
             yield family, ENCODERS[family]
             return
@@ -232,6 +248,11 @@ def _plan(
     notes = list(warnings)
     if info.hdr and encoder.name != "libx265":
         notes.append(f"{encoder.name} is not told the source's HDR mastering data: they are dropped")
+    if info.captions and not encoder.captions:
+        notes.append(
+            f"{encoder.name} does not write the closed captions of the source's pictures: use --codec h264 to keep "
+            "them, or extract them first, as with `ccextractor`"
+        )
     if crf is not None and quality is None:
         notes.append(f"{encoder.name} has no quality setting: crf is ignored")
     *precision, transparency = loss(layout(info.pix_fmt), layout(pix_fmt))[:5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import accumulate
 
 _XIPH = {"vorbis": b"\x03vorbis", "theora": b"\x81theora"}
@@ -9,6 +10,9 @@ _XIPH = {"vorbis": b"\x03vorbis", "theora": b"\x81theora"}
 _NO_COMMENTS = bytes(8)
 """An empty vendor and no comment; Vorbis closes with a framing bit."""
 ASS_CODECS = frozenset({"ass", "ssa"})
+SPEAKING = ASS_CODECS | {"webvtt"}
+"""Subtitles that say who speaks."""
+_VOICE = re.compile(rb"<v((?:\.[^\s<>]*)?)\s[^<>]*>")
 _ASS_INFO = frozenset(
     {"scripttype", "playresx", "playresy", "layoutresx", "layoutresy", "wrapstyle", "scaledborderandshadow"}
     | {"ycbcr matrix", "collisions", "playdepth", "timer"}
@@ -38,8 +42,15 @@ def without_words(codec: str, header: bytes) -> tuple[bytes, str]:
     return header, ""
 
 
-def without_speaker(event: bytes) -> bytes:
-    """An event of ASS, as containers store it, whose field for the speaker's name is empty."""
+def without_speaker(codec: str, event: bytes) -> bytes:
+    """A cue, as containers store it, that does not name who speaks.
+
+    Args:
+        codec: one of `SPEAKING`; WebVTT has voice tags (`<v Jane Roe>`), ASS a field of its own.
+        event: the packet.
+    """
+    if codec == "webvtt":
+        return _VOICE.sub(rb"<v\1>", event)
     fields = event.split(b",", _ASS_NAME + 1)
     if len(fields) <= _ASS_NAME + 1:
         return event

@@ -23,10 +23,16 @@ from fluidvid.video.cropping import Crop
 from fluidvid.video.opening import NO_INDEX, WRAP, is_picture, main_video, open_source
 from fluidvid.video.orientation import Orientation
 
+UNKNOWN = "unknown"
+"""What a codec is called that PyAV's FFmpeg does not decode: teletext, TTML, WebVTT of mkvmerge, AC-4."""
+
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """One stream of the source. `kind`: video, audio, subtitle, data, attachment or picture (cover art)."""
+    """One stream of the source. `kind`: video, audio, subtitle, data, attachment or picture (cover art).
+
+    `codec` is FFmpeg's name, or `UNKNOWN`.
+    """
 
     index: int
     kind: str
@@ -58,6 +64,7 @@ class VideoInfo:
         color_primaries: primaries.
         hdr: mastering display and light level side data of the first frame, for the encoder.
         lost: one line for each thing of the first frame that no result will have.
+        captions: there are closed captions (CEA-608, -708) in the first picture, which some encoders write into theirs.
         interlaced: fields instead of whole pictures; they are deinterlaced.
         time_base: seconds per tick of the video stream.
         average_rate: frames per second, None if unknown.
@@ -87,6 +94,7 @@ class VideoInfo:
     color_primaries: int
     hdr: tuple[tuple[str, bytes], ...]
     lost: tuple[str, ...]
+    captions: bool
     interlaced: bool
     time_base: Fraction
     average_rate: Fraction | None
@@ -143,6 +151,7 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
             color_primaries=int(first.color_primaries),
             hdr=_hdr(first),
             lost=(*_cropped(crop, stored), *_lost(first, stream)),
+            captions=bool(_side_data(first, SideDataType.A53_CC)),
             interlaced=first.interlaced_frame,
             time_base=stream.time_base or Fraction(1, 90000),
             average_rate=rate if rate else None,
@@ -178,11 +187,16 @@ def _first_picture(container: InputContainer, stream: VideoStream, path: Path, l
 
 
 def picture_orientation(picture: av.VideoFrame) -> Orientation:
-    """From stored to upright, by the picture's display matrix."""
+    """From stored to upright, by the picture's display matrix; as it is stored if it has none."""
+    return told_orientation(picture) or Orientation()
+
+
+def told_orientation(picture: av.VideoFrame) -> Orientation | None:
+    """From stored to upright, by the picture's display matrix, or None if it has none."""
     matrices = _side_data(picture, SideDataType.DISPLAYMATRIX)
     if matrices:
         return Orientation.from_matrix(np.frombuffer(matrices[0], np.int32).tolist())
-    return Orientation.from_angle(picture.rotation) if picture.rotation else Orientation()
+    return Orientation.from_angle(picture.rotation) if picture.rotation else None
 
 
 def _side_data(picture: av.VideoFrame, kind: SideDataType) -> list[bytes]:
@@ -250,5 +264,7 @@ def _begins(container: InputContainer) -> Fraction:
 def _described(stream: Stream) -> StreamInfo:
     kind = "picture" if isinstance(stream, VideoStream) and is_picture(stream) else stream.type
     context = getattr(stream, "codec_context", None)
-    codec = context.codec.canonical_name if context is not None else (stream.name or "unknown")
-    return StreamInfo(stream.index, kind, codec, stream.language)
+    if context is not None:
+        return StreamInfo(stream.index, kind, context.codec.canonical_name, stream.language)
+    named = getattr(stream, "name", None)  # sound and subtitles without a decoder have none, and no such attribute
+    return StreamInfo(stream.index, kind, named or UNKNOWN, stream.language)

@@ -108,3 +108,8 @@ class Orientation:
         """Libavfilter steps `(name, arguments)` that turn the stored picture upright."""
         steps = {0: [], 1: [("transpose", "cclock")], 2: [("hflip", ""), ("vflip", "")], 3: [("transpose", "clock")]}
         return steps[self.quarter_turns] + ([("hflip", "")] if self.mirrored else [])
+
+    def back(self) -> list[tuple[str, str]]:
+        """Libavfilter steps that turn the upright picture as it was stored: the inverse of `filters`."""
+        steps = {0: [], 1: [("transpose", "clock")], 2: [("hflip", ""), ("vflip", "")], 3: [("transpose", "cclock")]}
+        return ([("hflip", "")] if self.mirrored else []) + steps[self.quarter_turns]

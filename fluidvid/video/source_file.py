@@ -1,9 +1,11 @@
-"""A source that has to stay the same file, and unwritten, for as long as it is read."""
+"""A source that has to stay the same file, and unwritten, for as long as it is read; of a playlist, all its parts."""
 
 from __future__ import annotations
 
 import os
+import re
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from fluidvid.errors import InputError
@@ -28,6 +30,7 @@ class SourceFile:
         # Held: FAT gives a file that nobody has open another inode number when it is looked up anew.
         weakref.finalize(self, os.close, descriptor)
         self._known = _state(os.fstat(descriptor))
+        self._parts = {part: _found(part) for part in _parts(path)}
 
     def check(self) -> None:
         """Call after every further opening of the file, and when all was read.
@@ -39,11 +42,43 @@ class SourceFile:
             now = _state(self._path.stat())
         except OSError:
             now = None
-        if now != self._known:
+        if now != self._known or any(_found(part) != known for part, known in self._parts.items()):
             raise InputError(
                 f"{self._path} changed while it was being read: run again when nothing writes to it; nothing was "
                 "written"
             )
+
+
+_NAMED = re.compile(rb"""^[ \t]*file[ \t]+(.+?)[ \t\r]*$""", re.MULTILINE)
+_LINES = re.compile(rb"""^([^#\r\n][^\r\n]*)|URI="([^"\r\n]+)\"""", re.MULTILINE)
+_DEEP = 4
+"""Playlists within playlists."""
+
+
+def _parts(path: Path, depth: int = _DEEP) -> Iterator[Path]:
+    """The local files that an HLS playlist (RFC 8216) or a list of FFmpeg's concat demuxer leads to; else none."""
+    try:
+        with path.open("rb") as file:
+            if not (file.read(8).startswith((b"#EXTM3U", b"ffconcat")) and depth):
+                return
+            file.seek(0)
+            content = file.read()
+    except OSError:
+        return
+    names = [b"".join(found) for found in _LINES.findall(content)]
+    names += [re.sub(rb"['\\]", b"", name) for name in _NAMED.findall(content)]
+    for name in names:
+        part = path.parent / os.fsdecode(name.removeprefix(b"file:"))
+        if part.is_file():
+            yield part
+            yield from _parts(part, depth - 1)
+
+
+def _found(path: Path) -> tuple[int, ...] | None:
+    try:
+        return _state(path.stat())
+    except OSError:
+        return None
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:

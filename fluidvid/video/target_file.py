@@ -16,16 +16,18 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
     """Refuse early.
 
     Raises:
-        OutputError: the target is the source or a folder, exists without `overwrite`, or its folder is missing or
-            cannot be written to.
+        OutputError: the target is the source, a folder or a pipe, exists without `overwrite`, or its folder is missing
+            or cannot be written to.
     """
     if target.parent.exists() and not target.parent.is_dir():
         raise OutputError(f"{target.parent} is no folder: choose another place for the result")
     if target.is_dir():
         raise OutputError(f"{target} is a folder: give the result a file name")
+    if target.exists() and not target.is_file():  # it would be replaced by a file, and nothing come out of it
+        raise OutputError(f"{target} is a pipe or a device: give the result another name")
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(f"{target} is the source itself: choose another name for the result")
-    if target.exists() and not overwrite:
+    if os.path.lexists(target) and not overwrite:  # also a link that leads nowhere
         raise OutputError(f"{target} exists: add --overwrite to replace it")
     if not target.parent.is_dir():
         raise OutputError(f"folder {target.parent} does not exist: create it first")

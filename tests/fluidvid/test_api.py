@@ -19,6 +19,7 @@ from fluidvid.config import as_config, load
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, InputError, OutputError, StrictError
 from fluidvid.progress import ProgressEvent
+from fluidvid.video.source_file import SourceFile
 from tests.fluidvid.fakes import Boom, FakeEditor
 
 CONFIG = fluidvid.Config().updated({"media.end": "1", "edit.min_face": 20, "edit.fade_frames": 3})
@@ -108,6 +109,28 @@ def test_a_source_that_changes_between_or_in_the_passes_gives_no_result(
         fluidvid.anonymize(source, tmp_path / "results" / "out.mp4", config=chosen, progress=meanwhile)
     assert list((tmp_path / "results").iterdir()) == []
     assert ("write" in seen) == (stage == "write"), "a change in the first pass costs no second one"
+
+
+@pytest.mark.parametrize("kind", ["hls", "nested", "concat", "quoted"])
+def test_a_part_of_a_playlist_that_changes_between_the_passes_gives_no_result(
+    kind: str, clip: Path, tmp_path: Path
+) -> None:
+    part = Path(shutil.copy(clip, tmp_path / "a part.mp4"))
+    inner, source = tmp_path / "inner.m3u8", tmp_path / "in.list"
+    lines = "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:4.0,\n{}\n#EXT-X-ENDLIST\n"
+    inner.write_text(lines.format(part.name))
+    text = {
+        "hls": lines.format(part.name),
+        "nested": f"#EXTM3U\n{inner.name}\n",
+        "concat": "ffconcat version 1.0\nfile a\\ part.mp4\n",
+        "quoted": "ffconcat version 1.0\n\n  file 'a part.mp4'\nduration 4\n",
+    }
+    source.write_text(text[kind])
+    file = SourceFile(source)
+    file.check()
+    written(part)
+    with pytest.raises(InputError, match="changed while it was being read"):
+        file.check()
 
 
 @pytest.mark.parametrize("key", ["cache.path", "cache.key_file"])

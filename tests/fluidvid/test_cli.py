@@ -247,6 +247,31 @@ def test_an_interrupted_import_is_no_internal_error(
     assert capsys.readouterr().err.strip() == "fluidvid: interrupted: nothing was written"
 
 
+def test_a_crash_leaves_no_image_of_the_memory() -> None:
+    """Workers inherit the limit."""
+    code = """
+import resource, sys
+from fluidvid import cli
+most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+sys.argv = ["fluidvid", "version"]
+try:
+    cli.main()
+finally:
+    print(resource.getrlimit(resource.RLIMIT_CORE)[0], most)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-2] == "0"
+
+
+@pytest.mark.parametrize("arguments", [["anonymize"], ["anonymize", "in.mp4"], ["anonymise"], ["version", "--long"]])
+def test_wrong_use_says_where_to_look(arguments: list[str]) -> None:
+    done = fluidvid(*arguments)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(": see --help")
+
+
 def test_models_list_json_has_licence_source_and_hash() -> None:
     done = fluidvid("models", "list", "--json")
     models = json.loads(done.stdout)["models"]

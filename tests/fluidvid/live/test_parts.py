@@ -620,6 +620,17 @@ def test_what_a_header_crops_off_stays_off(clip: Path, tmp_path: Path) -> None:
     assert (first.width, first.height) == (176, 144 - 31)
 
 
+def test_a_file_that_gives_no_picture_is_no_success(clip: Path, tmp_path: Path) -> None:
+    """Nothing was published, and the exit code was 0."""
+    source = build(tmp_path / "in.h264", clip, Recipe(pts=range(0, 8008, 1001)))
+    with (
+        Connection(source_address(str(source)), transport="tcp", timeout=2) as connection,
+        pytest.raises(Lost, match="no times: convert it") as lost,
+    ):
+        list(connection.items())
+    assert not lost.value.finished
+
+
 def nobodys_source() -> LiveSource:
     return LiveSource(
         source_address("rtsp://127.0.0.1:9/nobody"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -59,8 +60,41 @@ def test_a_script_keeps_what_it_is_drawn_by() -> None:
 
 
 def test_an_event_keeps_its_words() -> None:
-    assert without_speaker(b"7,0,Default,Jane Roe,0,0,0,,well, yes") == b"7,0,Default,,0,0,0,,well, yes"
-    assert without_speaker(b"no event") == b"no event"
+    assert without_speaker("ass", b"7,0,Default,Jane Roe,0,0,0,,well, yes") == b"7,0,Default,,0,0,0,,well, yes"
+    assert without_speaker("ass", b"no event") == b"no event"
+
+
+def test_a_cue_of_webvtt_keeps_its_words() -> None:
+    cue = b"<v Jane Roe>well, <i>yes</i></v>\n<v.loud.far John Doe>no 1 <v 2"
+    assert without_speaker("webvtt", cue) == b"<v>well, <i>yes</i></v>\n<v.loud.far>no 1 <v 2"
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_no_name_of_a_webvtt_cue_is_in_the_file(clip: Path, tmp_path: Path, keep: bool) -> None:
+    """PyAV cannot write a cue's name: it is put where FFmpeg stores it, between its place and its words."""
+    source = build(tmp_path / "video.webm", clip, Recipe(pts=range(0, 6 * 1001, 1001), codec="libvpx-vp9"))
+    with av.open(str(source)) as video, av.open(str(tmp_path / "in.webm"), "w") as out:
+        pictures = out.add_stream_from_template(video.streams.video[0])
+        text = out.add_stream("webvtt")
+        text.codec_context.subtitle_header = ASS_HEADER
+        text.time_base = Fraction(1, 1000)
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = pictures
+                out.mux(packet)
+        cue: Any = Packet(b"<v Jane Roe>well, yes")
+        cue.stream, cue.time_base, cue.pts, cue.dts, cue.duration = text, Fraction(1, 1000), 10, 10, 50
+        out.mux(cue)
+    content = (tmp_path / "in.webm").read_bytes()
+    assert content.count(b"\n\n<v Jane Roe>") == 1  # an empty name, empty settings
+    named = content.replace(b"\n\n<v Jane Roe>", b"Roe\nline:1\n<v>")
+    assert len(named) == len(content)
+    (tmp_path / "in.webm").write_bytes(named)
+    report, _ = rewrite(tmp_path / "in.webm", tmp_path / "out.webm", keep_metadata=keep)
+    written = (tmp_path / "out.webm").read_bytes()
+    assert b"line:1\n<v>well, yes" in written
+    assert (b"Roe" in written) is keep
+    assert ("names of cues in subtitle stream 1" in report.dropped_metadata) is not keep
 
 
 @pytest.mark.parametrize("keep", [False, True])

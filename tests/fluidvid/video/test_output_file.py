@@ -8,13 +8,18 @@ import random
 import subprocess
 import sys
 import wave
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fluidvid.errors import ConfigError, FluidvidError, InputError, OutputError
+from fluidvid.live.encoding import LiveEncoder
 from fluidvid.video import VideoReader, VideoWriter, decoding
+from fluidvid.video.encoders import plan_encoder
+from fluidvid.video.info import read_info
 from fluidvid.video.opening import main_video
 from tests.fluidvid.video.media_files import Recipe, build, damage, rewrite, see
 
@@ -52,6 +57,22 @@ def test_an_existing_file_is_replaced_only_on_request(clip: Path, tmp_path: Path
     rewrite(clip, target, overwrite=True)
     assert len(see(target).times) == 120
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.mp4"
+    os.mkfifo(target)
+    with pytest.raises(OutputError, match="pipe or a device"):
+        VideoWriter(target, clip, overwrite=True)
+    assert target.is_fifo()
+
+
+def test_a_link_that_leads_nowhere_is_a_target_that_exists(clip: Path, tmp_path: Path) -> None:
+    """It was refused when all the work had been done."""
+    target = tmp_path / "out.mp4"
+    target.symlink_to(tmp_path / "nowhere.mp4")
+    with pytest.raises(OutputError, match="--overwrite"):
+        VideoWriter(target, clip)
 
 
 def test_a_file_that_appears_meanwhile_is_left_alone(clip: Path, tmp_path: Path) -> None:
@@ -111,6 +132,20 @@ def test_a_codec_the_container_cannot_hold_is_refused_before_any_work(clip: Path
     with pytest.raises(OutputError, match="cannot hold vp9"):
         VideoWriter(tmp_path / "out.mov", clip, codec="vp9")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_x265_gets_no_pictures_in_which_it_writes_beyond_its_memory(clip: Path, tmp_path: Path) -> None:
+    """The process died, and left the half of a result."""
+    source = build(tmp_path / "in.mp4", clip, Recipe(size=(48, 40)))
+    info = replace(read_info(source, 30), codec="hevc")
+    plan = plan_encoder(info, (48, 40), {"hevc", "h264"}, "h264")
+    assert plan.codec == "h264"
+    assert any("too small" in warning for warning in plan.warnings)
+    assert plan_encoder(info, (176, 144), {"hevc", "h264"}, "h264").codec == "hevc"
+    with pytest.raises(OutputError, match="too small"):
+        VideoWriter(tmp_path / "out.mp4", source, codec="hevc")
+    with pytest.raises(ConfigError, match="too small"):
+        LiveEncoder((48, 40), Fraction(25), key_interval=1.0, codec="hevc")
 
 
 def test_a_truncated_file_fails_with_one_clear_line(clip: Path, tmp_path: Path) -> None:
@@ -207,7 +242,10 @@ def test_damage_is_concealed_alike_in_every_pass(clip: Path, tmp_path: Path, mon
 
 _MEASURE = """
 import resource, sys
+from fluidvid.live.encoding import LiveEncoder
 from fluidvid.video import VideoReader, VideoWriter, decoding
+from fluidvid.video.encoders import plan_encoder
+from fluidvid.video.info import read_info
 from fluidvid.video.opening import main_video
 def resident():
     with open("/proc/self/statm") as f:

@@ -358,3 +358,22 @@ def test_hevc_is_tagged_so_that_apples_players_show_it(
     with av.open(str(tmp_path / f"out{suffix}")) as container:
         assert tag in (None, container.streams.video[0].codec_context.codec_tag)
         assert len(list(container.decode(video=0))) == 3
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg2video", "hevc", "ffv1"])
+def test_closed_captions_stay_or_are_said_to_be_lost(clip: Path, tmp_path: Path, codec: str) -> None:
+    """CEA-608 as ATSC A/53 puts it into the pictures of H.264."""
+    options = {"x264-params": "bframes=0:sliced-threads=0:slices=1:repeat-headers=1"}
+    first = build(tmp_path / "in.h264", clip, Recipe(pts=range(0, 8 * 1001, 1001), options=options))
+    words = b"\xb5\x00\x31GA94\x03\x41\xff\xfc\x94\x2c\xff"
+    message = b"\x00\x00\x01\x06\x04" + bytes([len(words)]) + words + b"\x80"
+    units = first.read_bytes().split(b"\x00\x00\x01")
+    told = [(message if unit and unit[0] & 31 in (1, 5) else b"") + b"\x00\x00\x01" + unit for unit in units[1:]]
+    first.write_bytes(b"".join(told))
+    with VideoReader(first) as reader:
+        assert reader.info.captions
+    report, _ = rewrite(first, tmp_path / "out.mkv", codec=codec)
+    with VideoReader(tmp_path / "out.mkv") as reader:
+        kept = reader.info.captions
+    assert kept is (codec in ("h264", "mpeg2video"))
+    assert any("closed captions" in warning for warning in report.warnings) is not kept

@@ -132,6 +132,12 @@ def test_a_stream_the_container_cannot_hold_is_dropped_with_the_reason(clip: Pat
     assert any("subrip" in line for line in report.dropped_streams)
 
 
+def test_a_dropped_stream_is_not_sent_where_it_was_refused(clip: Path, tmp_path: Path) -> None:
+    report, _ = rewrite(build(tmp_path / "in.mov", clip, Recipe(audio=["pcm_alaw"])), tmp_path / "out.mkv")
+    (line,) = report.dropped_streams
+    assert line.endswith("choose a file name ending in .mov to keep it")
+
+
 @pytest.mark.parametrize(
     ("suffix", "recipe"),
     [
@@ -271,6 +277,22 @@ def test_pcm_without_a_layout_goes_into_mp4(clip: Path, tmp_path: Path, channels
     assert any("9 channels" in line and ".mkv" in line for line in report.dropped_streams) == (kept is None)
 
 
+@pytest.mark.parametrize(("kind", "known"), [("audio", b"A_AAC"), ("subtitle", b"S_TEXT/UTF8")])
+def test_a_stream_that_nothing_here_decodes_is_dropped_with_the_reason(
+    clip: Path, tmp_path: Path, kind: str, known: bytes
+) -> None:
+    """Such as the teletext of a broadcast, TTML in MP4, WebVTT as mkvmerge writes it, AC-4."""
+    source = build(tmp_path / "in.mkv", clip, Recipe(audio=["aac"], subtitles="subrip"))
+    content = source.read_bytes()
+    assert content.count(known) == 1
+    source.write_bytes(content.replace(known, known[:2] + b"X" * (len(known) - 2)))
+    report, _ = rewrite(source, tmp_path / "out.mkv")
+    (line,) = report.dropped_streams
+    assert line.startswith(f"{kind} stream")
+    assert "no decoder" in line
+    assert len(see(tmp_path / "out.mkv").others) == 1
+
+
 def test_truehd_is_dropped_where_ffmpeg_calls_it_experimental() -> None:
     assert "truehd" not in codecs_held(target_for(Path("out.mp4")))
     assert "truehd" in codecs_held(target_for(Path("out.mkv")))
@@ -380,7 +402,7 @@ def test_fields_of_changing_size_are_woven_and_scaled(clip: Path, tmp_path: Path
         shapes = [frame.rgb().shape for frame in reader]
     assert len(shapes) >= 22
     assert set(shapes) == {(144, 176, 3)}
-    assert any("picture size changes" in warning for warning in reader.warnings)
+    assert any("changes its size" in warning for warning in reader.warnings)
 
 
 @pytest.mark.parametrize("kind", ["exif", "icc"])

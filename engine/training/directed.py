@@ -94,7 +94,8 @@ class DirectedHalf:
     @torch.no_grad()
     def spread(self, codes: Tensor) -> Tensor:
         """`(L, K)` standard deviations of the coordinates over people of codes `(N, D)`: what a search counts in."""
-        return self.read_out(codes).std(0).clamp_min(1e-6)
+        spread: Tensor = self.read_out(codes).std(0).clamp_min(1e-6)
+        return spread
 
     def pace(self, pace: float) -> None:
         """Every learning rate at `pace` times its own."""

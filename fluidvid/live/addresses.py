@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from dataclasses import dataclass, field
@@ -240,9 +239,6 @@ def _part_number(name: str, pattern: Path) -> int | None:
 def _free(address: Address, overwrite: bool) -> Address:
     """The address, if nothing stands there, or may be replaced."""
     path, pattern = Path(address.url), address.pattern
-    folder = path.parent if path.parent.is_dir() else path.parent.parent  # that of a playlist is made
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"folder {folder} may not be written: choose another OUT, or ask for the right")
     older = [] if pattern is None else list(parts(pattern))
     if not overwrite and path.exists():
         raise OutputError(f"{path} exists: add --overwrite to replace it")

@@ -256,10 +256,10 @@ class FileSink:
 
     def __init__(self, path: Path, description: bytes) -> None:
         self._path, self._temporary = path, path.with_name(path.name + UNFINISHED)
-        if self._temporary.is_file() and being_written(self._temporary):
-            raise OSError(errno.EBUSY, f"another run is writing {self._temporary.name}: stop it, or choose another OUT")
-        if self._temporary.is_file() and self._temporary.stat().st_size:
-            self._temporary.replace(_unused(path))  # what a worker wrote that was killed: it can be played
+        self._mark = self._claimed()
+        if fstat(self._mark.fileno()).st_size:  # what a worker wrote that was killed: it can be played
+            _leave(self._mark, self._temporary, _unused(path))
+            self._mark = self._claimed()
         muxer = target_for(path).muxer
         options = {"max_interleave_delta": _INTERLEAVE, "flush_packets": "1"}
         if muxer in ("mp4", "mov"):
@@ -267,16 +267,23 @@ class FileSink:
         self._begun = False
         with self._nothing_empty_left():
             self._sink = ContainerSink(local(self._temporary), muxer, description, options)
-        self._mark = self._temporary.open("rb")
-        _locked(self._mark)
+
+    def _claimed(self) -> IO[bytes]:
+        """The unfinished file, open and marked before anything of it is changed: two runs may begin at once."""
+        mark = self._temporary.open("ab")
+        if not _locked(mark):
+            mark.close()
+            raise OSError(errno.EBUSY, f"another run is writing {self._temporary.name}: stop it, or choose another OUT")
+        return mark
 
     @contextmanager
     def _nothing_empty_left(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if not self._begun and self._temporary.is_file():
-                self._temporary.unlink()
+            if not self._begun:
+                self._mark.close()
+                self._temporary.unlink(missing_ok=True)
             raise
 
     @property
@@ -300,8 +307,15 @@ class FileSink:
     def close(self) -> None:
         with self._nothing_empty_left():
             self._sink.close()
-        with self._mark:
-            self._temporary.replace(self._path)
+        _leave(self._mark, self._temporary, self._path)
+
+
+def _leave(mark: IO[bytes], path: Path, name: Path) -> None:
+    """Give a marked file another name, and take the mark away: afterwards, or on Windows before."""
+    with mark:
+        if fcntl is None:
+            mark.close()
+        path.replace(name)
 
 
 def _unused(path: Path) -> Path:

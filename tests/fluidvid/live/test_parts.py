@@ -570,6 +570,25 @@ def test_what_another_run_is_writing_is_left_to_it(name: str, tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {name.replace("%02d", "00")}
 
 
+def test_of_two_runs_that_begin_at_once_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one looks while the first one's container is being opened, and must not empty its file."""
+    encoder = LiveEncoder((64, 48), Fraction(25), key_interval=1.0)
+    address = sink_address(f"{tmp_path}/out.mkv", overwrite=False)
+    opened, refused = ContainerSink, list[str]()
+
+    def meanwhile(*args: Any) -> ContainerSink:
+        with pytest.raises(OSError, match="another run is writing") as caught:
+            open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+        refused.append(str(caught.value))
+        return opened(*args)
+
+    monkeypatch.setattr("fluidvid.live.sinks.ContainerSink", meanwhile)
+    sink = open_sink(address, encoder.description(None), transport="tcp", segment=1.0)
+    publish(sink, encoder, range(3))
+    sink.close()
+    assert len(refused) == 1 and [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_file_that_is_deleted_while_it_is_written_is_an_error(again: bool, tmp_path: Path) -> None:
     """All went into a file without a name, for weeks maybe, and nothing was said before the end."""

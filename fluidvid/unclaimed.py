@@ -31,11 +31,17 @@ def with_unclaimed(
         next_id: id of the first new track; the caller counts on from the number of faces added.
     """
     found = list(faces)
-    for detection in detections:
-        boxes = np.array([face.box for face in found], dtype=np.float32).reshape(-1, 4)
-        if detection.score >= score and (iou_matrix(detection.box[None], boxes) < OVERLAP).all():
+    sure = [detection for detection in detections if detection.score >= score]
+    if not sure:
+        return found
+    boxes = np.array([*(face.box for face in faces), *(detection.box for detection in sure)], np.float32)
+    apart = iou_matrix(boxes[len(faces) :], boxes) < OVERLAP
+    rows = list(range(len(faces)))  # of `boxes`: those found
+    for index, detection in enumerate(sure):
+        if apart[index, rows].all():
             track = next_id + len(found) - len(faces)
             found.append(TrackedFace(track, frame, detection.box, detection.landmarks, detection.score, True))
+            rows.append(len(faces) + index)
     return found
 
 

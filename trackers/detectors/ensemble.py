@@ -59,23 +59,41 @@ class EnsembleDetector(FaceDetector):
 
     def _merged(self, image: Image, first: list[Detection], second: list[Detection]) -> list[Detection]:
         found = list(first)
-        alike = [_alike(first, extra) for extra in second]
-        pairs = [(float(a.overlap[j]), i, int(j)) for i, a in enumerate(alike) for j in np.flatnonzero(a.same)]
-        own: dict[int, int] = {}  # index in `second` -> index in `first`: the nearest, each once
-        for _, i, j in sorted(pairs, reverse=True):
-            if i not in own and j not in own.values():
-                own[i] = j
-        for i, extra in enumerate(second):
-            matched = [i] if i in own else [k for k, j in own.items() if alike[i].same[j]]
-            central = _alike([second[k] for k in matched], extra).central
-            if not central.any():
+        for extra, match in zip(second, _matches(first, second), strict=True):
+            if match is None:
                 found.append(self._second.with_landmarks(image, extra))
                 continue
-            match = own[matched[int(central.argmax())]]
             known = found[match]
             both = 1 - (1 - known.score) * (1 - extra.score)
             found[match] = Detection(known.box, both, known.landmarks, known.source)
         return sorted(found, key=lambda d: -d.score)
+
+
+def _matches(first: list[Detection], second: list[Detection]) -> list[int | None]:
+    """For each of `second` the index in `first` of the face that stands for it, or None."""
+    alike = [_alike(first, extra) for extra in second]
+    pairs = [(float(a.overlap[j]), i, int(j)) for i, a in enumerate(alike) for j in np.flatnonzero(a.same)]
+    own: dict[int, int] = {}  # index in `second` -> index in `first`: the nearest, each once
+    for _, i, j in sorted(pairs, reverse=True):
+        if i not in own and j not in own.values():
+            own[i] = j
+    return [own[i] if i in own else _seen_twice(second, i, alike[i].same, own) for i in range(len(second))]
+
+
+def _seen_twice(second: list[Detection], index: int, same: NDArray[np.bool_], own: dict[int, int]) -> int | None:
+    """The face of the first detector whose own face of the second is what `second[index]` shows, too.
+
+    Args:
+        second: the second detector's faces.
+        index: of one that has none of its own.
+        same: `(N,)`, which of the first detector's faces it may show.
+        own: index in `second` -> index in `first`.
+    """
+    others = [i for i, j in own.items() if same[j]]
+    if not others:
+        return None
+    central = _alike([second[i] for i in others], second[index]).central
+    return own[others[int(central.argmax())]] if central.any() else None
 
 
 class _Alike(NamedTuple):

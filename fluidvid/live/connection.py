@@ -117,7 +117,8 @@ class Connection:
         self.aspect: Fraction | None = self._video.sample_aspect_ratio or None
         self._cropper = Cropper(Crop.of(self._video))
         self.corrupt = 0
-        self._smeared = -math.inf  # when the decoder last met damage that no key frame has mended
+        self._smeared = -math.inf  # when damage was last met that no key frame has mended
+        self._damaged: int | None = None  # time, on the input's clock, of what was damaged then
         self.timeless = container.format.name == "mpjpeg"
         self.recorded = address.kind == "http" and not self.timeless and _has_end(container)
         self.header = b""
@@ -181,14 +182,14 @@ class Connection:
                     seen = time.monotonic()  # whoever takes them may wait until they are due
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._lost(error) from error
-        if self._address.kind == "file" and untimed and not given:
-            raise Lost("its pictures have no times: convert it first, as with `ffmpeg -i IN -c copy OUT.mp4`")
-        if self._address.kind == "file" and not given:
-            raise Lost("no picture of it could be decoded: get a complete copy")
-        if self._address.kind == "file":
-            raise Lost("the file ended", finished=True)
-        if self.recorded:
-            raise Lost("the recording ended", finished=True)
+        ends = self._address.kind == "file" or self.recorded
+        if ends and untimed and not given:
+            why = "its pictures have no times: convert it first, as with `ffmpeg -i IN -c copy OUT.mp4`"
+            raise Lost(why, permanent=True)
+        if ends and not given:
+            raise Lost("no picture of it could be decoded: get a complete copy", permanent=True)
+        if ends:
+            raise Lost("the file ended" if self._address.kind == "file" else "the recording ended", finished=True)
         raise Lost("the stream ended")
 
     def _packets(self, wanted: Sequence[Stream]) -> Iterator[Packet[Any]]:
@@ -230,20 +231,31 @@ class Connection:
             pictures = [p for p in packet.decode() if isinstance(p, av.VideoFrame)]
         except (av.FFmpegError, ValueError):
             self.corrupt += 1
-            self._smeared = time.monotonic()
+            self._smear(packet.pts)
             return []
-        good = [p for p in pictures if not (p.is_corrupt or p.pts in self._torn)]
-        if len(good) < len(pictures):
-            self.corrupt += len(pictures) - len(good)
-            self._smeared = time.monotonic()
+        good = []
+        for picture in pictures:
+            if picture.is_corrupt or picture.pts in self._torn:
+                self.corrupt += 1
+                self._smear(picture.pts)
+            else:
+                good.append(picture)
         return good
+
+    def _smear(self, damaged: int | None) -> None:
+        """Something of that time is damaged: what is predicted from it is, too."""
+        self._smeared, self._damaged = time.monotonic(), damaged
+
+    def _mends(self, picture: av.VideoFrame) -> bool:
+        """A key frame, unless it was waiting in the decoder already when damage was met: that comes behind it."""
+        return picture.key_frame and (picture.pts is None or self._damaged is None or picture.pts > self._damaged)
 
     def _whole(self, pictures: Sequence[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """Those not predicted from damaged ones, which the decoder does not call damaged: half a face is smeared there,
         no detector finds it, and the other half could be recognised.
         """
         for picture in pictures:
-            if picture.key_frame:
+            if self._mends(picture):
                 self._smeared = -math.inf
             if time.monotonic() - self._smeared < SMEARED:
                 self.corrupt += 1

@@ -159,7 +159,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.mkv", "a-%d.mkv", "list.m3u8", "hls/", "", "block/hls/"])
 def test_a_folder_nobody_may_write_in_is_refused_at_once(name: str) -> None:
     """A worker would find out with the first picture, and try again for ever."""
-    with pytest.raises(OutputError, match="no permission to write in /sys(/block)?: choose another folder"):
+    with pytest.raises(OutputError, match=r"no permission to write in /sys(/block)?: choose another folder"):
         sink_address(f"/sys/{name}", overwrite=False)
 
 

@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fluidvid.errors import InputError
 from tests.fluidvid.live.camera import write_code
 from tests.fluidvid.live.conftest import SHORT, Run, Server, free_port, transport_stream, until
 from tests.fluidvid.live.seeing import exposed, filmed, pictures
+from tests.fluidvid.video.media_files import Recipe, build
 
 SIZE = (264, 224)
 
@@ -299,6 +301,20 @@ def test_a_recording_over_http_is_published_once(live: Callable[..., Run], short
         assert report.pictures_in == (SHORT if number == 0 else len(pictures(f"{tmp_path}/hls/index0.ts")[0]))
     web.shutdown()
     web.server_close()
+
+
+def test_a_recording_over_http_without_a_picture_is_no_success(
+    live: Callable[..., Run], clip: Path, tmp_path: Path
+) -> None:
+    """As of a file: nothing was published, and the exit code was 0."""
+    build(tmp_path / "in.h264", clip, Recipe(pts=range(0, 8008, 1001)))
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    run = live(f"http://127.0.0.1:{web.server_port}/in.h264", f"{tmp_path}/out.mkv")
+    run.wait(20)
+    web.shutdown()
+    web.server_close()
+    assert isinstance(run.error, InputError) and "have no times: convert it first" in str(run.error)
 
 
 def test_a_broadcast_that_ended_is_waited_for_and_not_repeated(

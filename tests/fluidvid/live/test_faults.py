@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.packet import Packet
 from numpy.typing import NDArray
 
 from fluidvid.errors import ConfigError, DetectionError, ExitCode, InputError, OutputError
@@ -44,6 +46,7 @@ from tests.fluidvid.live.conftest import (
     workers,
 )
 from tests.fluidvid.live.seeing import exposed, pictures
+from tests.fluidvid.video.media_files import Recipe, build
 
 SIZE = (264, 224)
 Serve = Callable[..., Server]
@@ -361,6 +364,45 @@ def test_what_is_predicted_from_a_damaged_picture_is_left_out(
     monkeypatch.setattr("fluidvid.live.connection.SMEARED", 0.0)  # as if no key frame had come for so long
     seen, corrupt = received(lose(14))
     assert len(seen) == 38 and corrupt == 2
+
+
+@dataclass
+class Damaged:
+    """A packet of which a part was lost, or that the decoder refuses."""
+
+    packet: Packet[Any]
+    is_corrupt: bool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.packet, name)
+
+    def decode(self) -> Sequence[Any]:
+        if not self.is_corrupt:
+            raise av.InvalidDataError(errno.EINVAL, "refused")
+        return self.packet.decode()
+
+
+@pytest.mark.parametrize("torn", [True, False])
+def test_damage_is_met_before_what_is_shown_earlier_has_come(clip: Path, tmp_path: Path, torn: bool) -> None:
+    """Of a key frame (12) and what follows in the order of decoding (15, 13, 14), 15 is damaged and comes last."""
+    options = {"preset": "ultrafast", "threads": "1", "x264-params": "bframes=2:b-adapt=0:keyint=12:scenecut=0"}
+    path = build(tmp_path / "in.ts", clip, Recipe(pts=range(0, 40 * 1001, 1001), options=options))
+    with Connection(source_address(str(path)), transport="tcp", timeout=5.0) as connection:
+        packets = list(connection._packets([connection._video]))
+    times = sorted(packet.pts for packet in packets if packet.pts is not None)
+    with Connection(source_address(str(path)), transport="tcp", timeout=5.0) as connection:
+        given = connection._packets
+        connection._packets = lambda wanted: (  # type: ignore[method-assign]
+            Damaged(packet, torn) if packet.pts == times[15] else packet  # type: ignore[misc]
+            for packet in given(wanted)
+        )
+        seen = set()
+        with suppress(Lost):
+            for item in connection.items():
+                assert item.pts is not None
+                seen.add(times.index(item.pts))
+    assert packets[13].pts == times[15] and packets[24].is_keyframe, "as said above"
+    assert seen.isdisjoint(range(13, 24)) and seen >= {*range(11), *range(24, 40)}
 
 
 def test_nothing_but_garbage(live: Live, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -515,7 +516,7 @@ def test_a_slow_receiver_misses_pictures_and_does_not_fall_behind() -> None:
     account = publisher.account
     assert not any("no progress" in line for line in said) and account.reconnects == 0
     assert account.written + account.dropped == count and account.dropped > 10
-    assert said[1].endswith("too slow, 2 s behind: it goes on with the next key frame")
+    assert re.search(r": too slow, \d+ s behind: it goes on with the next key frame$", said[1])
 
 
 def test_parts_of_the_same_run_stay(tmp_path: Path) -> None:

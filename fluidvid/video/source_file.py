@@ -6,6 +6,7 @@ import os
 import re
 import weakref
 from collections.abc import Iterator
+from os.path import realpath
 from pathlib import Path
 
 from fluidvid.errors import InputError
@@ -51,15 +52,24 @@ class SourceFile:
 
 _NAMED = re.compile(rb"""^[ \t]*file[ \t]+(.+?)[ \t\r]*$""", re.MULTILINE)
 _LINES = re.compile(rb"""^([^#\r\n][^\r\n]*)|URI="([^"\r\n]+)\"""", re.MULTILINE)
-_DEEP = 4
-"""Playlists within playlists."""
 
 
-def _parts(path: Path, depth: int = _DEEP) -> Iterator[Path]:
-    """The local files that an HLS playlist (RFC 8216) or a list of FFmpeg's concat demuxer leads to; else none."""
+def _parts(path: Path) -> Iterator[Path]:
+    """The local files that a playlist leads to, playlists within it and theirs among them, each once; else none."""
+    playlists, known = [path], {realpath(path)}
+    while playlists:
+        for part in _named(playlists.pop()):
+            if part.is_file() and (where := realpath(part)) not in known:
+                known.add(where)
+                playlists.append(part)
+                yield part
+
+
+def _named(path: Path) -> Iterator[Path]:
+    """What an HLS playlist (RFC 8216) or a list of FFmpeg's concat demuxer names; of another file nothing."""
     try:
         with path.open("rb") as file:
-            if not (file.read(8).startswith((b"#EXTM3U", b"ffconcat")) and depth):
+            if not file.read(8).startswith((b"#EXTM3U", b"ffconcat")):
                 return
             file.seek(0)
             content = file.read()
@@ -68,10 +78,7 @@ def _parts(path: Path, depth: int = _DEEP) -> Iterator[Path]:
     names = [b"".join(found) for found in _LINES.findall(content)]
     names += [re.sub(rb"['\\]", b"", name) for name in _NAMED.findall(content)]
     for name in names:
-        part = path.parent / os.fsdecode(name.removeprefix(b"file:"))
-        if part.is_file():
-            yield part
-            yield from _parts(part, depth - 1)
+        yield path.parent / os.fsdecode(name.removeprefix(b"file:"))
 
 
 def _found(path: Path) -> tuple[int, ...] | None:

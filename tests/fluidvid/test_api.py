@@ -19,7 +19,7 @@ from fluidvid.config import as_config, load
 from fluidvid.coverage import Coverage
 from fluidvid.errors import ConfigError, InputError, OutputError, StrictError
 from fluidvid.progress import ProgressEvent
-from fluidvid.video.source_file import SourceFile
+from fluidvid.video.source_file import SourceFile, _parts
 from tests.fluidvid.fakes import Boom, FakeEditor
 
 CONFIG = fluidvid.Config().updated({"media.end": "1", "edit.min_face": 20, "edit.fade_frames": 3})
@@ -131,6 +131,14 @@ def test_a_part_of_a_playlist_that_changes_between_the_passes_gives_no_result(
     written(part)
     with pytest.raises(InputError, match="changed while it was being read"):
         file.check()
+
+
+def test_playlists_that_name_each_other_end(tmp_path: Path) -> None:
+    """Each line of each was followed: two small files kept a run busy for ever."""
+    one, other = tmp_path / "one.m3u8", tmp_path / "other.m3u8"
+    one.write_text("#EXTM3U\n" + "other.m3u8\n./other.m3u8\n" * 3)
+    other.write_text("#EXTM3U\n" + "one.m3u8\nother.m3u8\nmissing.m3u8\n" * 3)
+    assert list(_parts(one)) == [other]
 
 
 @pytest.mark.parametrize("key", ["cache.path", "cache.key_file"])

@@ -118,7 +118,8 @@ class Connection:
         self._cropper = Cropper(Crop.of(self._video))
         self.corrupt = 0
         self._smeared = -math.inf  # when damage was last met that no key frame has mended
-        self._damaged: int | None = None  # time, on the input's clock, of what was damaged then
+        self._key: int | None = None  # time of the last key frame the decoder was given
+        self._waited: int | None = None  # the same when it last refused a packet
         self.timeless = container.format.name == "mpjpeg"
         self.recorded = address.kind == "http" and not self.timeless and _has_end(container)
         self.header = b""
@@ -227,28 +228,23 @@ class Connection:
         if (packet.is_corrupt or self._tears) and packet.pts is not None:
             self._torn.append(packet.pts)
         self._tears = packet.is_corrupt
+        if packet.is_keyframe:
+            self._key = packet.pts
         try:
             pictures = [p for p in packet.decode() if isinstance(p, av.VideoFrame)]
         except (av.FFmpegError, ValueError):
             self.corrupt += 1
-            self._smear(packet.pts)
+            self._smeared, self._waited = time.monotonic(), self._key
             return []
-        good = []
-        for picture in pictures:
-            if picture.is_corrupt or picture.pts in self._torn:
-                self.corrupt += 1
-                self._smear(picture.pts)
-            else:
-                good.append(picture)
+        good = [p for p in pictures if not (p.is_corrupt or p.pts in self._torn)]
+        if len(good) < len(pictures):
+            self.corrupt += len(pictures) - len(good)
+            self._smeared = time.monotonic()
         return good
 
-    def _smear(self, damaged: int | None) -> None:
-        """Something of that time is damaged: what is predicted from it is, too."""
-        self._smeared, self._damaged = time.monotonic(), damaged
-
     def _mends(self, picture: av.VideoFrame) -> bool:
-        """A key frame, unless it was waiting in the decoder already when damage was met: that comes behind it."""
-        return picture.key_frame and (picture.pts is None or self._damaged is None or picture.pts > self._damaged)
+        """A key frame, unless it was in the decoder already when a packet behind it was refused."""
+        return picture.key_frame and (self._waited is None or picture.pts != self._waited)
 
     def _whole(self, pictures: Sequence[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         """Those not predicted from damaged ones, which the decoder does not call damaged: half a face is smeared there,

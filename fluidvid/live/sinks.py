@@ -283,7 +283,8 @@ class FileSink:
         except BaseException:
             if not self._begun:
                 self._mark.close()
-                self._temporary.unlink(missing_ok=True)
+                if self._temporary.is_file():  # no device
+                    self._temporary.unlink()
             raise
 
     @property

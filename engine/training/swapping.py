@@ -248,7 +248,9 @@ class _Edits:
         h = self.bottleneck.h.float()
         directions = self.directed.directions(coordinates).reshape(h.shape)
         displaced = displace(h, directions, 1.0, "geodesic")
-        return self.z + self.unet.decode(self.bottleneck, displaced).float() - self.plain
+        with autocast():
+            drawn = self.unet.decode(self.bottleneck, displaced).float()
+        return self.z + drawn - self.plain
 
 
 class _Beholders:
@@ -406,21 +408,21 @@ def train_swaps(
         times[::3] = level
         keep = (torch.rand(len(clean), generator=generator) < 0.5).float()
         noisy = schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), times)
+        with autocast(), torch.no_grad():
+            bottleneck = unet.encode(z_t, ts)
+            plain = unet.decode(bottleneck).float()
+            ordinary = drop_skips(unet.encode(noisy, times), keep)
+        length = too_long(bottleneck.h, directed.directions(coordinates))
+        edited = _Edits(directed, unet, z, bottleneck, plain)
+        if recognisers:
+            at = coordinates[judged].detach().requires_grad_()
+            tried = edited[judged](at)
+            (uphill,) = torch.autograd.grad(tried, at, beholders.likeness(tried, pairs[judged], rng))
+            far = options.searched * torch.rand((len(at), 1, 1), generator=generator)
+            led = coordinates[judged] - far * directed.spread(targets.codes) * uphill.sign()
+            coordinates = torch.cat([led, coordinates[len(at) :]])
+        after = edited(coordinates)
         with autocast():
-            with torch.no_grad():
-                bottleneck = unet.encode(z_t, ts)
-                plain = unet.decode(bottleneck).float()
-                ordinary = drop_skips(unet.encode(noisy, times), keep)
-            length = too_long(bottleneck.h, directed.directions(coordinates))
-            edited = _Edits(directed, unet, z, bottleneck, plain)
-            if recognisers:
-                at = coordinates[judged].detach().requires_grad_()
-                tried = edited[judged](at)
-                (uphill,) = torch.autograd.grad(tried, at, beholders.likeness(tried, pairs[judged], rng))
-                far = options.searched * torch.rand((len(at), 1, 1), generator=generator)
-                led = coordinates[judged] - far * directed.spread(targets.codes) * uphill.sign()
-                coordinates = torch.cat([led, coordinates[len(at) :]])
-            after = edited(coordinates)
             denoise = (unet.decode(ordinary).float() - clean).pow(2).mean()
         leaf = after.detach().requires_grad_()
         weight = pairs.weights.square() + options.outside

@@ -68,7 +68,7 @@ class OptimiseOptions:
 
     steps: int = 24
     learning_rate: float = 0.25
-    refining_rate: float = 0.10
+    refining_rate: float = 0.14
     averaged: float = 0.5
     margin: float = 0.0
     gaze: bool = True

@@ -262,7 +262,7 @@ class _Beholders:
     Args:
         backbone: its first stage decodes.
         recognisers: a few of them, drawn anew, are asked at every step.
-        attributes: say the expression.
+        attributes: say expression, age and gender.
         options: see `SwapTraining`.
     """
 

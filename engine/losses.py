@@ -147,6 +147,16 @@ def openness(landmarks68: Tensor) -> Tensor:
     return opening
 
 
+def expression_change(edited: Tensor, source: Tensor) -> Tensor:
+    """Squared change of `(N, 7)` probabilities, mean over the faces."""
+    return (edited - source).pow(2).sum(1).mean()
+
+
+def age_gender_change(edited: tuple[Tensor, Tensor], source: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean squared change of `(N,)` years, per 30, and of `(N,)` probabilities of a man."""
+    return ((edited[0] - source[0]) / 30).pow(2).mean() + (edited[1] - source[1]).pow(2).mean()
+
+
 def attribute_terms(edited: Attributes, source: Attributes) -> dict[str, Tensor]:
     """What stays: landmarks and mesh (mean squared, unit crop), openness of eyes and mouth (squared, eye distances),
     expression (squared), age (per 30 years) and gender (squared).
@@ -154,8 +164,8 @@ def attribute_terms(edited: Attributes, source: Attributes) -> dict[str, Tensor]
     terms = {
         "landmarks": (edited.landmarks - source.landmarks).pow(2).mean(),
         "openness": (openness(edited.landmarks) - openness(source.landmarks)).pow(2).mean(),
-        "expression": (edited.expression - source.expression).pow(2).sum(1).mean(),
-        "age_gender": ((edited.age - source.age) / 30).pow(2).mean() + (edited.male - source.male).pow(2).mean(),
+        "expression": expression_change(edited.expression, source.expression),
+        "age_gender": age_gender_change((edited.age, edited.male), (source.age, source.male)),
     }
     if edited.mesh is not None and source.mesh is not None:
         terms["mesh"] = (edited.mesh - source.mesh).pow(2).mean()

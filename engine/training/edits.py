@@ -12,7 +12,15 @@ from fluidvid.engine.backbone import Backbone
 from fluidvid.engine.composite import skin_region
 from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
 from fluidvid.engine.geodesic import displace
-from fluidvid.engine.losses import change_within, colour_shift, part_correlation, part_windows, parts, suppress
+from fluidvid.engine.losses import (
+    change_within,
+    colour_shift,
+    expression_change,
+    part_correlation,
+    part_windows,
+    parts,
+    suppress,
+)
 from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.directed import too_long
@@ -133,7 +141,7 @@ def kept_terms(
     windows = part_windows(kept.landmarks)
     terms = {
         "landmarks": (attributes.landmarks(edited) - kept.landmarks.float()).pow(2).mean(),
-        "expression": (attributes.expression(edited) - kept.expression.float()).pow(2).sum(1).mean(),
+        "expression": expression_change(attributes.expression(edited), kept.expression.float()),
         "parts": part_correlation(parts(edited, windows), parts(faces.crops, windows)),
         "colour": colour_shift(change, region),
         "skin": change_within(change, region * skin_region(kept.landmarks, edited.shape[-1])),

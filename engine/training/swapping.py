@@ -29,7 +29,7 @@ from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
 from fluidvid.engine.glasses import WORN, Glasses
 from fluidvid.engine.hspace import Bottleneck, SplitUNet
-from fluidvid.engine.losses import attribute_terms
+from fluidvid.engine.losses import age_gender_change, expression_change
 from fluidvid.engine.precision import autocast
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.engine.training.critic import CriticTraining, FaceCritic
@@ -66,7 +66,7 @@ class SwapTraining(TrainingOptions):
         suppress: weight of not being who the person was.
         apart: weight of two pseudonyms of one person being no more alike than what they are drawn to.
         expression: weight of the person's expression, which donors do not have.
-        age_gender: weight of the person's age and gender, as `fluidvid.engine.losses.attribute_terms` has them.
+        age_gender: weight of the person's age and gender, see `fluidvid.engine.losses.age_gender_change`.
         margin: cosine to the source, as a share of a recogniser's own threshold, below which nothing is gained.
         identity: length of the recognisers' push as a share of the pictures'.
         adversarial: the same of the critic's.
@@ -279,28 +279,41 @@ class _Beholders:
         self.training = CriticTraining(self.critic, options.critic_rate, batch=16)
         self.step, self.weights = 0, [0.0, 0.0]
 
-    def likeness(self, leaf: Tensor, pairs: Pairs, rng: np.random.Generator) -> Tensor:
+    @torch.no_grad()
+    def seen(self, latents: Tensor) -> Tensor:
+        """`(n, 3, S, S)` the decoded pictures."""
+        with autocast():
+            return self.backbone.decode(latents).float()
+
+    def likeness(self, leaf: Tensor, source: Tensor, rng: np.random.Generator) -> Tensor:
         """The gradient `(n, C, h, w)`, at edited latents, of how much one recogniser takes people for themselves.
 
-        `leaf` and `pairs` as below.
+        `leaf` and `source` as below.
         """
         net = self.recognisers[int(rng.integers(len(self.recognisers)))]
         leaf = leaf.detach().requires_grad_()
         with autocast():
             new = net(self.backbone.decode(leaf).float()).float()
             with torch.no_grad():
-                old = net(self.backbone.decode(pairs.latents[: len(leaf) // 2]).float()).float()
+                old = net(source).float()
         (gradient,) = torch.autograd.grad((new * old.repeat(2, 1)).sum(), leaf)
         return gradient
 
     def __call__(
-        self, leaf: Tensor, pairs: Pairs, pull: Tensor, rng: np.random.Generator, generator: torch.Generator
+        self,
+        leaf: Tensor,
+        source: Tensor,
+        pairs: Pairs,
+        pull: Tensor,
+        rng: np.random.Generator,
+        generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, float]]:
         """The push `(n, C, h, w)` to be added to `pull` at edited latents, and figures.
 
         Args:
             leaf: `(n, C, h, w)` edited latents; n is even, the second half are the first half's people again.
-            pairs: what they were and should be.
+            source: `(n / 2, 3, S, S)` these people as they were.
+            pairs: what they should be.
             pull: the gradient that is there.
             rng: chooses who is asked.
             generator: for the critic.
@@ -309,24 +322,23 @@ class _Beholders:
         leaf = leaf.detach().requires_grad_()
         with autocast():
             drawn = self.backbone.decode(leaf).float()
-            with torch.no_grad():
-                both = self.backbone.decode(torch.cat([pairs.wanted, pairs.latents[:people]])).float()
-        wanted, source = both[: 2 * people], both[2 * people :]
-        seen = []
+        wanted = self.seen(pairs.wanted)
+        who = []
         for i in rng.permutation(len(self.recognisers))[: options.asked]:
             net = self.recognisers[int(i)]
             with autocast():
                 new = net(drawn).float()
                 with torch.no_grad():
                     goal, old = net(torch.cat([wanted, source])).float().split((2 * people, people))
-            seen.append(
-                who_terms(new, goal, old.repeat(2, 1), leaf.new_ones(len(leaf)), options.margin * net.threshold)
-            )
-        terms = mean_terms(seen)
+            who.append(who_terms(new, goal, old.repeat(2, 1), leaf.new_ones(len(leaf)), options.margin * net.threshold))
+        attributes = self.attributes
         with torch.no_grad():
-            was = self.attributes(source, mesh=False).repeat(2)
-        kept = attribute_terms(self.attributes(drawn, mesh=False), was)
-        terms |= {name: kept[name] for name in ("expression", "age_gender")}
+            expression = attributes.expression(source).repeat(2, 1)
+            ages, males = attributes.ages(source)
+        terms = mean_terms(who) | {
+            "expression": expression_change(attributes.expression(drawn), expression),
+            "age_gender": age_gender_change(attributes.ages(drawn), (ages.repeat(2), males.repeat(2))),
+        }
         (identity,) = torch.autograd.grad(
             torch.stack([getattr(options, name) * term for name, term in terms.items()]).sum(), leaf, retain_graph=True
         )
@@ -416,8 +428,8 @@ def train_swaps(
         edited = _Edits(directed, unet, z, bottleneck, plain)
         if recognisers:
             at = coordinates[judged].detach().requires_grad_()
-            tried = edited[judged](at)
-            (uphill,) = torch.autograd.grad(tried, at, beholders.likeness(tried, pairs[judged], rng))
+            tried, source = edited[judged](at), beholders.seen(z[: len(at) // 2])
+            (uphill,) = torch.autograd.grad(tried, at, beholders.likeness(tried, source, rng))
             far = options.searched * torch.rand((len(at), 1, 1), generator=generator)
             led = coordinates[judged] - far * directed.spread(targets.codes) * uphill.sign()
             coordinates = torch.cat([led, coordinates[len(at) :]])
@@ -432,7 +444,7 @@ def train_swaps(
         if recognisers:
             strength = 1 + (options.strongest - 1) * torch.rand((len(at), 1, 1, 1), generator=generator)
             shown = z[judged] + strength * (leaf[judged] - z[judged])
-            push, found = beholders(shown, pairs[judged], pull[judged], rng, generator)
+            push, found = beholders(shown, source, pairs[judged], pull[judged], rng, generator)
             pull[judged] += strength * push
             figures |= found
         unpaired = options.denoise * denoise + options.length * length

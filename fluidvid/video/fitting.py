@@ -45,11 +45,10 @@ class Fitter:
         first = self._shape = self._shape or shape or None
         own = shape or first or Fraction(1)
         wider = (1 / own if orientation.swaps_sides != self._first.swaps_sides else own) / (first or 1)
-        turn = (orientation.quarter_turns, orientation.mirrored)
-        if size == self._size and wider == 1 and turn == (self._first.quarter_turns, self._first.mirrored):
+        if size == self._size and wider == 1 and _same(orientation, self._first):
             return picture
         self.note = "the picture changes its size, shape or turn within the source: it was fitted into the first one's"
-        form = (*size, picture.format.name, wider, *turn)
+        form = (*size, picture.format.name, wider, orientation.quarter_turns, orientation.mirrored)
         if self._graph is None or form != self._form:
             self._graph, self._form = self._build(picture, orientation, wider), form
         self._graph.push(picture)

@@ -24,6 +24,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from fluidvid.live.addresses import Address
+from fluidvid.live.messages import LOGIN_REFUSED
 from fluidvid.live.network import unreachable
 from fluidvid.video.cropping import Crop, Cropper
 from fluidvid.video.opening import is_picture, local
@@ -260,7 +261,7 @@ class Connection:
 
     def _lost(self, error: Exception) -> Lost:
         if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):
-            return Lost("the login was refused: check user and password", permanent=True)
+            return Lost(LOGIN_REFUSED, permanent=True)
         if isinstance(error, av.HTTPNotFoundError):
             return Lost("there is no such path on the server (404)")
         if isinstance(error, av.ExitError):

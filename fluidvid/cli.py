@@ -496,13 +496,17 @@ def _fail(message: str, code: ExitCode) -> int:
 
 
 def leave_no_core() -> None:
-    """Have the system keep no image of the memory of a crash: raw pictures, embeddings and keys would be in it."""
+    """Have the system keep no image of the memory of a crash: raw pictures, embeddings and keys would be in it.
+
+    Linux hands them to a program (core(5): a pipe) whatever the limit, except for 1 byte, too little for a file, too.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+        most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        resource.setrlimit(resource.RLIMIT_CORE, (1 if most and sys.platform == "linux" else 0, most))
 
 
 def main() -> NoReturn:

@@ -58,17 +58,20 @@ class Timeline:
 
     def tick(self, seconds: Fraction) -> int:
         """Published tick of an input time; always larger than the one before."""
-        now = Fraction(time.monotonic() - self._began).limit_denominator(90_000)
-        if self._jumped(seconds, now):
+        if self._jumped(seconds):
             self._offset = None
             self.moved += 1
         if self._offset is None:
-            self._offset = max(now, (self._last + STEP) * TIME_BASE) - seconds
+            self._offset = max(self._now(), (self._last + STEP) * TIME_BASE) - seconds
         self._before = seconds
         self._last = max(self._last + STEP, round((seconds + self._offset) / TIME_BASE))
         return self._last
 
-    def _jumped(self, seconds: Fraction, now: Fraction) -> bool:
+    def _jumped(self, seconds: Fraction) -> bool:
         if self._before is None or self._offset is None or -_BACK < seconds - self._before < LONGEST_GAP:
             return False
-        return seconds < self._before or abs(seconds + self._offset - now) >= LONGEST_GAP
+        return seconds < self._before or abs(seconds + self._offset - self._now()) >= LONGEST_GAP
+
+    def _now(self) -> Fraction:
+        """Published seconds of the present."""
+        return Fraction(time.monotonic() - self._began).limit_denominator(90_000)

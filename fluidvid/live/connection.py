@@ -24,6 +24,7 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from fluidvid.live.addresses import Address
+from fluidvid.live.messages import LOGIN_REFUSED
 from fluidvid.live.network import unreachable
 from fluidvid.video.cropping import Crop, Cropper
 from fluidvid.video.opening import is_picture, local
@@ -51,11 +52,12 @@ class Lost(Exception):  # noqa: N818 - no failure of the run: a state that recon
         reason: in words for the user, without secrets.
         permanent: trying again is of no use, unless it has worked before.
         finished: a file or recording was read to its end.
+        remedied: the reason says what to do.
     """
 
-    def __init__(self, reason: str, *, permanent: bool = False, finished: bool = False) -> None:
+    def __init__(self, reason: str, *, permanent: bool = False, finished: bool = False, remedied: bool = False) -> None:
         super().__init__(reason)
-        self.permanent, self.finished = permanent, finished
+        self.permanent, self.finished, self.remedied = permanent, finished, remedied
 
 
 def opening(address: Address, *, transport: str) -> tuple[str | None, dict[str, str]]:
@@ -185,10 +187,11 @@ class Connection:
             raise self._lost(error) from error
         ends = self._address.kind == "file" or self.recorded
         if ends and untimed and not given:
-            why = "its pictures have no times: convert it first, as with `ffmpeg -i IN -c copy OUT.mp4`"
-            raise Lost(why, permanent=True)
+            # Copied (`-c copy`), pictures that refer to later ones come out in the wrong order.
+            why = "its pictures have no times: convert it first, as with `ffmpeg -i IN -crf 17 OUT.mp4`"
+            raise Lost(why, permanent=True, remedied=True)
         if ends and not given:
-            raise Lost("no picture of it could be decoded: get a complete copy", permanent=True)
+            raise Lost("no picture of it could be decoded: get a complete copy", permanent=True, remedied=True)
         if ends:
             raise Lost("the file ended" if self._address.kind == "file" else "the recording ended", finished=True)
         raise Lost("the stream ended")
@@ -260,7 +263,7 @@ class Connection:
 
     def _lost(self, error: Exception) -> Lost:
         if isinstance(error, (av.HTTPUnauthorizedError, av.HTTPForbiddenError)):
-            return Lost("the login was refused: check user and password", permanent=True)
+            return Lost(LOGIN_REFUSED, permanent=True, remedied=True)
         if isinstance(error, av.HTTPNotFoundError):
             return Lost("there is no such path on the server (404)")
         if isinstance(error, av.ExitError):
@@ -302,7 +305,8 @@ def _lost_device(error: Exception) -> Lost | None:
     """What a video device's own errors mean."""
     number = getattr(error, "errno", None)
     if number in (errno.EACCES, errno.EPERM):
-        return Lost("no permission to read it: add your user to its group (video on most systems)", permanent=True)
+        why = "no permission to read it: add your user to its group (video on most systems)"
+        return Lost(why, permanent=True, remedied=True)
     if number == errno.ENOTTY:
         return Lost("it is no video device", permanent=True)
     if number == errno.EBUSY:

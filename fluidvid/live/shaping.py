@@ -9,8 +9,7 @@ import av
 from av.filter import Graph
 
 from fluidvid.errors import InputError
-from fluidvid.video.info import told_orientation
-from fluidvid.video.orientation import Orientation
+from fluidvid.video.info import OrientationTracker
 
 _Key = tuple[int, int, str, int, bool, bool]
 
@@ -26,8 +25,7 @@ class Shaper:
     def __init__(self) -> None:
         self.size: tuple[int, int] | None = None
         self.changes = 0
-        self._told = Orientation()
-        self._told_size: tuple[int, int] | None = None
+        self._orientations = OrientationTracker()
         self._key: _Key | None = None
         self._graph: Graph | None = None
 
@@ -37,10 +35,7 @@ class Shaper:
         Raises:
             InputError: FFmpeg has no way to convert this picture.
         """
-        coded, told = (picture.width, picture.height), told_orientation(picture)
-        if told is not None or coded != self._told_size:  # H.264 tells it with key frames, for those that follow
-            self._told, self._told_size = told or Orientation(), coded
-        orientation = self._told
+        orientation = self._orientations.read(picture)
         size = orientation.size(picture.width, picture.height)
         turns = orientation.quarter_turns, orientation.mirrored
         key = (picture.width, picture.height, picture.format.name, *turns, picture.interlaced_frame)

@@ -205,7 +205,8 @@ class LiveSource:
                 wait = None if hopeless else self._backoff.failed()
                 if wait is None:
                     remedy = _REMEDIES.get(self._address.kind, "check that it is on and that the address is right")
-                    self._error = InputError(f"{self._address.shown}: {lost}: given up; {remedy}")
+                    told = f"{self._address.shown}: {lost}: given up"
+                    self._error = InputError(told if lost.remedied else f"{told}; {remedy}")
                     return
                 self._say(f"{self._address.shown}: {lost}; trying again in {wait:g} s")
                 self._stopping.wait(wait)
@@ -228,7 +229,7 @@ class LiveSource:
                 finally:
                     self.corrupt += connection.corrupt
         except Lost as lost:  # its traceback would keep the connection's decoder until the next one is lost
-            return Lost(str(lost), permanent=lost.permanent, finished=lost.finished)
+            return Lost(str(lost), permanent=lost.permanent, finished=lost.finished, remedied=lost.remedied)
         return None
 
     def _read(self, connection: Connection) -> None:

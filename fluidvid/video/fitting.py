@@ -10,7 +10,7 @@ from fractions import Fraction
 import av
 from av.filter import Graph
 
-from fluidvid.video.info import VideoInfo, told_orientation
+from fluidvid.video.info import OrientationTracker, VideoInfo
 from fluidvid.video.orientation import Orientation
 
 _ALIKE = Fraction(1, 100)
@@ -27,9 +27,9 @@ class Fitter:
 
     def __init__(self, info: VideoInfo) -> None:
         self._size = info.crop.outer(info.stored_width, info.stored_height)
-        self._first = self._told = info.orientation
+        self._first = info.orientation
+        self._orientations = OrientationTracker(self._first, self._size)
         self._shape: Fraction | None = None
-        self._told_size = self._size
         self._form: _Form | None = None
         self._graph: Graph | None = None
         self.note: str | None = None
@@ -41,27 +41,24 @@ class Fitter:
             picture: as decoded, progressive.
             shape: sample aspect ratio that the decoder reads in the stream at this time; None or 0 = not said.
         """
-        size, told = (picture.width, picture.height), told_orientation(picture)
-        if told is not None or size != self._told_size:  # H.264 tells it with some pictures, for those that follow
-            self._told, self._told_size = told or Orientation(), size
+        size, orientation = (picture.width, picture.height), self._orientations.read(picture)
         first = self._shape = self._shape or shape or None
         own = shape or first or Fraction(1)
-        wider = (1 / own if self._told.swaps_sides != self._first.swaps_sides else own) / (first or 1)
-        turn = (self._told.quarter_turns, self._told.mirrored)
-        if size == self._size and wider == 1 and turn == (self._first.quarter_turns, self._first.mirrored):
+        wider = (1 / own if orientation.swaps_sides != self._first.swaps_sides else own) / (first or 1)
+        if size == self._size and wider == 1 and _same(orientation, self._first):
             return picture
         self.note = "the picture changes its size, shape or turn within the source: it was fitted into the first one's"
-        form = (*size, picture.format.name, wider, *turn)
+        form = (*size, picture.format.name, wider, orientation.quarter_turns, orientation.mirrored)
         if self._graph is None or form != self._form:
-            self._graph, self._form = self._build(picture, wider), form
+            self._graph, self._form = self._build(picture, orientation, wider), form
         self._graph.push(picture)
         fitted = self._graph.pull()
         assert isinstance(fitted, av.VideoFrame)
         return fitted
 
-    def _build(self, picture: av.VideoFrame, wider: Fraction) -> Graph:
-        steps = [] if _same(self._told, self._first) else [*self._told.filters(), *self._first.back()]
-        turned = self._told.swaps_sides != self._first.swaps_sides
+    def _build(self, picture: av.VideoFrame, orientation: Orientation, wider: Fraction) -> Graph:
+        steps = [] if _same(orientation, self._first) else [*orientation.filters(), *self._first.back()]
+        turned = orientation.swaps_sides != self._first.swaps_sides
         width, height = (picture.height, picture.width) if turned else (picture.width, picture.height)
         width, height = _within(self._size, width * wider, height)
         steps.append(("scale", f"{width}:{height}"))

@@ -188,10 +188,29 @@ def _first_picture(container: InputContainer, stream: VideoStream, path: Path, l
 
 def picture_orientation(picture: av.VideoFrame) -> Orientation:
     """From stored to upright, by the picture's display matrix; as it is stored if it has none."""
-    return told_orientation(picture) or Orientation()
+    return _told_orientation(picture) or Orientation()
 
 
-def told_orientation(picture: av.VideoFrame) -> Orientation | None:
+class OrientationTracker:
+    """The orientation of each picture of a stream: H.264 tells it with some, for those that follow.
+
+    Args:
+        orientation: from stored to upright, of the pictures before the first that tells it.
+        size: `(width, height)` as coded of those pictures; None = not known yet.
+    """
+
+    def __init__(self, orientation: Orientation | None = None, size: tuple[int, int] | None = None) -> None:
+        self._orientation, self._size = orientation or Orientation(), size
+
+    def read(self, picture: av.VideoFrame) -> Orientation:
+        """From stored to upright, of the next picture as decoded; a new size that comes untold is upright."""
+        size, told = (picture.width, picture.height), _told_orientation(picture)
+        if told is not None or size != self._size:
+            self._orientation, self._size = told or Orientation(), size
+        return self._orientation
+
+
+def _told_orientation(picture: av.VideoFrame) -> Orientation | None:
     """From stored to upright, by the picture's display matrix, or None if it has none."""
     matrices = _side_data(picture, SideDataType.DISPLAYMATRIX)
     if matrices:

@@ -11,6 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]
+_TURNS: tuple[list[tuple[str, str]], ...] = (
+    [],
+    [("transpose", "cclock")],
+    [("hflip", ""), ("vflip", "")],
+    [("transpose", "clock")],
+)
+"""Libavfilter steps of so many quarter turns counter-clockwise."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +113,11 @@ class Orientation:
 
     def filters(self) -> list[tuple[str, str]]:
         """Libavfilter steps `(name, arguments)` that turn the stored picture upright."""
-        steps = {0: [], 1: [("transpose", "cclock")], 2: [("hflip", ""), ("vflip", "")], 3: [("transpose", "clock")]}
-        return steps[self.quarter_turns] + ([("hflip", "")] if self.mirrored else [])
+        return _TURNS[self.quarter_turns] + self._flip()
 
     def back(self) -> list[tuple[str, str]]:
         """Libavfilter steps that turn the upright picture as it was stored: the inverse of `filters`."""
-        steps = {0: [], 1: [("transpose", "clock")], 2: [("hflip", ""), ("vflip", "")], 3: [("transpose", "cclock")]}
-        return ([("hflip", "")] if self.mirrored else []) + steps[self.quarter_turns]
+        return self._flip() + _TURNS[-self.quarter_turns % 4]
+
+    def _flip(self) -> list[tuple[str, str]]:
+        return [("hflip", "")] if self.mirrored else []

@@ -315,6 +315,7 @@ def test_a_recording_over_http_without_a_picture_is_no_success(
     web.shutdown()
     web.server_close()
     assert isinstance(run.error, InputError) and "have no times: convert it first" in str(run.error)
+    assert str(run.error).endswith("OUT.mp4`: given up"), "one remedy"
 
 
 def test_a_broadcast_that_ended_is_waited_for_and_not_repeated(

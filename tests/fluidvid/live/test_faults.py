@@ -192,7 +192,7 @@ def test_wrong_login(serve: Serve, film: Film, live: Live, tmp_path: Path) -> No
     server = serve("cam", login=("viewer", "correcthorse")).start()
     run = live(server.url("cam", "viewer:batterystaple"), str(tmp_path / "out.mkv"))
     run.wait()
-    assert isinstance(run.error, InputError) and "the login was refused" in str(run.error)
+    assert isinstance(run.error, InputError) and str(run.error).endswith("check user and password: given up")
     film(server.url("cam/publish", "viewer:correcthorse"))
     publishing = live(
         server.url("cam", "viewer:correcthorse"), server.url("cam/publish", "viewer:batterystaple"), live__retries=0

@@ -34,6 +34,23 @@ def lace(parts: list[bytes]) -> bytes:
     return b"\x02" + sizes + b"".join(parts)
 
 
+def with_cue(video: Path, target: Path, codec: str, header: bytes, cue: bytes) -> Path:
+    """The pictures of `video`, and a stream of subtitles that holds one cue."""
+    with av.open(str(video)) as container, av.open(str(target), "w") as out:
+        pictures = out.add_stream_from_template(container.streams.video[0])
+        text: Any = out.add_stream(codec)
+        text.codec_context.subtitle_header = header
+        text.time_base = Fraction(1, 1000)
+        for packet in container.demux(video=0):
+            if packet.size:
+                packet.stream = pictures
+                out.mux(packet)
+        words: Any = Packet(cue)
+        words.stream, words.time_base, words.pts, words.dts, words.duration = text, Fraction(1, 1000), 10, 10, 100
+        out.mux(words)
+    return target
+
+
 @pytest.mark.parametrize(("codec", "kind", "end"), [("vorbis", b"\x03vorbis", b"\x01"), ("theora", b"\x81theora", b"")])
 def test_comments_go_and_the_decoders_headers_stay(codec: str, kind: bytes, end: bytes) -> None:
     parts = xiph([b"ARTIST=Jane Roe", b"METADATA_BLOCK_PICTURE=" + b"x" * 700], kind, end)
@@ -72,25 +89,14 @@ def test_a_cue_of_webvtt_keeps_its_words() -> None:
 @pytest.mark.parametrize("keep", [False, True])
 def test_no_name_of_a_webvtt_cue_is_in_the_file(clip: Path, tmp_path: Path, keep: bool) -> None:
     """PyAV cannot write a cue's name: it is put where FFmpeg stores it, between its place and its words."""
-    source = build(tmp_path / "video.webm", clip, Recipe(pts=range(0, 6 * 1001, 1001), codec="libvpx-vp9"))
-    with av.open(str(source)) as video, av.open(str(tmp_path / "in.webm"), "w") as out:
-        pictures = out.add_stream_from_template(video.streams.video[0])
-        text = out.add_stream("webvtt")
-        text.codec_context.subtitle_header = ASS_HEADER
-        text.time_base = Fraction(1, 1000)
-        for packet in video.demux(video=0):
-            if packet.size:
-                packet.stream = pictures
-                out.mux(packet)
-        cue: Any = Packet(b"<v Jane Roe>well, yes")
-        cue.stream, cue.time_base, cue.pts, cue.dts, cue.duration = text, Fraction(1, 1000), 10, 10, 50
-        out.mux(cue)
-    content = (tmp_path / "in.webm").read_bytes()
+    video = build(tmp_path / "video.webm", clip, Recipe(pts=range(0, 6 * 1001, 1001), codec="libvpx-vp9"))
+    source = with_cue(video, tmp_path / "in.webm", "webvtt", ASS_HEADER, b"<v Jane Roe>well, yes")
+    content = source.read_bytes()
     assert content.count(b"\n\n<v Jane Roe>") == 1  # an empty name, empty settings
     named = content.replace(b"\n\n<v Jane Roe>", b"Roe\nline:1\n<v>")
     assert len(named) == len(content)
-    (tmp_path / "in.webm").write_bytes(named)
-    report, _ = rewrite(tmp_path / "in.webm", tmp_path / "out.webm", keep_metadata=keep)
+    source.write_bytes(named)
+    report, _ = rewrite(source, tmp_path / "out.webm", keep_metadata=keep)
     written = (tmp_path / "out.webm").read_bytes()
     assert b"line:1\n<v>well, yes" in written
     assert (b"Roe" in written) is keep
@@ -99,21 +105,10 @@ def test_no_name_of_a_webvtt_cue_is_in_the_file(clip: Path, tmp_path: Path, keep
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_nothing_of_it_is_in_the_file(clip: Path, tmp_path: Path, keep: bool) -> None:
-    source = build(tmp_path / "video.mkv", clip, Recipe(pts=range(0, 6 * 1001, 1001)))
-    with av.open(str(source)) as video, av.open(str(tmp_path / "in.mkv"), "w") as out:
-        pictures = out.add_stream_from_template(video.streams.video[0])
-        text = out.add_stream("ass")
-        text.codec_context.subtitle_header = NAMED
-        text.time_base = Fraction(1, 1000)
-        for packet in video.demux(video=0):
-            if packet.size:
-                packet.stream = pictures
-                out.mux(packet)
-        cue = Packet(b"0,0,Default,Jane Roe,0,0,0,,hello")
-        cue.stream, cue.time_base, cue.pts, cue.dts, cue.duration = text, Fraction(1, 1000), 10, 10, 100
-        out.mux(cue)
-    assert b"Jane Roe" in (tmp_path / "in.mkv").read_bytes()
-    report, _ = rewrite(tmp_path / "in.mkv", tmp_path / "out.mkv", keep_metadata=keep)
+    video = build(tmp_path / "video.mkv", clip, Recipe(pts=range(0, 6 * 1001, 1001)))
+    source = with_cue(video, tmp_path / "in.mkv", "ass", NAMED, b"0,0,Default,Jane Roe,0,0,0,,hello")
+    assert b"Jane Roe" in source.read_bytes()
+    report, _ = rewrite(source, tmp_path / "out.mkv", keep_metadata=keep)
     data = (tmp_path / "out.mkv").read_bytes()
     assert b"hello" in data and b"Style: Default" in data
     assert (b"Jane Roe" in data) == keep

@@ -39,7 +39,12 @@ class _Two(FaceDetector):
 
 def _look(plain: list[Detection], mirrored: list[Detection]) -> list[Detection]:
     """What is found where the mirrored look finds faces at these places of the picture."""
-    placed = [Detection(d.box / 2 + MARGIN, d.score, d.landmarks / 2 + MARGIN, d.source) for d in mirrored]
+    placed = [
+        Detection(
+            (d.box / 2 + MARGIN).astype(np.float32), d.score, (d.landmarks / 2 + MARGIN).astype(np.float32), "two"
+        )
+        for d in mirrored
+    ]
     return MirroredDetector(_Two(plain, placed)).detect(np.zeros((*WHOLE[::-1], 3), np.uint8))
 
 

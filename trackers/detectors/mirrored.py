@@ -71,7 +71,7 @@ class MirroredDetector(FaceDetector):
         scale = SHRUNK * fitting_scale(image, self._long_side)
         inner = (max(1, round(width * scale)), max(1, round(height * scale)))
         small = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        mirrored = cv2.copyMakeBorder(small, *[MARGIN] * 4, cv2.BORDER_REFLECT_101)
+        mirrored = cv2.copyMakeBorder(small, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REFLECT_101)
         factors = np.array([inner[0] / width, inner[1] / height], np.float32)
         found = []
         for face in self._detector.detect(np.asarray(mirrored, dtype=np.uint8)):

@@ -59,11 +59,13 @@ def test_faces_inside_are_left_to_the_first_look_and_mirror_images_to_nobody() -
     assert _look([known], [detection(60, 150), detection(-25, 150), detection(200, 340)]) == [known]
 
 
-def test_a_face_that_both_looks_see_is_one_and_as_sure_as_the_surer_look() -> None:
-    (face,) = _look([detection(15, 150, 30, score=0.4)], [detection(0, 150, score=0.8)])
-    assert np.allclose(face.box, box_at(15, 150, 30)) and face.score == 0.8
-    (face,) = _look([detection(15, 150, 30, score=0.9)], [detection(0, 150, score=0.8)])
-    assert face.score == 0.9
+def test_a_face_that_both_looks_see_is_one_covered_whole_and_as_sure_as_the_surer_look() -> None:
+    eyes, face = detection(15, 140, 30, 30, score=0.4), detection(0, 150, score=0.8)
+    (found,) = _look([eyes], [face])
+    assert np.allclose(found.box, face.box) and found.score == 0.8
+    assert np.array_equal(found.landmarks, eyes.landmarks)
+    (found,) = _look([detection(15, 150, 30, score=0.9)], [face])
+    assert found.score == 0.9
 
 
 def test_somebody_else_at_the_edge_is_one_more() -> None:

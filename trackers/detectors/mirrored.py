@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import FaceDetector, fitting_scale, share_inside
+from fluidvid.trackers.detectors.base import FaceDetector, fitting_scale, iou_matrix, share_inside
 from fluidvid.trackers.types import Detection, Image
 
 SHRUNK = 0.5
@@ -54,11 +54,15 @@ class MirroredDetector(FaceDetector):
         for extra in self._across_edges(image):
             shown = _inside(extra.box, image)
             own = [i for i, known in enumerate(found) if share_inside(shown, _inside(known.box, image)) >= SAME]
-            for i in own:
-                known = found[i]
-                found[i] = Detection(known.box, max(known.score, extra.score), known.landmarks, known.source)
             if not own:
                 found.append(extra)
+                continue
+            nearest = max(own, key=lambda i: float(iou_matrix(shown[None], found[i].box[None])[0, 0]))
+            known = found[nearest]
+            # A first look that sees the eyes alone at the edge must not leave the rest of the face uncovered.
+            low, high = np.minimum(known.box[:2], extra.box[:2]), np.maximum(known.box[2:], extra.box[2:])
+            score = max(known.score, extra.score)
+            found[nearest] = Detection(np.concatenate([low, high]), score, known.landmarks, known.source)
         return sorted(found, key=lambda face: -face.score), hints
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:

@@ -64,8 +64,8 @@ def test_a_face_that_both_looks_see_is_one_covered_whole_and_as_sure_as_the_sure
     (found,) = _look([eyes], [face])
     assert np.allclose(found.box, face.box) and found.score == 0.8
     assert np.array_equal(found.landmarks, eyes.landmarks)
-    (found,) = _look([detection(15, 150, 30, score=0.9)], [face])
-    assert found.score == 0.9
+    sure = detection(15, 150, 30, score=0.9)
+    assert _look([sure], [face]) == [sure]
 
 
 def test_somebody_else_at_the_edge_is_one_more() -> None:

@@ -59,10 +59,11 @@ class MirroredDetector(FaceDetector):
                 continue
             nearest = max(own, key=lambda i: float(iou_matrix(shown[None], found[i].box[None])[0, 0]))
             known = found[nearest]
+            if extra.score <= known.score:
+                continue
             # A first look that sees the eyes alone at the edge must not leave the rest of the face uncovered.
             low, high = np.minimum(known.box[:2], extra.box[:2]), np.maximum(known.box[2:], extra.box[2:])
-            score = max(known.score, extra.score)
-            found[nearest] = Detection(np.concatenate([low, high]), score, known.landmarks, known.source)
+            found[nearest] = Detection(np.concatenate([low, high]), extra.score, known.landmarks, known.source)
         return sorted(found, key=lambda face: -face.score), hints
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:

@@ -309,7 +309,7 @@ def look_workers(device: str, wanted: int | None = None) -> tuple[int, int]:
 
 
 def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> Any:
-    """The configured detector, with its second opinion if there is one, and the face mesh's landmarks.
+    """The configured detector, with its second opinion if there is one, a look across the edges, and the face mesh.
 
     Args:
         config: the whole tree; `detect` and `device` matter here.
@@ -320,7 +320,7 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
         ConfigError: no such detector.
         ModelError: its file is missing or of another kind.
     """
-    from fluidvid.trackers import DETECTORS, EnsembleDetector, RefinedDetector, build_detector
+    from fluidvid.trackers import DETECTORS, EnsembleDetector, MirroredDetector, RefinedDetector, build_detector
 
     detect = config.detect
     providers = execution_providers(config.device)
@@ -355,6 +355,7 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
     found = build(detect.detector, detect.model)
     if detect.second is not None:
         found = EnsembleDetector(found, build(detect.second, detect.second_model))
+    found = MirroredDetector(found, long_side=detect.long_side)
     mesh = models.resolve("facemesh468")
     return RefinedDetector(found, mesh, sure_score=detect.score, providers=providers, threads=threads)
 

@@ -2,7 +2,14 @@
 
 from fluidvid.trackers.completion import complete_tracks
 from fluidvid.trackers.cuts import SceneCutDetector
-from fluidvid.trackers.detectors import DETECTORS, EnsembleDetector, FaceDetector, RefinedDetector, build_detector
+from fluidvid.trackers.detectors import (
+    DETECTORS,
+    EnsembleDetector,
+    FaceDetector,
+    MirroredDetector,
+    RefinedDetector,
+    build_detector,
+)
 from fluidvid.trackers.linking import link_tracks
 from fluidvid.trackers.pose import FacePose, face_pose
 from fluidvid.trackers.smoothing import smooth_transforms
@@ -15,6 +22,7 @@ __all__ = [
     "EnsembleDetector",
     "FaceDetector",
     "FacePose",
+    "MirroredDetector",
     "RefinedDetector",
     "SceneCutDetector",
     "TrackedFace",

@@ -31,6 +31,7 @@ def test_eight_bits_are_for_the_embedded_detector_on_a_cpu(
 ) -> None:
     asked: list[Path] = []
     monkeypatch.setattr(fluidvid.trackers, "build_detector", lambda name, path, **_: asked.append(path))
+    monkeypatch.setattr(fluidvid.trackers, "MirroredDetector", lambda *_, **__: None)
     monkeypatch.setattr(fluidvid.trackers, "RefinedDetector", lambda *_, **__: None)
     assembly.make_detector(Config().updated({"detect.second": None, **changes}), ModelStore())
     assert [path.name for path in asked] == [file]
@@ -47,6 +48,7 @@ def test_every_detector_has_a_model_or_says_what_it_needs(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(models, "resolve", resolve)
     monkeypatch.setattr(fluidvid.trackers, "build_detector", lambda *_, **__: None)
+    monkeypatch.setattr(fluidvid.trackers, "MirroredDetector", lambda *_, **__: None)
     monkeypatch.setattr(fluidvid.trackers, "RefinedDetector", lambda *_, **__: None)
     config = Config().updated({"detect.second": None, "detect.detector": name, "detect.quantised": False})
     if name == "insightface":

@@ -9,6 +9,7 @@ from fluidvid.trackers.detectors.base import FaceDetector
 from fluidvid.trackers.detectors.centerface import CenterFace, QuantisedCenterFace
 from fluidvid.trackers.detectors.ensemble import EnsembleDetector
 from fluidvid.trackers.detectors.insightface_app import InsightFace
+from fluidvid.trackers.detectors.mirrored import MirroredDetector
 from fluidvid.trackers.detectors.refined import RefinedDetector
 from fluidvid.trackers.detectors.scrfd import Scrfd
 from fluidvid.trackers.detectors.tiny_face import TinyFace
@@ -17,7 +18,7 @@ from fluidvid.trackers.session import CPU, Provider
 
 DETECTORS = ("centerface", "centerface_int8", "tiny_face", "scrfd", "yunet", "insightface")
 
-__all__ = ["DETECTORS", "EnsembleDetector", "FaceDetector", "RefinedDetector", "build_detector"]
+__all__ = ["DETECTORS", "EnsembleDetector", "FaceDetector", "MirroredDetector", "RefinedDetector", "build_detector"]
 
 
 def build_detector(

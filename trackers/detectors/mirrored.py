@@ -1,0 +1,95 @@
+"""Faces that the picture's edge cuts through: mirrored at the edge, what is left of one looks like a face again.
+
+Detectors look for the middle of a face. Where that lies beyond the edge they mostly see nobody, and half a face that
+stays there (somebody beside the one who is filmed) would be in no track at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fluidvid.trackers.detectors.base import FaceDetector, fitting_scale, iou_matrix, share_inside
+from fluidvid.trackers.types import Detection, Image
+
+SHRUNK = 0.5
+"""Scale of the mirrored look as a share of the whole picture's: small faces at the edge are not worth a second one."""
+MARGIN = 32
+"""Pixels that are mirrored at each edge, at that scale."""
+VISIBLE = 0.3
+"""Share of a face's box that must be inside the picture: what shows less is the mirror image of another."""
+SAME = 0.5
+"""Share of the smaller box from which a face inside the picture is one that the first look found."""
+
+
+class MirroredDetector(FaceDetector):
+    """Another detector's faces, and those it finds across the edges of the mirrored picture.
+
+    The windows of `detect_many` are left as they are: they lie around faces that were found in whole pictures.
+
+    Args:
+        detector: finds the faces.
+        long_side: to which it scales pictures down.
+    """
+
+    def __init__(self, detector: FaceDetector, *, long_side: int = 1280) -> None:
+        self._detector, self._long_side = detector, long_side
+        self.name = detector.name
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `FaceDetector`."""
+        return self._detector.providers
+
+    def detect(self, image: Image) -> list[Detection]:
+        """See `FaceDetector`."""
+        return self.detect_and_hint(image)[0]
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
+        found, hints = self._detector.detect_and_hint(image)
+        for extra in self._across_edges(image):
+            shown = _inside(extra.box, image)
+            own = [i for i, known in enumerate(found) if share_inside(shown, _inside(known.box, image)) >= SAME]
+            if not own:
+                found.append(extra)
+                continue
+            nearest = max(own, key=lambda i: float(iou_matrix(shown[None], found[i].box[None])[0, 0]))
+            known = found[nearest]
+            if extra.score <= known.score:
+                continue
+            # A first look that sees the eyes alone at the edge must not leave the rest of the face uncovered.
+            low, high = np.minimum(known.box[:2], extra.box[:2]), np.maximum(known.box[2:], extra.box[2:])
+            found[nearest] = Detection(np.concatenate([low, high]), extra.score, known.landmarks, known.source)
+        return sorted(found, key=lambda face: -face.score), hints
+
+    def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """See `FaceDetector`."""
+        return self._detector.detect_many(images)
+
+    def _across_edges(self, image: Image) -> Sequence[Detection]:
+        """Faces of the mirrored picture that an edge of the picture cuts through, in the picture's pixels."""
+        height, width = image.shape[:2]
+        scale = SHRUNK * fitting_scale(image, self._long_side)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        mirrored = cv2.copyMakeBorder(small, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REFLECT_101)
+        factors = np.array([inner[0] / width, inner[1] / height], np.float32)
+        found = []
+        for face in self._detector.detect(np.asarray(mirrored, dtype=np.uint8)):
+            box = ((face.box - MARGIN) / np.tile(factors, 2)).astype(np.float32)
+            landmarks = ((face.landmarks - MARGIN) / factors).astype(np.float32)
+            inside = _inside(box, image)
+            shown = float(np.clip(inside[2:] - inside[:2], 0, None).prod() / (box[2:] - box[:2]).prod())
+            if VISIBLE <= shown < 1:
+                found.append(Detection(box, face.score, landmarks, face.source))
+        return found
+
+
+def _inside(box: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
+    """The part of a `(4,)` box that lies in the picture; without area if none does."""
+    height, width = image.shape[:2]
+    return np.clip(box, 0, np.array([width, height, width, height], np.float32)).astype(np.float32)

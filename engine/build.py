@@ -158,7 +158,7 @@ def basis_of(model: Backbone, plan: EditPlan, options: EditorOptions, networks: 
         "crop_size": model.crop_size,
         "beside": [digest(path) if path.exists() else None for path in beside],
         "plan": asdict(plan),
-        "applied": [options.path, options.strength, options.optimise.gaze],
+        "applied": [options.path, options.strength, list(options.boosts), options.optimise.gaze],
         "judged": [options.accept, options.landmark_limit],
         "networks": {name: digest(resolve(name)) for name in networks},
     }

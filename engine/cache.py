@@ -46,12 +46,14 @@ class Known:
         noise: `(c, s, s)` float32 fixed noise.
         pseudonym: row in the bank, or None.
         provenance: of the coordinates.
+        boost: multiple of the strength that this person takes, see `EditorOptions.boosts`.
     """
 
     coordinates: Tensor
     noise: Tensor
     pseudonym: int | None
     provenance: Provenance
+    boost: float = 1.0
 
     @property
     def is_first(self) -> bool:
@@ -69,7 +71,8 @@ class PersonState:
         glasses: the person wears some.
         previous: `(L, C, h, w)` that was applied before `direction` replaced it, or None.
         progress: edits since then.
-        boost: multiple of the strength that is applied; above 1 after a frame in which the edit was too weak.
+        boost: multiple of the strength that is applied; above the direction's own after a frame in which that was too
+            weak.
         calm: the last frame was well below the limit: the boost may subside.
         recent: the last edited frame.
     """

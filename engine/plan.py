@@ -41,10 +41,12 @@ class Direction:
     Attributes:
         values: `(L, C, h, w)` float32 displacement of h per level, in the units of h.
         noise: `(c, s, s)` float32 the track's fixed noise in crop coordinates.
+        boost: multiple of the strength with which it is applied.
     """
 
     values: Tensor
     noise: Tensor
+    boost: float = 1.0
 
 
 CropEdits = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -19,7 +19,7 @@ from fluidvid.engine.search import WEAK, AppliedEdit, EditorOptions
 from fluidvid.engine.shares import Shares
 
 SUBSIDE = 0.01
-"""Per frame by which the boost that a weak frame had needed returns to 1."""
+"""Per frame by which the boost that a weak frame had needed returns to the direction's own."""
 
 
 class RunEditor:
@@ -150,7 +150,7 @@ class RunEditor:
         turn = [sum(other is state for other in states[:k]) for k, state in enumerate(states)]
         values = torch.stack([s.values(self.options.transition, ahead) for s, ahead in zip(states, turn, strict=True)])
         boosts = [
-            max(1.0, s.boost - SUBSIDE * (ahead + 1)) if s.calm else s.boost
+            max(s.direction.boost, s.boost - SUBSIDE * (ahead + 1) if s.calm else s.boost)
             for s, ahead in zip(states, turn, strict=True)
         ]
         noise = torch.stack([state.direction.noise for state in states])

@@ -64,7 +64,8 @@ class EditorOptions:
         strength: of what is applied and verified: up to 1 so much of the direction's arc, from there on as many times
             the change of the latents that the whole arc makes. The search is at 1, so that who takes no part in it is
             left behind, too; a longer arc leads no further away from the person (benchmarks/PRIOR.md).
-        boosts: a weak frame is edited again with these multiples of the strength, in order, until it is weak no more.
+        boosts: multiples of the strength, in order: a person takes the least with which no guide sees them and no crop
+            is weak, and a weak frame is edited again with those beyond, until it is weak no more.
         transition: edits over which a changed direction moves along its arc.
         between: a frame between two edited ones takes its share of their changes where its picture lies on the line
             between theirs to within this (0..255, the most of eyes, mouth and the whole face); 0 edits every frame.
@@ -79,16 +80,16 @@ class EditorOptions:
     candidates: int = 8
     searches: int = 1
     attempts: int = 4
-    strength: float = 1.6
-    boosts: tuple[float, ...] = (1.15, 1.3)
+    strength: float = 1.4
+    boosts: tuple[float, ...] = (1.15, 1.3, 1.45)
     transition: int = 12
     between: float = 0.0
 
 
 Look = Callable[[], tuple[Tensor, ...]]
 """A job that asks a network."""
-TriedEdit = Callable[[Tensor], Tensor]
-"""From a direction `(L, C, h, w)` to what it makes of some crops, `(K, 3, S, S)` in [-1, 1]."""
+TriedEdit = Callable[[Direction], Tensor]
+"""From a direction to what it makes of some crops, `(K, 3, S, S)` in [-1, 1]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,14 +148,17 @@ class AppliedEdit:
         return rims
 
     def at(self, x: Tensor, landmarks: Tensor, rims: Tensor | None, noise: Tensor, strength: float) -> TriedEdit:
-        """The same for several directions tried on crops with known landmarks `(N, 68, 2)` and `rims_of` them."""
+        """The same for several directions tried on crops with known landmarks `(N, 68, 2)` and `rims_of` them.
+
+        Their noise is `noise`.
+        """
         z = self.backbone.encode(x)
         edits = self.path.at(z, noise.to(x.device, z.dtype).expand_as(z))
         mask, shown = edited_region(landmarks, x.shape[-1], rims, gaze=self.gaze)
 
-        def tried(values: Tensor) -> Tensor:
-            s = z.new_full((len(x),), strength)
-            latents = edits(values.to(x.device, z.dtype).expand(len(x), *values.shape), s.clamp_max(1))
+        def tried(direction: Direction) -> Tensor:
+            s, values = z.new_full((len(x),), direction.boost * strength), direction.values.to(x.device, z.dtype)
+            latents = edits(values.expand(len(x), *values.shape), s.clamp_max(1))
             return self._put(x, z, *latents, s, landmarks, mask, shown)
 
         return tried
@@ -272,7 +276,7 @@ class DirectionSearch:
     def direction(self, known: Known) -> Direction:
         """The direction as it is applied."""
         values = self.space.directions(known.coordinates.to(self.apply.backbone.device)).detach()
-        return Direction(values, known.noise)
+        return Direction(values, known.noise, known.boost)
 
     def renewed(self, known: Known) -> list[Candidate]:
         """A known person's own pseudonym, from where its direction was."""
@@ -348,7 +352,7 @@ class DirectionSearch:
             )
             total += options.steps
             known = Known(found.coordinates, noise, found.candidate.row, Provenance(self.basis))
-            judged = self._judge(known, source, edit, thorough=True)
+            judged = self._led_on(self._judge(known, source, edit, thorough=True), source, edit, thorough=True)
             good += judged.faultless
             best = judged.or_better(best)
             others = found.others or others
@@ -402,6 +406,7 @@ class DirectionSearch:
                 break
         if best is None:
             return None, {}, "the bank has no ready direction"
+        best = self._led_on(best, source, edit, thorough=False)
         known, figures, reason = best.known, best.figures, best.reason
         if not reason and self.bank is not None and known.pseudonym is not None:
             self.bank.take(known.pseudonym)
@@ -414,6 +419,18 @@ class DirectionSearch:
 
     def _judge(self, known: Known, source: Source, edit: TriedEdit, *, thorough: bool) -> _Judged:
         return _Judged(known, *self.verify(self.direction(known), source, thorough=thorough, edit=edit))
+
+    def _led_on(self, judged: _Judged, source: Source, edit: TriedEdit, *, thorough: bool) -> _Judged:
+        """The same with the least boost that hides the person from all who look, or with the one that hides them best.
+
+        It costs a look, where another round costs a search.
+        """
+        best = judged
+        for boost in self.options.boosts:
+            if best.faultless:
+                break
+            best = self._judge(replace(judged.known, boost=boost), source, edit, thorough=thorough).or_better(best)
+        return best
 
     @torch.no_grad()
     def surprise(self, x: Tensor) -> float:
@@ -478,11 +495,11 @@ class DirectionSearch:
         The guides' are over all. `thorough` asks the other guides, too: the share of them that still sees the person in
         those crops ("seeing"). `edit` makes the edits with the direction's noise, if several directions are judged.
         """
-        edited = (edit or self._edits(source, direction.noise))(direction.values)
+        edited = (edit or self._edits(source, direction.noise))(direction)
         others = [net for net in self.guides if thorough and net not in self.judges]
         found = self.embeddings(edited, {net.name for net in (*self.judges, *others)})
         cosines = {name: (embedding * source.embeddings[name]).sum(1) for name, embedding in found.items()}
-        figures = {}
+        figures = {"boost": direction.boost}
         limit = self.options.frame_limit * self.guides[0].threshold
         watched = cosines[self.guides[0].name]  # by the one that watches every frame
         figures["weak"] = float(((watched > WEAK * limit) & (watched <= LOST * limit)).float().mean())

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fluidvid.engine.build import build_editor
 from fluidvid.engine.composite import face_region
 from fluidvid.engine.crops import to_crops
+from fluidvid.engine.plan import Direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.training.swaps import swapped
 from fluidvid.models import ModelStore
@@ -66,7 +67,8 @@ def main(source: str, donors: str, out: str, pseudonyms: str | None = None) -> N
         region = face_region(landmarks, editor.crop_size)
         start = bank.start(number)
         assert start is not None
-        edited = search.apply.at(x, landmarks, None, noise, 1.0)(search.space.directions(start))
+        direction = Direction(search.space.directions(start), noise)
+        edited = search.apply.at(x, landmarks, None, noise, 1.0)(direction)
         donor, mesh = (t[row].expand(len(x), *t.shape[1:]) for t in (targets.pictures, targets.meshes))
         wanted = swapped(x, landmarks.float(), kept.mesh[chosen].float(), region, donor, mesh)
         cosines = ((g(edited) * embeddings[g.name][chosen]).sum(1).mean() / g.threshold for g in editor.guides)

@@ -44,6 +44,7 @@ def to_bytes(known: Known) -> bytes:
         "frames": list(made.frames),
         "figures": dict(made.figures),
         "pseudonym": known.pseudonym,
+        "boost": known.boost,
     }
     tensors = {"coordinates": known.coordinates, "noise": known.noise}
     content: bytes = save(
@@ -69,6 +70,7 @@ def from_bytes(content: bytes) -> Known:
             tuple(int(frame) for frame in header["frames"]),
             {str(name): float(value) for name, value in header["figures"].items()},
         )
-        return Known(tensors["coordinates"], tensors["noise"], None if row is None else int(row), provenance)
+        boost = float(header.get("boost", 1.0))  # what older versions cached has none
+        return Known(tensors["coordinates"], tensors["noise"], None if row is None else int(row), provenance, boost)
     except Exception as error:  # safetensors raises its own kinds for bytes that are no file
         raise ValueError(f"not a cached direction: {error}") from error

@@ -32,6 +32,7 @@ from fluidvid.engine.optimise import (
     _Objective,
     optimise_direction,
 )
+from fluidvid.engine.plan import Direction
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.search import EditorOptions
 from fluidvid.engine.shares import Shares
@@ -115,7 +116,8 @@ def test_first_directions_are_tried_in_the_order_of_how_little_the_verifier_find
     judge = editor.search._judge
 
     def judged(known: Known, *rest: Any, **options: Any) -> Any:
-        tried.append(known.pseudonym)
+        if known.boost == 1:
+            tried.append(known.pseudonym)
         return judge(known, *rest, **options)
 
     monkeypatch.setattr(editor.search, "_judge", judged)
@@ -305,14 +307,14 @@ def test_what_is_verified_is_as_strong_as_what_is_applied_and_the_search_is_at_o
     noise = torch.zeros(4, 8, 8)
     coordinates = torch.randn(search.space.zero().shape, generator=torch.Generator().manual_seed(3))
     known = Known(coordinates, noise, None, Provenance(editor.basis))
-    values = search.direction(known).values
+    direction = search.direction(known)
     networks = editor.backbone, search.path, search.space, search.guides, editor.attributes
     objective = _Objective(*networks, x, source.embeddings, noise, EASY.optimise, Shares(torch.device("cpu"), 1))
-    editor.store.put(0, PersonState(search.direction(known), known))
+    editor.store.put(0, PersonState(direction, known))
     applied = np.stack([e.residual for e in editor.edit([0, 0], faces(2), np.ones(2, np.float32))]) / 127.5
     with torch.no_grad():
-        verified = search._edits(source, noise)(values)
-        plain, *_ = editor.apply(x, values.expand(2, *values.shape), noise, 1.0)
+        verified = search._edits(source, noise)(direction)
+        plain, *_ = editor.apply(x, direction.values.expand(2, *direction.values.shape), noise, 1.0)
     shown = x + torch.from_numpy(applied).permute(0, 3, 1, 2)
     torch.testing.assert_close(shown, verified, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(objective.pictures(coordinates), plain, atol=1e-4, rtol=1e-3)
@@ -634,6 +636,56 @@ def test_a_crop_that_stays_weak_is_searched_for_once_more_and_whom_a_guide_still
     assert result.figures["steps"] == searched * EASY.optimise.steps
 
 
+@pytest.mark.parametrize(
+    ("hides", "boost", "searched"), [(1.0, 1.0, 1), (1.15, 1.15, 1), (1.45, 1.45, 1), (9.0, 1.0, 3)]
+)
+def test_a_person_takes_the_least_boost_that_hides_them(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, hides: float, boost: float, searched: int
+) -> None:
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, attempts=3))
+
+    def verify(direction: Direction, *_: Any, **__: Any) -> tuple[dict[str, float], str]:
+        seeing = float(direction.boost < hides)
+        return {"weak": 0.0, "seeing": seeing, "boost": direction.boost, "verifier.verifier": 0.1}, ""
+
+    monkeypatch.setattr(editor.search, "verify", verify)
+    result = editor.prepare(1, faces(3))
+    assert result.figures["boost"] == boost and result.figures["steps"] == searched * EASY.optimise.steps
+    state = editor.store.get(1)
+    assert state is not None and state.known.boost == state.direction.boost == boost
+
+
+def test_a_first_direction_takes_it_too(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)})
+
+    def verify(direction: Direction, *_: Any, **__: Any) -> tuple[dict[str, float], str]:
+        return {"weak": 0.0, "verifier.verifier": 0.1}, "" if direction.boost >= 1.3 else "no"
+
+    monkeypatch.setattr(editor.search, "verify", verify)
+    assert editor.begin(1, faces(3)).ok
+    state = editor.store.get(1)
+    assert state is not None and state.known.is_first and state.known.boost == 1.3
+
+
+def test_every_frame_of_a_person_has_their_boost(parts: dict[str, Any]) -> None:
+    editor = _editor(parts, replace(EASY, strength=0.5))
+    crops, ones = faces(2), np.ones(2, np.float32)
+    assert editor.prepare(0, crops).ok
+    state = editor.store.get(0)
+    assert state is not None
+    results = []
+    for boost in (1.0, 2.0):
+        editor.store.put(0, PersonState(replace(state.direction, boost=boost), state.known))
+        editor.edit([0, 0], crops, ones)  # a boost subsides to it, no further
+        results.append([e.residual for e in editor.edit([0, 0], crops, ones)])
+    editor.options = replace(editor.options, strength=1.0)
+    editor._run.options = editor.options
+    editor.store.put(0, PersonState(replace(state.direction, boost=1.0), state.known))
+    whole = [e.residual for e in editor.edit([0, 0], crops, ones)]
+    np.testing.assert_allclose(results[1], whole, atol=0.05)
+    assert np.abs(results[0][0] - whole[0]).max() > 0.5
+
+
 def test_guides_that_still_see_the_person_are_counted_where_asked(parts: dict[str, Any], tmp_path: Path) -> None:
     others = [tiny_recogniser(tmp_path, name, seed) for name, seed in (("second", 5), ("third", 6))]
     search = _editor(parts | {"guides": [*parts["guides"], *others]}, replace(EASY, frame_limit=0.8)).search
@@ -655,9 +707,10 @@ def test_directions_tried_on_the_same_crops_are_applied_as_to_any(parts: dict[st
     tried = search.apply.at(source.crops, source.landmarks, source.rims, noise, 1.0)
     for _ in range(2):
         values = search.space.directions(torch.randn(search.space.zero().shape, generator=generator)).detach()
-        applied, *_ = search.apply(source.crops, values.expand(3, *values.shape), noise, 1.0)
-        torch.testing.assert_close(tried(values), applied, atol=1e-4, rtol=1e-4)
-        assert (applied - source.crops).abs().max() > 1e-3
+        for boost in (1.0, 0.5):
+            applied, *_ = search.apply(source.crops, values.expand(3, *values.shape), noise, boost)
+            torch.testing.assert_close(tried(Direction(values, noise, boost)), applied, atol=1e-4, rtol=1e-4)
+            assert (applied - source.crops).abs().max() > 1e-3
 
 
 def test_a_crop_that_no_direction_changes_is_not_weak(parts: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from fluidvid.engine.cache import Known, PersonState, Provenance
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.editor import FluidEditor
 from fluidvid.engine.glasses import Glasses
+from fluidvid.engine.plan import Direction
 from fluidvid.errors import ModelError
 from fluidvid.geometry import FFHQ_112
 from fluidvid.models import ModelStore
@@ -99,7 +100,9 @@ def test_a_search_does_not_count_on_the_rims(parts: dict[str, Any]) -> None:
     search = _editor(parts, FixedGlasses(1.0, ROWS)).search
     source = search.source(_editor(parts, None)._crops(faces(2)))
     values = search.space.directions(torch.randn(search.space.zero().shape)).detach()
-    edited = search.apply.at(source.crops, source.landmarks, source.rims, torch.zeros(4, 8, 8), 1.0)(values)
+    noise = torch.zeros(4, 8, 8)
+    tried = search.apply.at(source.crops, source.landmarks, source.rims, noise, 1.0)
+    edited = tried(Direction(values, noise))
     torch.testing.assert_close(edited[:, :, ROWS], source.crops[:, :, ROWS])
     assert source.rims is not None
 

@@ -170,11 +170,11 @@ def test_sealed_bytes_open_in_their_place_only_and_show_every_change(content: by
 
 def test_directions_survive_as_bytes() -> None:
     made = Provenance("ab" * 32, 25, (3, 14, 15), {"guide.x": 0.12, "landmark_error": 0.03})
-    known = Known(torch.randn(2, 7), torch.randn(4, 3, 3), 17, made)
+    known = Known(torch.randn(2, 7), torch.randn(4, 3, 3), 17, made, 1.3)
     again = from_bytes(to_bytes(known))
     torch.testing.assert_close(again.coordinates, known.coordinates, rtol=0, atol=0)
     torch.testing.assert_close(again.noise, known.noise, rtol=0, atol=0)
-    assert again.pseudonym == 17 and again.provenance == made
+    assert (again.pseudonym, again.provenance, again.boost) == (17, made, 1.3)
     assert from_bytes(to_bytes(Known(torch.ones(1), torch.ones(1), None, made))).pseudonym is None
 
 

@@ -53,14 +53,14 @@ class EditorOptions:
         optimise: budget and loss weights of one direction.
         key_crops: how many crops of a person are optimised on; the others verify.
         accept: a verifier's cosine must stay below this share of its own 1 % FAR threshold, mean over the crops that
-            would be shown.
+            would be shown; a guide with more sees the person.
         frame_limit: an edited frame whose guide still sees more than this share of its threshold is masked.
         landmark_limit: largest landmark error accepted at verification, in share of the eye distance: the median over
             the crops, for on a dark or half hidden one the landmarker itself errs.
         candidates: pseudonyms drawn for a person, of which those that suit the face best are searched.
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
-        attempts: rounds of optimisation before a person is given up (masked); where some guide still sees the person
-            there are two more than `searches`, where only some crop stays weak one.
+        attempts: rounds of optimisation before a person is given up (masked); where some guide still sees the person,
+            or some crop stays weak, there is one more than `searches`.
         strength: of what is applied and verified: up to 1 so much of the direction's arc, from there on as many times
             the change of the latents that the whole arc makes. The search is at 1, so that who takes no part in it is
             left behind, too; a longer arc leads no further away from the person (benchmarks/PRIOR.md).
@@ -359,8 +359,7 @@ class DirectionSearch:
             drawn = drawn or [found.candidate, *found.others]
             if good >= (self.options.searches if others else 1):
                 break
-            enough = self.options.searches + bool(best.figures.get("seeing"))
-            if attempt >= enough and not best.reason:
+            if attempt >= self.options.searches and not best.reason:
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
             held = {name: LOOSER * getattr(options.weights, name) for name in ("begun", "brows")}
             weights = replace(options.weights, **held)
@@ -512,7 +511,7 @@ class DirectionSearch:
             figures[f"{role}.{net.name}"] = float((cosine[shown] if role == "verifier" else cosine).mean())
             figures[f"{role}.{net.name}.worst"] = float(cosine.max())
         if thorough:
-            seeing = [float(cosines[g.name][shown].mean()) > self.options.frame_limit * g.threshold for g in others]
+            seeing = [float(cosines[g.name][shown].mean()) > self.options.accept * g.threshold for g in others]
             figures["seeing"] = sum(seeing) / max(1, len(others))
         if source.surprise is not None:
             figures["unlikely"] = self.surprise(edited[: self.options.key_crops]) / max(source.surprise, 1e-9)

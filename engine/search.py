@@ -80,8 +80,8 @@ class EditorOptions:
     candidates: int = 8
     searches: int = 1
     attempts: int = 4
-    strength: float = 1.4
-    boosts: tuple[float, ...] = (1.15, 1.3, 1.45)
+    strength: float = 1.6
+    boosts: tuple[float, ...] = (1.15, 1.3)
     transition: int = 12
     between: float = 0.0
 

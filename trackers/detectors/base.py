@@ -69,6 +69,35 @@ class FaceDetector(ABC):
                 delattr(self, name)
 
 
+class DetectorAround(FaceDetector):
+    """Another detector with something done to its faces.
+
+    Args:
+        detector: finds them.
+    """
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self._detector = detector
+        self.name = detector.name
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """See `FaceDetector`."""
+        return self._detector.providers
+
+    def detect(self, image: Image) -> list[Detection]:
+        """See `FaceDetector`."""
+        return self.detect_and_hint(image)[0]
+
+    @abstractmethod
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        """See `FaceDetector`."""
+
+    def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
+        """See `FaceDetector`."""
+        return self._detector.detect_many(images)
+
+
 class OnnxDetector(FaceDetector):
     """A detector in one ONNX file.
 

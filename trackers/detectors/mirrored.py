@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import FaceDetector, fitting_scale, iou_matrix, share_inside
+from fluidvid.trackers.detectors.base import DetectorAround, FaceDetector, fitting_scale, iou_matrix, share_inside
 from fluidvid.trackers.types import Detection, Image
 
 SHRUNK = 0.5
@@ -25,7 +25,7 @@ SAME = 0.5
 """Share of the smaller box from which a face inside the picture is one that the first look found."""
 
 
-class MirroredDetector(FaceDetector):
+class MirroredDetector(DetectorAround):
     """Another detector's faces, and those it finds across the edges of the mirrored picture.
 
     The windows of `detect_many` are left as they are: they lie around faces that were found in whole pictures.
@@ -36,17 +36,8 @@ class MirroredDetector(FaceDetector):
     """
 
     def __init__(self, detector: FaceDetector, *, long_side: int = 1280) -> None:
-        self._detector, self._long_side = detector, long_side
-        self.name = detector.name
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """See `FaceDetector`."""
-        return self._detector.providers
-
-    def detect(self, image: Image) -> list[Detection]:
-        """See `FaceDetector`."""
-        return self.detect_and_hint(image)[0]
+        super().__init__(detector)
+        self._long_side = long_side
 
     def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
         """See `FaceDetector`."""
@@ -65,10 +56,6 @@ class MirroredDetector(FaceDetector):
             low, high = np.minimum(known.box[:2], extra.box[:2]), np.maximum(known.box[2:], extra.box[2:])
             found[nearest] = Detection(np.concatenate([low, high]), extra.score, known.landmarks, known.source)
         return sorted(found, key=lambda face: -face.score), hints
-
-    def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
-        """See `FaceDetector`."""
-        return self._detector.detect_many(images)
 
     def _across_edges(self, image: Image) -> Sequence[Detection]:
         """Faces of the mirrored picture that an edge of the picture cuts through, in the picture's pixels."""

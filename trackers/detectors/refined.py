@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fluidvid.geometry import invert, transform
 from fluidvid.trackers.align import crop
-from fluidvid.trackers.detectors.base import FaceDetector, share_inside
+from fluidvid.trackers.detectors.base import DetectorAround, FaceDetector, share_inside
 from fluidvid.trackers.session import CPU, Provider, check_outputs, open_session
 from fluidvid.trackers.types import Detection, Image
 
@@ -48,7 +48,7 @@ IN_THE_FACE, IN_THE_HEAD = 4, 2
 at least one eye is in the face's box: of another person behind that face there is nothing left to see."""
 
 
-class RefinedDetector(FaceDetector):
+class RefinedDetector(DetectorAround):
     """Another detector's faces with the face mesh's landmarks.
 
     Args:
@@ -71,21 +71,11 @@ class RefinedDetector(FaceDetector):
         providers: Sequence[Provider] = CPU,
         threads: int = 0,
     ) -> None:
-        self._detector = detector
+        super().__init__(detector)
         self._session = open_session(mesh, providers, threads=threads)
         check_outputs(self._session, mesh, "face mesh", [(POINTS, 3), (1,)])
         self._input = self._session.get_inputs()[0].name
         self._sure_score = sure_score
-        self.name = detector.name
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """See `FaceDetector`."""
-        return self._detector.providers
-
-    def detect(self, image: Image) -> list[Detection]:
-        """See `FaceDetector`."""
-        return self.detect_and_hint(image)[0]
 
     def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
         """See `FaceDetector`."""

@@ -147,15 +147,21 @@ def fitted(image: Image, long_side: int) -> tuple[Image, float, float]:
         the scaled picture, zero-padded at the right and at the bottom, and how many of its pixels one pixel of the
         original takes, in x and y.
     """
+    small, x, y = resized(image, fitting_scale(image, long_side))
+    height, width = small.shape[:2]
+    padded = np.zeros((-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE, 3), dtype=np.uint8)
+    padded[:height, :width] = small
+    return padded, x, y
+
+
+def resized(image: Image, scale: float) -> tuple[Image, float, float]:
+    """A picture `(H, W, 3)` uint8 at a scale, and how many of its pixels one of the original takes, in x and y."""
     height, width = image.shape[:2]
-    scale = fitting_scale(image, long_side)
     inner = (max(1, round(width * scale)), max(1, round(height * scale)))
     if inner != (width, height):
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(image, inner, interpolation=how), dtype=np.uint8)
-    padded = np.zeros((-(-inner[1] // STRIDE) * STRIDE, -(-inner[0] // STRIDE) * STRIDE, 3), dtype=np.uint8)
-    padded[: inner[1], : inner[0]] = image
-    return padded, inner[0] / width, inner[1] / height
+    return image, inner[0] / width, inner[1] / height
 
 
 def fitting_scale(image: Image, long_side: int) -> float:

@@ -12,7 +12,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import DetectorAround, FaceDetector, fitting_scale, iou_matrix, share_inside
+from fluidvid.trackers.detectors.base import (
+    DetectorAround,
+    FaceDetector,
+    fitting_scale,
+    iou_matrix,
+    resized,
+    share_inside,
+)
 from fluidvid.trackers.types import Detection, Image
 
 SHRUNK = 0.5
@@ -59,12 +66,9 @@ class MirroredDetector(DetectorAround):
 
     def _across_edges(self, image: Image) -> Sequence[Detection]:
         """Faces of the mirrored picture that an edge of the picture cuts through, in the picture's pixels."""
-        height, width = image.shape[:2]
-        scale = SHRUNK * fitting_scale(image, self._long_side)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        small, x, y = resized(image, SHRUNK * fitting_scale(image, self._long_side))
         mirrored = cv2.copyMakeBorder(small, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REFLECT_101)
-        factors = np.array([inner[0] / width, inner[1] / height], np.float32)
+        factors = np.array([x, y], np.float32)
         found = []
         for face in self._detector.detect(np.asarray(mirrored, dtype=np.uint8)):
             box = ((face.box - MARGIN) / np.tile(factors, 2)).astype(np.float32)

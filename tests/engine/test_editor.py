@@ -676,8 +676,7 @@ def test_every_frame_of_a_person_has_their_boost(parts: dict[str, Any]) -> None:
         editor.store.put(0, PersonState(replace(state.direction, boost=boost), state.known))
         editor.edit([0, 0], crops, ones)  # a boost subsides to it, no further
         results.append([e.residual for e in editor.edit([0, 0], crops, ones)])
-    editor.options = replace(editor.options, strength=1.0)
-    editor._run.options = editor.options
+    editor._run.options = replace(EASY, strength=1.0)
     editor.store.put(0, PersonState(replace(state.direction, boost=1.0), state.known))
     whole = [e.residual for e in editor.edit([0, 0], crops, ones)]
     np.testing.assert_allclose(results[1], whole, atol=0.05)

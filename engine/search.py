@@ -156,10 +156,16 @@ class AppliedEdit:
         edits = self.path.at(z, noise.to(x.device, z.dtype).expand_as(z))
         mask, shown = edited_region(landmarks, x.shape[-1], rims, gaze=self.gaze)
 
+        last: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None = None
+
         def tried(direction: Direction) -> Tensor:
+            nonlocal last
             s, values = z.new_full((len(x),), direction.boost * strength), direction.values.to(x.device, z.dtype)
-            latents = edits(values.expand(len(x), *values.shape), s.clamp_max(1))
-            return self._put(x, z, *latents, s, landmarks, mask, shown)
+            arc = s.clamp_max(1)
+            # A boost beyond the whole arc is extrapolated from the same latents.
+            if last is None or not (torch.equal(last[0], values) and torch.equal(last[1], arc)):
+                last = values, arc, edits(values.expand(len(x), *values.shape), arc)
+            return self._put(x, z, *last[2], s, landmarks, mask, shown)
 
         return tried
 

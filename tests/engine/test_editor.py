@@ -704,10 +704,25 @@ def test_directions_tried_on_the_same_crops_are_applied_as_to_any(parts: dict[st
     tried = search.apply.at(source.crops, source.landmarks, source.rims, noise, 1.0)
     for _ in range(2):
         values = search.space.directions(torch.randn(search.space.zero().shape, generator=generator)).detach()
-        for boost in (1.0, 0.5):
+        for boost in (1.0, 1.5, 0.5):
             applied, *_ = search.apply(source.crops, values.expand(3, *values.shape), noise, boost)
             torch.testing.assert_close(tried(Direction(values, noise, boost)), applied, atol=1e-4, rtol=1e-4)
             assert (applied - source.crops).abs().max() > 1e-3
+
+
+def test_a_boost_of_the_same_direction_asks_no_network_again(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = _editor(parts)
+    search = editor.search
+    source = search.source(editor._crops(faces(2)))
+    known = Known(search.space.zero() + 0.1, torch.zeros(4, 8, 8), None, Provenance(""))
+    tried = search.apply.at(source.crops, source.landmarks, source.rims, known.noise, 1.0)
+    first = tried(search.direction(known))
+    with monkeypatch.context() as asleep:
+        asleep.setattr(editor.backbone.unet, "decode", lambda *_: pytest.fail("the U-Net was asked"))
+        boosted = tried(search.direction(replace(known, boost=1.5)))
+    assert (boosted - first).abs().max() > 1e-3
 
 
 def test_a_crop_that_no_direction_changes_is_not_weak(parts: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import reduce
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ import typer
 
 from fluidvid import __version__, config
 from fluidvid.cache.commands import cache_app
-from fluidvid.errors import ConfigError, ExitCode, FluidvidError, ModelError
+from fluidvid.errors import ConfigError, ExitCode, FluidvidError, InterruptedResultError, ModelError
 from fluidvid.prior.commands import prior_app
 from fluidvid.stdout import for_people, put
 
@@ -35,7 +35,7 @@ _EPILOG = (
     "4 target not writable, 5 model missing or altered, 6 refused by --strict, 7 face detection failed, "
     "8 audit not passed, 9 cache unusable (cache commands), 130 interrupted. "
     "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict and that a result "
-    "stands whose --json could not be written. "
+    "stands whose --json could not be written, or whose run was interrupted when it was complete. "
     "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "
     "Hair, clothes, gait, voice and context still "
     "identify people."
@@ -104,12 +104,41 @@ def _anonymize(
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)
-    with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
-        report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
-    if not quiet:
-        for_people(lambda: report.print_summary(console))
-    if as_json:
-        put(report.to_json())
+    with _result_told(where_to):
+        with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
+            report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
+        if not quiet:
+            for_people(lambda: report.print_summary(console))
+        if as_json:
+            put(report.to_json())
+
+
+@contextmanager
+def _result_told(target: Path) -> Iterator[None]:
+    """After a signal say so if the result has got its name: it stands, and what it replaced is gone.
+
+    Raises:
+        InterruptedResultError: in place of a signal's exception.
+    """
+    before = _which(target)
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt) or (_stopped and not isinstance(error, FluidvidError))
+        if stopped and _which(target) != before:
+            raise InterruptedResultError(
+                f"interrupted when {target} was complete: it stands, only its account is lost"
+            ) from error
+        raise
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    """Which file has that name, if one has."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _stream(

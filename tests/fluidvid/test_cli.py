@@ -187,6 +187,29 @@ def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+STANDING = """
+import os, runpy, signal
+from fluidvid.video.target_file import TargetFile
+
+commit = TargetFile.commit
+
+def interrupted(file):
+    commit(file)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+TargetFile.commit = interrupted
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+def test_a_signal_does_not_deny_a_result_that_has_its_name(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.mp4"
+    target.write_bytes(b"an older result")
+    done = python("-c", STANDING, "anonymize", clip, target, "--mode", "solid", "--end", "0.2", "-q", "--overwrite")
+    assert_one_line_error(done, 130, "interrupted", "b.mp4", "stands")
+    assert "nothing was written" not in done.stderr and target.stat().st_size > 1000
+
+
 LOADING = """
 import os, runpy, signal, sys
 

@@ -495,6 +495,15 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def _heed(handler: Callable[[int, FrameType | None], Any]) -> None:
+    """Have signals that ask for an end call `handler`."""
+    signal.signal(signal.SIGTERM, handler)
+    for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
+            signal.signal(number, handler)
+
+
 def run(command: Callable[[], Any]) -> int:
     """Call `command` and turn every ending into an exit code and at most one line on stderr."""
     try:
@@ -541,12 +550,9 @@ def leave_no_core() -> None:
 def main() -> NoReturn:
     """Run the command that the arguments name, and end the process."""
     leave_no_core()
-    signal.signal(signal.SIGTERM, _terminate)
-    for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
-            signal.signal(number, _terminate)
+    _heed(_terminate)
     code = run(lambda: typer.main.get_command(app)(standalone_mode=False))
+    _heed(lambda signum, frame: os._exit(code))  # all is said and done, with that code
     if any(thread.daemon for thread in threading.enumerate()):
         # A read that hangs inside FFmpeg would return into an interpreter that is no longer there, and crash.
         for stream in (sys.stdout, sys.stderr):

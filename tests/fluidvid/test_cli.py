@@ -210,6 +210,14 @@ def test_a_signal_does_not_deny_a_result_that_has_its_name(clip: Path, tmp_path:
     assert "nothing was written" not in done.stderr and target.stat().st_size > 1000
 
 
+def test_a_signal_when_all_is_done_changes_nothing(tmp_path: Path) -> None:
+    begin = "import gc, os, signal, sys; from fluidvid.cli import main; sys.argv[0] = 'fluidvid'"
+    late = "gc.freeze = lambda: os.kill(os.getpid(), signal.SIGTERM)"
+    done = python("-c", f"{begin}; {late}; main()", "version")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+    assert_one_line_error(python("-c", f"{begin}; {late}; main()", "anonymize", tmp_path / "no.mp4", "b.mp4"), 3)
+
+
 LOADING = """
 import os, runpy, signal, sys
 

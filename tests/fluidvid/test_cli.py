@@ -224,7 +224,7 @@ import os, runpy, signal, sys
 class Interrupting:
     def find_spec(self, name, *_):
         if name == "typer":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), SIGNAL)
 
 sys.meta_path.insert(0, Interrupting())
 runpy.run_module("fluidvid", run_name="__main__")
@@ -242,9 +242,11 @@ def test_a_read_that_hangs_does_not_outlive_the_interpreter() -> None:
     assert done.stdout and usual.stdout == done.stdout + "the interpreter was taken down\n"
 
 
-def test_ctrl_c_while_the_command_line_is_loaded_is_one_line() -> None:
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    assert_one_line_error(python("-c", LOADING, "version", before=heard), 130, "interrupted: nothing was written")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_command_line_is_loaded_is_one_line(sign: signal.Signals) -> None:
+    heard = partial(signal.signal, sign, signal.SIG_DFL)
+    done = python("-c", LOADING.replace("SIGNAL", str(int(sign))), "version", before=heard)
+    assert_one_line_error(done, 130, "interrupted: nothing was written")
 
 
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>&1 >result.json | true; exit ${PIPESTATUS[0]}"])

@@ -1,4 +1,4 @@
-"""The `fluidvid` command, also as `python -m fluidvid`: ends quietly on Ctrl-C while the command line is loaded."""
+"""The `fluidvid` command, also as `python -m fluidvid`: a signal while it is being loaded ends it in one line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Entry point of the `fluidvid` command."""
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # else it is ignored on purpose
-        signal.signal(signal.SIGINT, _end)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
+            signal.signal(number, _end)
     from fluidvid.cli import main as command
 
     command()

@@ -12,8 +12,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import reduce
 from pathlib import Path
 from types import FrameType
@@ -23,7 +23,7 @@ import typer
 
 from fluidvid import __version__, config
 from fluidvid.cache.commands import cache_app
-from fluidvid.errors import ConfigError, ExitCode, FluidvidError, ModelError
+from fluidvid.errors import ConfigError, ExitCode, FluidvidError, InterruptedResultError, ModelError
 from fluidvid.prior.commands import prior_app
 from fluidvid.stdout import for_people, put
 
@@ -35,7 +35,7 @@ _EPILOG = (
     "4 target not writable, 5 model missing or altered, 6 refused by --strict, 7 face detection failed, "
     "8 audit not passed, 9 cache unusable (cache commands), 130 interrupted. "
     "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict and that a result "
-    "stands whose --json could not be written. "
+    "stands whose --json could not be written, or whose run was interrupted when it was complete. "
     "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "
     "Hair, clothes, gait, voice and context still "
     "identify people."
@@ -104,12 +104,41 @@ def _anonymize(
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)
-    with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
-        report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
-    if not quiet:
-        for_people(lambda: report.print_summary(console))
-    if as_json:
-        put(report.to_json())
+    with _result_told(where_to):
+        with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
+            report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
+        if not quiet:
+            for_people(lambda: report.print_summary(console))
+        if as_json:
+            put(report.to_json())
+
+
+@contextmanager
+def _result_told(target: Path) -> Iterator[None]:
+    """After a signal say so if the result has got its name: it stands, and what it replaced is gone.
+
+    Raises:
+        InterruptedResultError: in place of a signal's exception.
+    """
+    before = _which(target)
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt) or (_stopped and not isinstance(error, FluidvidError))
+        if stopped and _which(target) != before:
+            raise InterruptedResultError(
+                f"interrupted when {target} was complete: it stands, only its account is lost"
+            ) from error
+        raise
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    """Which file has that name, if one has."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _stream(
@@ -466,6 +495,15 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
+def _heed(handler: Callable[[int, FrameType | None], Any]) -> None:
+    """Have signals that ask for an end call `handler`."""
+    signal.signal(signal.SIGTERM, handler)
+    for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
+            signal.signal(number, handler)
+
+
 def run(command: Callable[[], Any]) -> int:
     """Call `command` and turn every ending into an exit code and at most one line on stderr."""
     try:
@@ -512,12 +550,9 @@ def leave_no_core() -> None:
 def main() -> NoReturn:
     """Run the command that the arguments name, and end the process."""
     leave_no_core()
-    signal.signal(signal.SIGTERM, _terminate)
-    for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
-            signal.signal(number, _terminate)
+    _heed(_terminate)
     code = run(lambda: typer.main.get_command(app)(standalone_mode=False))
+    _heed(lambda signum, frame: os._exit(code))  # all is said and done, with that code
     if any(thread.daemon for thread in threading.enumerate()):
         # A read that hangs inside FFmpeg would return into an interpreter that is no longer there, and crash.
         for stream in (sys.stdout, sys.stderr):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -29,6 +30,8 @@ ENCODERS = (
     "h264_videotoolbox",
 )
 REQUIRED_ENCODERS = ("libx264",)
+PACKAGES = ("cryptography", "diffusers", "filterpy", "numpy", "safetensors", "scipy")
+"""What else a run needs; each is a package's name and a module's."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def examine() -> list[Finding]:
         _av,
         _encoders,
         _opencv,
+        _packages,
         lambda: _models(ModelStore()),
     )
     found: list[Finding] = []
@@ -190,6 +194,18 @@ def _opencv() -> list[Finding]:
     if len(both) > 1:
         return [Finding("opencv", "note", text + ": more than one build installed; they overwrite each other's files")]
     return [Finding("opencv", "ok", text)]
+
+
+def _packages() -> list[Finding]:
+    failures = []
+    for name in PACKAGES:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - as in `examine`, and the others are looked at, too
+            failures.append(f"{name} ({type(error).__name__}: {error})")
+    if failures:
+        return [Finding("packages", "broken", f"{', '.join(failures)}; reinstall fluidvid")]
+    return [Finding("packages", "ok", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))]
 
 
 def _models(store: ModelStore) -> list[Finding]:

@@ -90,6 +90,12 @@ class InterruptedStreamError(FluidvidError):
     exit_code = ExitCode.INTERRUPTED
 
 
+class InterruptedResultError(FluidvidError):
+    """A signal came when the result had its name already: it is complete, its account is lost."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 @contextmanager
 def detection_errors(place: str, ending: str = "") -> Iterator[None]:
     """Whatever fails while faces are looked for is a DetectionError that says where.

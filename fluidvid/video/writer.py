@@ -342,8 +342,8 @@ class VideoWriter:
         self._verify(self._file.path)
         if self._approve is not None:
             self._approve()
-        file, self._file = self._file, None
-        file.commit()
+        self._file.commit()
+        self._file = None
 
     def _verify(self, path: Path) -> None:
         """A full disk may show only here: the last buffer is written when the file is closed."""
@@ -366,14 +366,16 @@ class VideoWriter:
 
     def _abandon(self) -> None:
         out, self._out = self._out, None
-        if out is not None:
-            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
-                out.close()
-        if self._copier is not None:
-            self._copier.close()
-        file, self._file = self._file, None
-        if file is not None:
-            file.remove()
+        try:
+            if out is not None:
+                with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+                    out.close()
+            if self._copier is not None:
+                self._copier.close()
+        finally:  # whatever signal comes meanwhile
+            file, self._file = self._file, None
+            if file is not None:
+                file.remove()
 
     def _translated(self, error: BaseException) -> BaseException:
         if isinstance(error, (av.FFmpegError, OSError, ValueError)) and not isinstance(error, FluidvidError):

@@ -187,13 +187,44 @@ def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+STANDING = """
+import os, runpy, signal
+from fluidvid.video.target_file import TargetFile
+
+commit = TargetFile.commit
+
+def interrupted(file):
+    commit(file)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+TargetFile.commit = interrupted
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+def test_a_signal_does_not_deny_a_result_that_has_its_name(clip: Path, tmp_path: Path) -> None:
+    target = tmp_path / "b.mp4"
+    target.write_bytes(b"an older result")
+    done = python("-c", STANDING, "anonymize", clip, target, "--mode", "solid", "--end", "0.2", "-q", "--overwrite")
+    assert_one_line_error(done, 130, "interrupted", "b.mp4", "stands")
+    assert "nothing was written" not in done.stderr and target.stat().st_size > 1000
+
+
+def test_a_signal_when_all_is_done_changes_nothing(tmp_path: Path) -> None:
+    begin = "import gc, os, signal, sys; from fluidvid.cli import main; sys.argv[0] = 'fluidvid'"
+    late = "gc.freeze = lambda: os.kill(os.getpid(), signal.SIGTERM)"
+    done = python("-c", f"{begin}; {late}; main()", "version")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout
+    assert_one_line_error(python("-c", f"{begin}; {late}; main()", "anonymize", tmp_path / "no.mp4", "b.mp4"), 3)
+
+
 LOADING = """
 import os, runpy, signal, sys
 
 class Interrupting:
     def find_spec(self, name, *_):
         if name == "typer":
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), SIGNAL)
 
 sys.meta_path.insert(0, Interrupting())
 runpy.run_module("fluidvid", run_name="__main__")
@@ -211,9 +242,11 @@ def test_a_read_that_hangs_does_not_outlive_the_interpreter() -> None:
     assert done.stdout and usual.stdout == done.stdout + "the interpreter was taken down\n"
 
 
-def test_ctrl_c_while_the_command_line_is_loaded_is_one_line() -> None:
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    assert_one_line_error(python("-c", LOADING, "version", before=heard), 130, "interrupted: nothing was written")
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_command_line_is_loaded_is_one_line(sign: signal.Signals) -> None:
+    heard = partial(signal.signal, sign, signal.SIG_DFL)
+    done = python("-c", LOADING.replace("SIGNAL", str(int(sign))), "version", before=heard)
+    assert_one_line_error(done, 130, "interrupted: nothing was written")
 
 
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2>&1 >result.json | true; exit ${PIPESTATUS[0]}"])

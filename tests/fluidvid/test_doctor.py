@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,16 @@ def test_a_check_that_throws_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(doctor, "_opencv", explode)
     assert any(f.level == "broken" and "libGL.so.1" in f.text for f in doctor.examine())
+
+
+def test_packages_that_cannot_be_imported_are_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    (finding,) = doctor._packages()
+    assert finding.level == "ok" and "scipy" in finding.text
+    for missing in ("scipy", "safetensors"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    found = {finding.name: finding for finding in doctor.examine()}["packages"]
+    assert found.level == "broken" and "reinstall" in found.text
+    assert "scipy (" in found.text and "safetensors (" in found.text and "numpy" not in found.text
 
 
 def test_test_encode_tells_a_missing_encoder() -> None:

@@ -48,6 +48,29 @@ def test_an_exception_leaves_the_old_file_alone(clip: Path, tmp_path: Path) -> N
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 
 
+@pytest.mark.parametrize(
+    ("place", "error"), [("os.fsync", None), ("fluidvid.video.copying.StreamCopier.close", OSError)]
+)
+def test_a_signal_while_the_file_is_finished_or_tidied_up_leaves_nothing(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: type[OSError] | None
+) -> None:
+    """At once: who holds on to the exception, as a notebook does, would hold on to the file."""
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt) as held,
+        VideoReader(clip) as reader,
+        VideoWriter(tmp_path / "out.mp4", reader) as writer,
+    ):
+        writer.write(next(iter(reader)))
+        monkeypatch.setattr(place, interrupted)
+        if error is not None:
+            raise error
+    assert held.traceback and list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_file_is_replaced_only_on_request(clip: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.mp4"
     target.write_bytes(b"old")

@@ -19,6 +19,7 @@ from fluidvid.engine.composite import (
     edited_region,
     fitted,
     skin_region,
+    softened,
 )
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.losses import (
@@ -45,6 +46,10 @@ log = logging.getLogger(__name__)
 MANIFOLD = (450, 700)
 """Timesteps between which the manifold term looks, at one in each step: the prior must have to guess the face, and not
 only its detail, to tell a drawn one."""
+
+BLUR = 0.012
+"""Standard deviation, in shares of the crop's side, of a blur through which recognisers look half of the time: what an
+edit draws finer than that is taken away by a smaller picture, by compression or by who tries to undo the edit."""
 
 
 class SearchStopped(Exception):  # noqa: N818 - no error: somebody wanted it
@@ -135,6 +140,15 @@ class _Noise:
     timestep: int
 
 
+@dataclass(frozen=True)
+class _LookAt:
+    """Which guides look at which crop, and whether through a blur."""
+
+    guides: Sequence[Recogniser]
+    crop: int
+    blurred: bool = False
+
+
 Terms = dict[str, Tensor]
 """Loss terms by the name of their weight, each of shape `()`."""
 
@@ -212,11 +226,11 @@ class _Objective:
         return _Noise(noise, min(timestep, len(self.backbone.schedule.alphas_cumprod) - 1))
 
     def __call__(
-        self, coordinates: Tensor, aim: _Aim, guides: Sequence[Recogniser], crop: int, drawn: _Noise | None
+        self, coordinates: Tensor, aim: _Aim, look: _LookAt, drawn: _Noise | None
     ) -> tuple[Tensor, Terms, dict[str, Tensor]]:
-        """Loss of a direction as some guides see it on one crop, its terms, and what the guides see."""
-        weights, this = self.options.weights, slice(crop, crop + 1)
-        after, decoded, edited = self.edited(coordinates, crop)
+        """Loss of a direction at one look, its terms, and what the guides see."""
+        weights, this = self.options.weights, slice(look.crop, look.crop + 1)
+        after, decoded, edited = self.edited(coordinates, look.crop)
         change = self.mask[this] * (decoded - self.before[this])
         terms: Terms = {"residual": change.abs().mean(), "variation": total_variation(change)}
         if weights.skin:
@@ -227,14 +241,16 @@ class _Objective:
         start = aim.candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
         loss = weighted_sum(terms, weights)
+        size = edited.shape[-1]
+        viewed = softened(edited, torch.ones_like(edited[:, :1]), BLUR * size) if look.blurred else edited
         # The networks do not wait for each other; the dearest begin.
         seen: dict[str, Tensor] = {}
         regular = often(self.guides)
         jobs = [
             partial(self._seen_by, guide, aim, this, seen)
-            for guide in sorted(guides, key=lambda guide: guide in regular)
+            for guide in sorted(look.guides, key=lambda guide: guide in regular)
         ]
-        apart = [self._apart(partial(self._kept, this), edited), *(self._apart(job, edited) for job in jobs)]
+        apart = [self._apart(partial(self._kept, this), edited), *(self._apart(job, viewed) for job in jobs)]
         if drawn is not None:
             apart.insert(1, self._apart(partial(self._likely, this, drawn), after))
         for part, found in self.shares.each(apart):
@@ -343,7 +359,7 @@ def optimise_direction(
 
         @torch.no_grad()
         def judged(candidate: Candidate) -> tuple[float, Candidate]:
-            loss, _, seen = objective(_start(candidate, space, backbone), _Aim(candidate), guides, 0, drawn)
+            loss, _, seen = objective(_start(candidate, space, backbone), _Aim(candidate), _LookAt(guides, 0), drawn)
             return float(loss), candidate if candidate.start is None else replace(candidate, seen=seen)
 
         looked = shares.each([partial(judged, candidate) for candidate in ordered])
@@ -363,7 +379,7 @@ def optimise_direction(
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
-        loss, terms, _ = objective(coordinates, aim, *_looks(step, guides, len(crops)), objective.draw(generator))
+        loss, terms, _ = objective(coordinates, aim, _look(step, guides, len(crops)), objective.draw(generator))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -373,11 +389,12 @@ def optimise_direction(
     return Optimised(found.cpu(), chosen, others, time.monotonic() - began, values)
 
 
-def _looks(step: int, guides: Sequence[Recogniser], crops: int) -> tuple[Sequence[Recogniser], int]:
+def _look(step: int, guides: Sequence[Recogniser], crops: int) -> _LookAt:
     """Who looks at which crop in a step: in 2 K steps everybody looks at each of K crops, most of them once more."""
     pair, odd = divmod(step, 2)
     regular = often(guides)
-    return [*regular, *guides[len(regular) :][odd::2]], (pair + odd * (crops // 2)) % crops
+    asked = [*regular, *guides[len(regular) :][odd::2]]
+    return _LookAt(asked, (pair + odd * (crops // 2)) % crops, blurred=pair // 2 % 2 == 1)
 
 
 def _start(candidate: Candidate, space: DirectionSpace, backbone: Backbone) -> Tensor:

@@ -61,6 +61,7 @@ class EditorOptions:
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
         attempts: rounds of optimisation before a person is given up (masked); where some guide still sees the person,
             or some crop stays weak, there is one more than `searches`.
+        further: share of the steps that rounds beyond `searches` take.
         strength: of what is applied and verified: up to 1 so much of the direction's arc, from there on as many times
             the change of the latents that the whole arc makes. The search is at 1, so that who takes no part in it is
             left behind, too; a longer arc leads no further away from the person (benchmarks/PRIOR.md).
@@ -80,6 +81,7 @@ class EditorOptions:
     candidates: int = 8
     searches: int = 1
     attempts: int = 4
+    further: float = 0.5
     strength: float = 1.6
     boosts: tuple[float, ...] = (1.15, 1.3)
     transition: int = 12
@@ -369,13 +371,16 @@ class DirectionSearch:
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
             held = {name: LOOSER * getattr(options.weights, name) for name in ("begun", "brows")}
             weights = replace(options.weights, **held)
-            if others and (good or attempt == 0 or best.reason):
-                # Another pseudonym may lead further away, or to a better face; who fails is no nearer after more steps.
+            if others and (good or best.reason):
+                # Another pseudonym may lead to a better face; who fails is no nearer after more steps.
                 candidates, others = [others[0]], others[1:]
             else:  # more steps from where this attempt ended, and more weight on leaving the source alone
                 candidates = [replace(found.candidate, start=found.coordinates)]
                 weights = replace(weights, suppress=1.5 * weights.suppress, apart=0.0)
-            options = replace(options, weights=weights)
+            steps = self.options.optimise.steps
+            if attempt + 1 >= self.options.searches:
+                steps = max(1, round(self.options.further * steps))
+            options = replace(options, steps=steps, weights=weights)
         assert best is not None
         known, figures, reason = best.known, best.figures, best.reason
         if self.bank is not None and known.pseudonym is not None:

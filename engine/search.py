@@ -435,12 +435,17 @@ class DirectionSearch:
 
         It costs a look, where another round costs a search.
         """
-        best = judged
-        for boost in self.options.boosts:
-            if best.faultless:
-                break
-            best = self._judge(replace(judged.known, boost=boost), source, edit, thorough=thorough).or_better(best)
-        return best
+        if judged.faultless or not self.options.boosts:
+            return judged
+        *less, most = self.options.boosts
+
+        def boosted(boost: float) -> _Judged:
+            return self._judge(replace(judged.known, boost=boost), source, edit, thorough=thorough)
+
+        strongest = boosted(most)
+        if not strongest.faultless:  # a lesser one would hide them less
+            return strongest.or_better(judged)
+        return next((found for found in map(boosted, less) if found.faultless), strongest)
 
     @torch.no_grad()
     def surprise(self, x: Tensor) -> float:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from types import FrameType
 from typing import NoReturn
+
+from fluidvid.signals import heed
 
 
 def main() -> NoReturn:
     """Entry point of the `fluidvid` command."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
-            signal.signal(number, _end)
+    heed(_end)
     from fluidvid.cli import main as command
 
     command()

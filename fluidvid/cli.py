@@ -25,6 +25,7 @@ from fluidvid import __version__, config
 from fluidvid.cache.commands import cache_app
 from fluidvid.errors import ConfigError, ExitCode, FluidvidError, InterruptedResultError, ModelError
 from fluidvid.prior.commands import prior_app
+from fluidvid.signals import heed
 from fluidvid.stdout import for_people, put
 
 if TYPE_CHECKING:
@@ -495,42 +496,45 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
 
-def _heed(handler: Callable[[int, FrameType | None], Any]) -> None:
-    """Have signals that ask for an end call `handler`."""
-    signal.signal(signal.SIGTERM, handler)
-    for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # else it is ignored on purpose
-            signal.signal(number, handler)
+def run(command: Callable[[], Any], decided: Callable[[int], None] = lambda code: None) -> int:
+    """Call `command` and turn every ending into an exit code and at most one line on stderr.
+
+    `decided` is told the code before the line is written.
+    """
+    code, message = _outcome(command)
+    decided(code)
+    if message:
+        for_people(lambda: sys.stderr.write("fluidvid: " + " ".join(message.split()) + "\n"))
+    return code
 
 
-def run(command: Callable[[], Any]) -> int:
-    """Call `command` and turn every ending into an exit code and at most one line on stderr."""
+def _outcome(command: Callable[[], Any]) -> tuple[int, str]:
+    """Exit code of a command, and what there is to say."""
     try:
         ending = command()
     except (KeyboardInterrupt, typer.Abort):
         ending = ExitCode.INTERRUPTED
     except FluidvidError as error:
-        return _fail(str(error), error.exit_code)
+        return int(error.exit_code), str(error)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback, no output
         if _stopped:
-            return _fail(INTERRUPTED, ExitCode.INTERRUPTED)
+            return int(ExitCode.INTERRUPTED), INTERRUPTED
         if hasattr(error, "format_message"):  # typer's own usage errors
             words = (error.format_message() or "a command is needed").rstrip(".")
-            return _fail(words if "--help" in words else f"{words}: see --help", ExitCode.USAGE)
+            return int(ExitCode.USAGE), words if "--help" in words else f"{words}: see --help"
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever it is looked at first
             from fluidvid.live.addresses import redacted
 
-            return _fail(f"{redacted(str(error.filename))}: {error.strerror}: give a shorter one", ExitCode.USAGE)
-        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", ExitCode.INTERNAL)
+            return int(ExitCode.USAGE), f"{redacted(str(error.filename))}: {error.strerror}: give a shorter one"
+        return int(ExitCode.INTERNAL), f"internal error, please report it: {type(error).__name__}: {error}"
     # Without its standalone mode typer returns the code of an Exit, and 130 for Ctrl-C.
     code = int(ending) if isinstance(ending, int) else int(ExitCode.OK)
-    return _fail(INTERRUPTED, ExitCode.INTERRUPTED) if code == ExitCode.INTERRUPTED else code
+    return code, INTERRUPTED if code == ExitCode.INTERRUPTED else ""
 
 
-def _fail(message: str, code: ExitCode) -> int:
-    for_people(lambda: sys.stderr.write("fluidvid: " + " ".join(message.split()) + "\n"))
-    return int(code)
+def _over(code: int) -> None:
+    """All is decided: a signal from here on ends the process at once, with that code."""
+    heed(lambda signum, frame: os._exit(code))
 
 
 def leave_no_core() -> None:
@@ -550,9 +554,8 @@ def leave_no_core() -> None:
 def main() -> NoReturn:
     """Run the command that the arguments name, and end the process."""
     leave_no_core()
-    _heed(_terminate)
-    code = run(lambda: typer.main.get_command(app)(standalone_mode=False))
-    _heed(lambda signum, frame: os._exit(code))  # all is said and done, with that code
+    heed(_terminate)
+    code = run(lambda: typer.main.get_command(app)(standalone_mode=False), decided=_over)
     if any(thread.daemon for thread in threading.enumerate()):
         # A read that hangs inside FFmpeg would return into an interpreter that is no longer there, and crash.
         for stream in (sys.stdout, sys.stderr):

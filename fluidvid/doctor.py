@@ -30,8 +30,19 @@ ENCODERS = (
     "h264_videotoolbox",
 )
 REQUIRED_ENCODERS = ("libx264",)
-PACKAGES = ("cryptography", "diffusers", "filterpy", "numpy", "safetensors", "scipy")
-"""What else a run needs; each is a package's name and a module's."""
+PACKAGES = {
+    "cryptography": "cryptography.hazmat.primitives.ciphers.aead",
+    "diffusers": "diffusers.models.unets.unet_2d",
+    "filterpy": "filterpy.kalman",
+    "numpy": "numpy",
+    "onnx": "onnx",
+    "pydantic": "pydantic",
+    "rich": "rich",
+    "safetensors": "safetensors.torch",
+    "scipy": "scipy.optimize",
+    "typer": "typer",
+}
+"""What else a run needs: a package, and a module of it that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +209,9 @@ def _opencv() -> list[Finding]:
 
 def _packages() -> list[Finding]:
     failures = []
-    for name in PACKAGES:
+    for name, module in PACKAGES.items():
         try:
-            importlib.import_module(name)
+            importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - as in `examine`, and the others are looked at, too
             failures.append(f"{name} ({type(error).__name__}: {error})")
     if failures:

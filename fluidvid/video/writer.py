@@ -373,9 +373,9 @@ class VideoWriter:
             if self._copier is not None:
                 self._copier.close()
         finally:  # whatever signal comes meanwhile
-            file, self._file = self._file, None
-            if file is not None:
-                file.remove()
+            if self._file is not None:
+                self._file.remove()
+                self._file = None
 
     def _translated(self, error: BaseException) -> BaseException:
         if isinstance(error, (av.FFmpegError, OSError, ValueError)) and not isinstance(error, FluidvidError):

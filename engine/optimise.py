@@ -394,7 +394,9 @@ def _look(step: int, guides: Sequence[Recogniser], crops: int) -> _LookAt:
     pair, odd = divmod(step, 2)
     regular = often(guides)
     asked = [*regular, *guides[len(regular) :][odd::2]]
-    return _LookAt(asked, (pair + odd * (crops // 2)) % crops, blurred=pair // 2 % 2 == 1)
+    # Everybody looks at every crop with the blur and without it: an even number of crops would tie it to the crop.
+    turns = pair + (pair // crops if crops % 2 == 0 else 0)
+    return _LookAt(asked, (pair + odd * (crops // 2)) % crops, blurred=turns % 2 == 1)
 
 
 def _start(candidate: Candidate, space: DirectionSpace, backbone: Backbone) -> Tensor:

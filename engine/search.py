@@ -59,13 +59,13 @@ class EditorOptions:
             the crops, for on a dark or half hidden one the landmarker itself errs.
         candidates: pseudonyms drawn for a person, of which those that suit the face best are searched.
         searches: pseudonyms that are searched where several will do; the one that looks most like a face is taken.
-        attempts: rounds of optimisation before a person is given up (masked); where some guide still sees the person,
-            or some crop stays weak, there is one more than `searches`.
-        further: share of the steps that rounds beyond `searches` take.
+        attempts: rounds of optimisation, each with another pseudonym, before a person is given up (masked). Where some
+            guide still sees a person who passed, or some crop stays weak, one more round goes on where the best ended.
+        further: share of a round's steps that one takes which goes on.
         strength: of what is applied and verified: up to 1 so much of the direction's arc, from there on as many times
             the change of the latents that the whole arc makes. The search is at 1, so that who takes no part in it is
             left behind, too; a longer arc leads no further away from the person (benchmarks/PRIOR.md).
-        boosts: multiples of the strength, in order: a person takes the least with which no guide sees them and no crop
+        boosts: multiples of the strength, ascending: a person takes the least with which no guide sees them and no crop
             is weak, and a weak frame is edited again with those beyond, until it is weak no more.
         transition: edits over which a changed direction moves along its arc.
         between: a frame between two edited ones takes its share of their changes where its picture lies on the line
@@ -340,6 +340,7 @@ class DirectionSearch:
         others: Sequence[Candidate] = ()
         drawn: Sequence[Candidate] = ()
         total = good = 0
+        went_on = False
         for attempt in range(max(self.options.attempts, self.options.searches)):
             found = optimise_direction(
                 self.apply.backbone,
@@ -363,23 +364,25 @@ class DirectionSearch:
             judged = self._led_on(self._judge(known, source, edit, thorough=True), source, edit, thorough=True)
             good += judged.faultless
             best = judged.or_better(best)
+            if best is judged:
+                ahead = replace(found.candidate, start=found.coordinates)
             others = found.others or others
             drawn = drawn or [found.candidate, *found.others]
             if good >= (self.options.searches if others else 1):
                 break
-            if attempt >= self.options.searches and not best.reason:
+            if not best.reason and (went_on or (good and attempt >= self.options.searches)):
                 break  # it will do: a crop that stays weak twice (a hand, a head turned away) stays so a third time
-            held = {name: LOOSER * getattr(options.weights, name) for name in ("begun", "brows")}
-            weights = replace(options.weights, **held)
-            if others and (good or best.reason):
+            steps, weights = self.options.optimise.steps, self.options.optimise.weights
+            held = {name: LOOSER ** (attempt + 1) * getattr(weights, name) for name in ("begun", "brows")}
+            weights = replace(weights, **held)
+            if others and (good or best.reason or attempt + 1 < self.options.searches):
                 # Another pseudonym may lead to a better face; who fails is no nearer after more steps.
                 candidates, others = [others[0]], others[1:]
-            else:  # more steps from where this attempt ended, and more weight on leaving the source alone
-                candidates = [replace(found.candidate, start=found.coordinates)]
+            else:  # more steps from where the best ended, and more weight on leaving the source alone
+                candidates = [ahead]
                 weights = replace(weights, suppress=1.5 * weights.suppress, apart=0.0)
-            steps = self.options.optimise.steps
-            if attempt + 1 >= self.options.searches:
-                steps = max(1, round(self.options.further * steps))
+                went_on = not best.reason
+                steps = max(1, round(self.options.further * steps)) if went_on else steps
             options = replace(options, steps=steps, weights=weights)
         assert best is not None
         known, figures, reason = best.known, best.figures, best.reason
@@ -443,9 +446,14 @@ class DirectionSearch:
             return self._judge(replace(judged.known, boost=boost), source, edit, thorough=thorough)
 
         strongest = boosted(most)
-        if not strongest.faultless:  # a lesser one would hide them less
+        if not strongest.reason and not strongest.faultless:  # a lesser one would hide them less
             return strongest.or_better(judged)
-        return next((found for found in map(boosted, less) if found.faultless), strongest)
+        best = judged
+        for boost in less:
+            best = boosted(boost).or_better(best)
+            if best.faultless:
+                return best
+        return strongest.or_better(best)
 
     @torch.no_grad()
     def surprise(self, x: Tensor) -> float:

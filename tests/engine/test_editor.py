@@ -211,7 +211,7 @@ def test_a_search_leads_away_from_rivals(parts: dict[str, Any]) -> None:
         rivals = [Candidate(0, seen={"guide": source["guide"][0]})]
         return search(candidates=[Candidate(1)], rivals=rivals, options=options).terms["apart"]
 
-    assert alike(12) < alike(1) - 0.01
+    assert alike(13) < alike(1) - 0.01  # both without the blur
 
 
 def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any]) -> None:
@@ -250,21 +250,22 @@ def test_a_second_search_keeps_away_from_everybody_else_who_was_drawn(
     assert all(others == drawn - {row} for row, others in told)
 
 
-def test_every_further_round_is_shorter_and_held_less_where_it_begins(
+def test_every_further_round_is_held_less_where_it_begins(
     parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = replace(EASY.optimise.weights, begun=16.0, brows=32.0)
     options = replace(EASY, attempts=3, accept=-1.0, optimise=replace(EASY.optimise, weights=weights))
     editor = _editor(parts | {"bank": _banked(parts, 1.0)}, options)
-    held: list[tuple[int, float, float]] = []
+    held: list[tuple[int, float, float, float]] = []
 
     def recorded(*args: Any, options: Any, **others: Any) -> Any:
-        held.append((options.steps, options.weights.begun, options.weights.brows))
+        held.append((options.steps, options.weights.begun, options.weights.brows, options.weights.suppress))
         return optimise_direction(*args, options=options, **others)
 
     monkeypatch.setattr(search_module, "optimise_direction", recorded)
     assert not editor.prepare(0, faces(3)).ok
-    assert held == [(25, 16.0, 32.0), (12, 4.0, 8.0), (12, 1.0, 2.0)]
+    suppress = weights.suppress
+    assert held == [(25, 16.0, 32.0, suppress), (25, 4.0, 8.0, suppress), (25, 1.0, 2.0, suppress)]
 
 
 @pytest.mark.parametrize("crops", [1, 2, 3, 4])
@@ -279,8 +280,12 @@ def test_every_guide_looks_at_every_crop(crops: int) -> None:
 
 
 def test_every_crop_is_looked_at_through_the_blur_as_often_as_without() -> None:
-    looks = [_look(step, [], 4) for step in range(8)]
-    assert {(look.crop, look.blurred) for look in looks} == set(product(range(4), (False, True)))
+    guides: Any = ["cheap", "dear", "dearer"]
+    for crops in (1, 2, 3, 4):
+        looks = [_look(step, guides, crops) for step in range(4 * crops)]
+        seen = {(str(guide), look.crop, look.blurred) for look in looks for guide in look.guides}
+        assert seen == set(product(guides, range(crops), (False, True)))
+        assert sum(look.blurred for look in looks) == 2 * crops
 
 
 def test_what_the_blur_takes_away_hides_nobody(parts: dict[str, Any]) -> None:
@@ -621,6 +626,7 @@ def test_a_search_lets_others_in_between_its_steps(parts: dict[str, Any]) -> Non
         (["bad", "0.9", "0.8"], 2, 3),  # one more, for there must be two to choose from
         (["bad", "0.9", "bad"], 1, 3),
         (["bad", "bad", "bad"], 0, 3),
+        (["seen", "0.9", "0.8"], 2, 3),  # also of two whom guides still see another is searched
     ],
 )
 def test_of_several_searches_the_best_looking_is_taken(
@@ -638,43 +644,79 @@ def test_of_several_searches_the_best_looking_is_taken(
     def verify(*_: Any, thorough: bool, **__: Any) -> tuple[dict[str, float], str]:
         assert thorough
         look = looks[len(rows) - 1]
-        figures = {"weak": 0.0, "guide.guide": 0.1, "verifier.verifier": 0.1}
-        return (figures | {"unlikely": 1.0}, "no") if look == "bad" else (figures | {"unlikely": float(look)}, "")
+        figures = {"weak": float(look == "seen"), "guide.guide": 0.1, "verifier.verifier": 0.1}
+        if look in ("bad", "seen"):
+            return figures | {"unlikely": 1.0}, "no" if look == "bad" else ""
+        return figures | {"unlikely": float(look)}, ""
 
     monkeypatch.setattr(search_module, "optimise_direction", counted)
     monkeypatch.setattr(editor.search, "verify", verify)
     result = editor.prepare(1, faces(3))
     assert len(rows) == searched and len(set(rows[:2])) == 2, rows
     assert result.ok == (looks[chosen] != "bad")
-    assert result.figures["steps"] == 2 * 25 + (searched - 2) * 12
+    assert result.figures["steps"] == searched * 25
     if result.ok:
         state = editor.store.get(1)
         assert state is not None and state.known.pseudonym == rows[chosen]
 
 
 @pytest.mark.parametrize(
-    ("weak", "seeing", "reason", "searched"),
-    [(0.3, 0.0, "", 2), (0.0, 0.5, "", 2), (0.0, 0.0, "", 1), (0.3, 0.0, "no", 3)],
+    ("weak", "seeing", "reasons", "steps"),
+    [
+        (0.3, 0.0, [""], [25, 12]),
+        (0.0, 0.5, [""], [25, 12]),
+        (0.0, 0.0, [""], [25]),
+        (0.3, 0.0, ["no", "no", "no"], [25, 25, 25]),
+        (0.3, 0.0, ["no", ""], [25, 25, 12]),
+    ],
 )
-def test_a_crop_that_stays_weak_and_whom_a_guide_still_sees_is_searched_for_once_more(
-    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch, weak: float, seeing: float, reason: str, searched: int
+def test_who_is_still_seen_or_weak_is_led_on_once_and_who_fails_becomes_somebody_else(
+    parts: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    weak: float,
+    seeing: float,
+    reasons: list[str],
+    steps: list[int],
 ) -> None:
     editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, attempts=3))
     figures = {"weak": weak, "seeing": seeing, "guide.guide": 0.1, "verifier.verifier": 0.1}
-    rows: list[int | None] = []
+    rounds: list[tuple[Any, OptimiseOptions, Optimised]] = []
 
-    def recorded(*args: Any, **options: Any) -> Any:
-        found = optimise_direction(*args, **options)
-        rows.append(found.candidate.row)
+    def recorded(*args: Any, candidates: Any, options: Any, **others: Any) -> Any:
+        found = optimise_direction(*args, candidates=candidates, options=options, **others)
+        rounds.append((candidates, options, found))
         return found
 
+    def verify(*_: Any, **__: Any) -> tuple[dict[str, float], str]:
+        return dict(figures), reasons[min(len(rounds), len(reasons)) - 1]
+
     monkeypatch.setattr(search_module, "optimise_direction", recorded)
-    monkeypatch.setattr(editor.search, "verify", lambda *_, **__: (dict(figures), reason))
+    monkeypatch.setattr(editor.search, "verify", verify)
     result = editor.prepare(1, faces(3))
-    assert result.ok == (not reason)
-    assert len(rows) == searched
-    assert len(set(rows)) == (searched if reason else 1)  # who fails becomes somebody else, who is seen goes on
-    assert result.figures["steps"] == 25 + (searched - 1) * 12
+    assert result.ok == (not reasons[-1])
+    assert [options.steps for _, options, _ in rounds] == steps and result.figures["steps"] == sum(steps)
+    rows = [found.candidate.row for *_, found in rounds]
+    assert len(set(rows)) == len(reasons)
+    if steps[-1] == 12:  # on where the round before ended
+        (*_, before), (candidates, options, _) = rounds[-2:]
+        assert torch.equal(candidates[0].start, before.coordinates)
+        weights = rounds[0][1].weights
+        assert options.weights.suppress == 1.5 * weights.suppress > 0 == options.weights.apart
+
+
+def test_a_lesser_boost_hides_where_the_strongest_breaks_the_expression(
+    parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, EASY)
+
+    def verify(direction: Direction, *_: Any, **__: Any) -> tuple[dict[str, float], str]:
+        figures = {"weak": 0.0, "seeing": float(direction.boost < 1.1), "verifier.verifier": 0.1}
+        return figures, "expression not kept" if direction.boost > 1.2 else ""
+
+    monkeypatch.setattr(editor.search, "verify", verify)
+    assert editor.prepare(1, faces(3)).ok
+    state = editor.store.get(1)
+    assert state is not None and state.known.boost == 1.15
 
 
 @pytest.mark.parametrize(("hides", "boost", "searched"), [(1.0, 1.0, 1), (1.15, 1.15, 1), (1.3, 1.3, 1), (9.0, 1.0, 2)])

@@ -104,7 +104,7 @@ def test_who_fails_is_searched_for_as_every_pseudonym_drawn_then_goes_on(
     assert len(set(first)) == OPTIONS.candidates
     assert len(tried) == OPTIONS.candidates - 1 == len({row for (row,) in tried}), "nothing was ordered twice"
     assert {row for (row,) in tried} < set(first)
-    assert last == tried[-1], "nobody is left to become"
+    assert last[0] in first, "nobody is left to become: the best goes on"
     assert all(candidates[0].start is None for candidates, _ in searches[:-1])
     assert searches[-1][0][0].start is not None
 

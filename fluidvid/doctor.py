@@ -36,13 +36,10 @@ PACKAGES = {
     "filterpy": "filterpy.kalman",
     "numpy": "numpy",
     "onnx": "onnx",
-    "pydantic": "pydantic",
-    "rich": "rich",
     "safetensors": "safetensors.torch",
     "scipy": "scipy.optimize",
-    "typer": "typer",
 }
-"""What else a run needs: a package, and a module of it that is asked for."""
+"""What else a run needs, and the command line does not: a package, and a module of it that is asked for."""
 
 
 @dataclass(frozen=True)

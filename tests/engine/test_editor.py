@@ -654,7 +654,7 @@ def test_of_several_searches_the_best_looking_is_taken(
     result = editor.prepare(1, faces(3))
     assert len(rows) == searched and len(set(rows[:2])) == 2, rows
     assert result.ok == (looks[chosen] != "bad")
-    assert result.figures["steps"] == searched * 25
+    assert result.figures["steps"] == searched * EASY.optimise.steps
     if result.ok:
         state = editor.store.get(1)
         assert state is not None and state.known.pseudonym == rows[chosen]

@@ -95,18 +95,27 @@ def test_renewed_direction_replaces_the_remembered_one(parts: dict[str, Any]) ->
 
 
 def test_who_fails_is_searched_for_as_every_pseudonym_drawn_then_goes_on(
-    parts: dict[str, Any], searches: list[Any]
+    parts: dict[str, Any], searches: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     editor = _editor(parts, RunMemory(), replace(OPTIONS, accept=-1.0, attempts=OPTIONS.candidates + 1))
+    judged: list[Any] = []
+    led_on = editor.search._led_on
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        judged.append(led_on(*arguments, **options))
+        return judged[-1]
+
+    monkeypatch.setattr(editor.search, "_led_on", recorded)
     assert not editor.prepare(1, faces(2)).ok
     first, *others = ([c.row for c in candidates] for candidates, _ in searches)
     *tried, last = others
     assert len(set(first)) == OPTIONS.candidates
     assert len(tried) == OPTIONS.candidates - 1 == len({row for (row,) in tried}), "nothing was ordered twice"
     assert {row for (row,) in tried} < set(first)
-    assert last[0] in first, "nobody is left to become: the best goes on"
+    best = min(judged[:-1], key=lambda each: each.rank).known
+    assert last == [best.pseudonym], "nobody is left to become"
     assert all(candidates[0].start is None for candidates, _ in searches[:-1])
-    assert searches[-1][0][0].start is not None
+    assert torch.equal(searches[-1][0][0].start, best.coordinates)
 
 
 def test_nothing_verifies_then_the_face_is_not_ok(parts: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ only its detail, to tell a drawn one."""
 
 BLUR = 0.012
 """Standard deviation, in shares of the crop's side, of a blur through which recognisers look half of the time: what an
-edit draws finer than that is taken away by a smaller picture, by compression or by who tries to undo the edit."""
+edit of a small face draws finer than that is lost to who blurs the result, as the audit does (benchmarks/PRIOR.md)."""
 
 
 class SearchStopped(Exception):  # noqa: N818 - no error: somebody wanted it
@@ -241,8 +241,9 @@ class _Objective:
         start = aim.candidate.start
         terms["prior"] = self.space.prior(coordinates if start is None else coordinates - start.to(coordinates))
         loss = weighted_sum(terms, weights)
-        size = edited.shape[-1]
-        viewed = softened(edited, torch.ones_like(edited[:, :1]), BLUR * size) if look.blurred else edited
+        viewed = edited
+        if look.blurred:
+            viewed = softened(edited, torch.ones_like(edited[:, :1]), BLUR * edited.shape[-1])
         # The networks do not wait for each other; the dearest begin.
         seen: dict[str, Tensor] = {}
         regular = often(self.guides)

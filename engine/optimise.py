@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -167,8 +168,22 @@ class _Computed(torch.autograd.Function):
         return above[0] * gradient, None, None
 
 
-class _Objective:
-    """The loss of a direction on one of a person's key crops; what does not depend on it is computed once for all."""
+class Objective:
+    """The loss of a direction on one of a person's key crops; what does not depend on it is computed once for all.
+
+    Args:
+        backbone: frozen model.
+        editor: the path that is differentiated (difference editing).
+        space: coordinates of directions.
+        guides: recognisers whose cosine is suppressed.
+        attributes: networks of what stays.
+        crops: `(K, 3, S, S)` in [-1, 1], aligned to the backbone's template.
+        source: their unit embeddings `(K, D)` by guide name.
+        noise: `(c, s, s)` the person's own.
+        options: budget and weights; `under` changes them.
+        shares: lets networks look at once; None: one after another.
+        rims: `(K, 1, S, S)` in [0, 1], of glasses, which stay; None: there are none.
+    """
 
     def __init__(
         self,
@@ -181,19 +196,19 @@ class _Objective:
         source: Mapping[str, Tensor],
         noise: Tensor,
         options: OptimiseOptions,
-        shares: Shares,
+        shares: Shares | None = None,
         rims: Tensor | None = None,
     ) -> None:
-        self.backbone, self.space, self.options, self.shares = backbone, space, options, shares
-        self.guides, self.attributes, self.source = guides, attributes, source
+        self.backbone, self.space, self.options = backbone, space, options
+        self.shares = shares or Shares(backbone.device, 1)
+        self.guides, self.attributes, self.source, self.noise = guides, attributes, source, noise
         self.crops = crops.to(backbone.device)
         # A cosine means the more, the lower the threshold it is compared with; on average 1.
         strict = torch.tensor([g.threshold for g in guides]).pow(-2)
         self.stress = dict(zip((g.name for g in guides), (strict / strict.mean()).tolist(), strict=True))
         with torch.no_grad():
             self.z = backbone.encode(self.crops)
-            noise = noise.to(backbone.device, self.z.dtype)[None]
-            self.edits = [editor.at(z, noise) for z in self.z.split(1)]
+            self.edits = [editor.at(z, noise.to(z)[None]) for z in self.z.split(1)]
             self.before = backbone.decode(self.z)
             self.kept = attributes(self.crops, mesh=options.weights.mesh > 0)
             self.mask, self.shown = edited_region(self.kept.landmarks, crops.shape[-1], rims, gaze=options.gaze)
@@ -201,6 +216,12 @@ class _Objective:
             self.parts = parts(self.crops, self.windows)
             self.between = self.mask * between_brows(self.kept.landmarks, crops.shape[-1])
             self.skin = self.mask * skin_region(self.kept.landmarks, crops.shape[-1])
+
+    def under(self, options: OptimiseOptions) -> Objective:
+        """The same with another budget and other weights; `gaze`, and whether `mesh` counts, stay as they were."""
+        other = copy(self)
+        other.options = options
+        return other
 
     def edited(self, coordinates: Tensor, crop: int) -> tuple[Tensor, Tensor, Tensor]:
         """A direction applied to one crop: latents `(1, c, s, s)`, decoded and composited `(1, 3, S, S)`."""
@@ -216,6 +237,11 @@ class _Objective:
     def pictures(self, coordinates: Tensor) -> Tensor:
         """All crops with a direction applied, `(K, 3, S, S)`."""
         return torch.cat([self.edited(coordinates, crop)[2] for crop in range(len(self.crops))])
+
+    def start(self, candidate: Candidate) -> Tensor:
+        """A fresh copy of the coordinates with which the search for a candidate begins."""
+        begun = self.space.zero() if candidate.start is None else candidate.start
+        return begun.clone().to(self.backbone.device)
 
     def draw(self, generator: torch.Generator | None) -> _Noise | None:
         """With what the prior is asked next; None: it is not asked."""
@@ -311,64 +337,42 @@ def often(guides: Sequence[Recogniser]) -> Sequence[Recogniser]:
 
 
 def optimise_direction(
-    backbone: Backbone,
-    editor: CropEditor,
-    space: DirectionSpace,
-    guides: Sequence[Recogniser],
-    attributes: AttributeNetworks,
-    crops: Tensor,
-    source: Mapping[str, Tensor],
-    noise: Tensor,
+    objective: Objective,
     *,
-    rims: Tensor | None = None,
     candidates: Sequence[Candidate] = (),
     rivals: Sequence[Candidate] = (),
-    options: OptimiseOptions | None = None,
     generator: torch.Generator | None = None,
-    shares: Shares | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Optimised:
     """Optimise one direction over a person's key crops.
 
     Args:
-        backbone: frozen model.
-        editor: the path that is differentiated (difference editing).
-        space: coordinates of directions.
-        guides: recognisers whose cosine is suppressed.
-        attributes: networks of what stays.
-        crops: `(K, 3, S, S)` in [-1, 1], aligned to the backbone's template.
-        source: their unit embeddings `(K, D)` by guide name.
-        noise: `(c, s, s)` the track's fixed noise.
-        rims: `(K, 1, S, S)` in [0, 1], of glasses, which stay; None: there are none.
+        objective: the crops, what looks at them, budget and weights.
         candidates: pseudonyms to choose from: the one whose start has the least loss is taken; none suppresses only.
         rivals: further pseudonyms that were `seen` and must not be looked like, as must not be the others of these.
-        options: budget and weights.
         generator: source of the manifold term's noise.
-        shares: lets networks look at once; None: one after another.
         stopping: asked at every step.
 
     Raises:
         SearchStopped: `stopping` said so.
     """
-    options = options or OptimiseOptions()
+    options, guides, crops = objective.options, objective.guides, len(objective.crops)
     began = time.monotonic()
-    shares = shares or Shares(backbone.device, 1)
-    objective = _Objective(backbone, editor, space, guides, attributes, crops, source, noise, options, shares, rims)
     ordered = list(candidates) or [Candidate()]
     if len(ordered) > 1:  # one crop tells them apart
         drawn = objective.draw(generator)
 
         @torch.no_grad()
         def judged(candidate: Candidate) -> tuple[float, Candidate]:
-            loss, _, seen = objective(_start(candidate, space, backbone), _Aim(candidate), _LookAt(guides, 0), drawn)
+            loss, _, seen = objective(objective.start(candidate), _Aim(candidate), _LookAt(guides, 0), drawn)
             return float(loss), candidate if candidate.start is None else replace(candidate, seen=seen)
 
-        looked = shares.each([partial(judged, candidate) for candidate in ordered])
+        looked = objective.shares.each([partial(judged, candidate) for candidate in ordered])
         ordered = [candidate for _, candidate in sorted(looked, key=lambda each: each[0])]
     chosen, *others = ordered
     seen = [rival.seen for rival in (*rivals, *others) if rival.seen]
     apart = {guide.name: torch.stack([each[guide.name] for each in seen]) for guide in guides} if seen else {}
-    coordinates = _start(chosen, space, backbone).requires_grad_()
+    coordinates = objective.start(chosen).requires_grad_()
     held = options.weights.begun or options.weights.brows
     begun = objective.pictures(coordinates) if held and chosen.start is not None else None
     aim = _Aim(chosen, apart, begun)
@@ -380,7 +384,7 @@ def optimise_direction(
     for step in range(options.steps):
         if stopping():
             raise SearchStopped("the search was stopped")
-        loss, terms, _ = objective(coordinates, aim, _look(step, guides, len(crops)), objective.draw(generator))
+        loss, terms, _ = objective(coordinates, aim, _look(step, guides, crops), objective.draw(generator))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -398,8 +402,3 @@ def _look(step: int, guides: Sequence[Recogniser], crops: int) -> _LookAt:
     # Everybody looks at every crop with the blur and without it: an even number of crops would tie it to the crop.
     turns = pair + (pair // crops if crops % 2 == 0 else 0)
     return _LookAt(asked, (pair + odd * (crops // 2)) % crops, blurred=turns % 2 == 1)
-
-
-def _start(candidate: Candidate, space: DirectionSpace, backbone: Backbone) -> Tensor:
-    """A fresh copy of the coordinates with which the search for a candidate begins."""
-    return (space.zero() if candidate.start is None else candidate.start).clone().to(backbone.device)

@@ -19,7 +19,7 @@ from fluidvid.engine.composite import composite, edited_region, fitted
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.glasses import WORN, Glasses
 from fluidvid.engine.losses import eye_distance
-from fluidvid.engine.optimise import Candidate, OptimiseOptions, optimise_direction
+from fluidvid.engine.optimise import Candidate, Objective, OptimiseOptions, optimise_direction
 from fluidvid.engine.plan import CropEditor, Direction, extrapolated
 from fluidvid.engine.pseudonyms import Person, PseudonymBank
 from fluidvid.engine.shares import Shares
@@ -335,7 +335,7 @@ class DirectionSearch:
         options = self.options.optimise
         if self.options.searches > 1:  # one that is searched has nobody to be compared with
             source = replace(source, surprise=self.surprise(source.crops[: self.options.key_crops]))
-        edit = self._edits(source, noise)
+        edit, objective = self._edits(source, noise), self.objective(source, noise)
         best: _Judged | None = None
         others: Sequence[Candidate] = ()
         drawn: Sequence[Candidate] = ()
@@ -343,20 +343,10 @@ class DirectionSearch:
         went_on = False
         for attempt in range(max(self.options.attempts, self.options.searches)):
             found = optimise_direction(
-                self.apply.backbone,
-                self.path,
-                self.space,
-                self.guides,
-                self.attributes,
-                source.crops[: self.options.key_crops],
-                source.embeddings,
-                noise,
-                rims=None if source.rims is None else source.rims[: self.options.key_crops],
+                objective.under(options),
                 candidates=candidates,
                 rivals=[c for c in drawn if c.row != candidates[0].row],
-                options=options,
                 generator=self.generator,
-                shares=self.shares,
                 stopping=self._stopping,
             )
             total += options.steps
@@ -391,6 +381,22 @@ class DirectionSearch:
         provenance = Provenance(self.basis, total, tuple(frames), dict(figures))
         figures["steps"] = float(total)
         return replace(known, provenance=provenance), figures, reason
+
+    def objective(self, source: Source, noise: Tensor) -> Objective:
+        """What is optimised, on the crops that are searched on."""
+        return Objective(
+            self.apply.backbone,
+            self.path,
+            self.space,
+            self.guides,
+            self.attributes,
+            source.crops[: self.options.key_crops],
+            source.embeddings,
+            noise,
+            self.options.optimise,
+            self.shares,
+            None if source.rims is None else source.rims[: self.options.key_crops],
+        )
 
     def _stopping(self) -> bool:
         self.pace()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,13 @@ from fluidvid.engine.memory import RunMemory
 from fluidvid.engine.optimise import (
     BLUR,
     Candidate,
+    Objective,
     Optimised,
     OptimiseOptions,
     SearchStopped,
     _Aim,
     _look,
     _LookAt,
-    _Objective,
     optimise_direction,
 )
 from fluidvid.engine.plan import Direction
@@ -147,7 +146,8 @@ def test_a_guide_of_a_low_threshold_counts_more(parts: dict[str, Any], tmp_path:
         options = OptimiseOptions(steps=1, weights=EASY.optimise.weights)
         networks = (parts["backbone"], editor.search.path, space, guides, parts["attributes"])
         source = {guide.name: guide(crops) for guide in guides}
-        return optimise_direction(*networks, crops, source, torch.zeros(4, 8, 8), options=options).terms["suppress"]
+        objective = Objective(*networks, crops, source, torch.zeros(4, 8, 8), options)
+        return optimise_direction(objective).terms["suppress"]
 
     # The last counts twice; inverse squares of .5 and .25 are 4 and 16, so .4 and 1.6 of their mean.
     even, last, first = suppressed(0.5, 0.5), suppressed(0.5, 0.25), suppressed(0.25, 0.5)
@@ -162,7 +162,12 @@ def _search_on(parts: dict[str, Any], count: int) -> tuple[Callable[..., Optimis
     crops = editor._crops(faces(count))
     source = {guide.name: guide(crops) for guide in editor.guides}
     networks = (parts["backbone"], editor.search.path, parts["space"], editor.guides, parts["attributes"])
-    return partial(optimise_direction, *networks, crops, source, torch.zeros(4, 8, 8)), source
+    objective = Objective(*networks, crops, source, torch.zeros(4, 8, 8), OptimiseOptions())
+
+    def search(*, options: OptimiseOptions, **given: Any) -> Optimised:
+        return optimise_direction(objective.under(options), **given)
+
+    return search, source
 
 
 def test_a_search_ends_at_the_mean_of_its_last_steps(parts: dict[str, Any]) -> None:
@@ -258,9 +263,10 @@ def test_every_further_round_is_held_less_where_it_begins(
     editor = _editor(parts | {"bank": _banked(parts, 1.0)}, options)
     held: list[tuple[int, float, float, float]] = []
 
-    def recorded(*args: Any, options: Any, **others: Any) -> Any:
-        held.append((options.steps, options.weights.begun, options.weights.brows, options.weights.suppress))
-        return optimise_direction(*args, options=options, **others)
+    def recorded(objective: Objective, **others: Any) -> Any:
+        steps, weights = objective.options.steps, objective.options.weights
+        held.append((steps, weights.begun, weights.brows, weights.suppress))
+        return optimise_direction(objective, **others)
 
     monkeypatch.setattr(search_module, "optimise_direction", recorded)
     assert not editor.prepare(0, faces(3)).ok
@@ -296,7 +302,7 @@ def test_what_the_blur_takes_away_hides_nobody(parts: dict[str, Any]) -> None:
     networks = search.apply.backbone, search.path, search.space, search.guides, search.attributes
     noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(0))
     options = replace(search.options.optimise, weights=LossWeights(manifold=0))
-    objective = _Objective(*networks, x, source, noise, options, Shares(torch.device("cpu")))
+    objective = Objective(*networks, x, source, noise, options, Shares(torch.device("cpu")))
     coordinates = torch.randn(search.space.zero().shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         _, _, edited = objective.edited(coordinates, 0)
@@ -345,7 +351,7 @@ def test_what_is_verified_is_as_strong_as_what_is_applied_and_the_search_is_at_o
     known = Known(coordinates, noise, None, Provenance(editor.basis))
     direction = search.direction(known)
     networks = editor.backbone, search.path, search.space, search.guides, editor.attributes
-    objective = _Objective(*networks, x, source.embeddings, noise, EASY.optimise, Shares(torch.device("cpu"), 1))
+    objective = Objective(*networks, x, source.embeddings, noise, EASY.optimise, Shares(torch.device("cpu"), 1))
     editor.store.put(0, PersonState(direction, known))
     applied = np.stack([e.residual for e in editor.edit([0, 0], faces(2), np.ones(2, np.float32))]) / 127.5
     with torch.no_grad():
@@ -379,7 +385,7 @@ def test_networks_that_look_apart_give_the_gradient_of_the_whole(
 
     def gradient(*, whole: bool) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
         shares = Shares(torch.device("cpu"))
-        objective = _Objective(*networks, x, source.embeddings, noise, search.options.optimise, shares)
+        objective = Objective(*networks, x, source.embeddings, noise, search.options.optimise, shares)
         if whole:
             monkeypatch.setattr(objective, "_apart", within)
         drawn = objective.draw(torch.Generator().manual_seed(1))
@@ -563,14 +569,9 @@ def test_a_prior_of_few_levels_is_searched(parts: dict[str, Any]) -> None:
     x = editor._crops(faces(2))
     networks = few, search.path, search.space, search.guides, editor.attributes
     for _ in range(4):
-        found = optimise_direction(
-            *networks,
-            x,
-            search.source(x).embeddings,
-            torch.zeros(4, 8, 8),
-            options=replace(EASY.optimise, steps=2, weights=weights),
-            generator=torch.Generator().manual_seed(0),
-        )
+        options = replace(EASY.optimise, steps=2, weights=weights)
+        objective = Objective(*networks, x, search.source(x).embeddings, torch.zeros(4, 8, 8), options)
+        found = optimise_direction(objective, generator=torch.Generator().manual_seed(0))
         assert torch.isfinite(found.coordinates).all()
 
 
@@ -682,9 +683,9 @@ def test_who_is_still_seen_or_weak_is_led_on_once_and_who_fails_becomes_somebody
     figures = {"weak": weak, "seeing": seeing, "guide.guide": 0.1, "verifier.verifier": 0.1}
     rounds: list[tuple[Any, OptimiseOptions, Optimised]] = []
 
-    def recorded(*args: Any, candidates: Any, options: Any, **others: Any) -> Any:
-        found = optimise_direction(*args, candidates=candidates, options=options, **others)
-        rounds.append((candidates, options, found))
+    def recorded(objective: Objective, candidates: Any, **others: Any) -> Any:
+        found = optimise_direction(objective, candidates=candidates, **others)
+        rounds.append((candidates, objective.options, found))
         return found
 
     def verify(*_: Any, **__: Any) -> tuple[dict[str, float], str]:

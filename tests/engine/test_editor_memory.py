@@ -41,7 +41,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     search = optimise_direction
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        seen.append((options["candidates"], arguments[7]))
+        seen.append((options["candidates"], arguments[0].noise))
         return search(*arguments, **options)
 
     monkeypatch.setattr(search_module, "optimise_direction", counted)

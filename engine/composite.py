@@ -18,6 +18,8 @@ BLOCK = 8
 """Side of the cells in which light is averaged, in pixels."""
 DARKER = 0.05
 """By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1]."""
+SHADED, LIT = 0.1, 0.15
+"""By how much other bare skin may be darker or lighter than the source's, of [-1, 1]: a cheek, no drawn bar."""
 ANGLES = 256
 """Directions in which the outline's radius is computed; interpolated between."""
 
@@ -232,10 +234,11 @@ def relight(crops: Tensor, decoded: Tensor, mask: Tensor) -> Tensor:
     return lit + no_stronger(decoded - light(decoded, mask), crops - lit, mask)
 
 
-def no_darker(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
-    """Decoded edited latents whose skin between the brows and beside the mouth is no darker than the source's.
+def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
+    """Decoded edited latents without marks on bare skin: there they are about as light as the source's.
 
-    What is drawn there joins brows, and gives women moustaches.
+    What is drawn there are bars on foreheads, streaks at temples and blots on cheeks; between the brows and beside the
+    mouth, where nothing may get darker, it joins brows and gives women moustaches.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
@@ -244,14 +247,20 @@ def no_darker(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
     """
     size = crops.shape[-1]
     brows, mouth = 1.6 * between_brows(landmarks68, size), 1.4 * beside_mouth(landmarks68, size)
-    where = torch.maximum(brows, mouth).clamp_max(1)
+    bare = F.interpolate(skin_region(landmarks68, size // 4), size=(size, size), mode="bilinear", align_corners=False)
     own = crops.mean(1, keepdim=True).to(decoded.dtype)
-    least = softened(own, torch.ones_like(own), size / 42) - DARKER
-    return decoded + where.to(decoded.dtype) * (least - decoded.mean(1, keepdim=True)).clamp_min(0)
+    own = softened(own, torch.ones_like(own), size / 42)
+
+    def between(drawn: Tensor, where: Tensor, shaded: float, lit: float) -> Tensor:
+        off = drawn.mean(1, keepdim=True) - own
+        return drawn + where.to(drawn.dtype) * (off.clamp(-shaded, lit) - off)
+
+    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), DARKER, math.inf)
+    return between(drawn, bare, SHADED, LIT)
 
 
 def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, shown: Tensor | None) -> Tensor:
-    """Decoded edited latents as they are put into the source: in its light, with its gaze and speech.
+    """Decoded edited latents as they are put into the source: in its light, on its skin, with its gaze and speech.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
@@ -260,7 +269,7 @@ def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, sh
         mask: `(N, 1, S, S)` of `edited_region`.
         shown: `(N, 1, S, S)` of `gaze_region`; None: eyes and mouth are edited, too.
     """
-    decoded = no_darker(crops, relight(crops, decoded, mask), landmarks68)
+    decoded = unmarked(crops, relight(crops, decoded, mask), landmarks68)
     return decoded if shown is None else leave_gaze(crops, decoded, shown)
 
 

@@ -22,7 +22,7 @@ SIDE = 128
 """Of the network's window in pixels; faces stand there as in `FFHQ_112`."""
 ROWS, COLUMNS = slice(28, 92), slice(8, 120)
 """The part of the window where glasses may be."""
-FAINT, CLEAR = 0.1, 0.5
+FAINT, CLEAR = 0.2, 0.7
 """Probabilities of a rim from which it begins to stay, and stays whole."""
 WORN = 0.5
 """Mean probability over a person's crops from which they wear glasses."""
@@ -102,6 +102,6 @@ class Glasses(nn.Module):
             crops: `(N, 3, size, size)` in [-1, 1].
         """
         rims, worn = self.net(self.view(crops))
-        found = F.max_pool2d(((rims.sigmoid() - FAINT) / (CLEAR - FAINT)).clamp(0, 1), 3, 1, 1)
+        found = ((rims.sigmoid() - FAINT) / (CLEAR - FAINT)).clamp(0, 1)
         window = F.pad(found, (COLUMNS.start, SIDE - COLUMNS.stop, ROWS.start, SIDE - ROWS.stop))
         return self.back(window), worn.sigmoid()

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fluidvid.engine.backbone import Backbone
-from fluidvid.engine.composite import face_region, skin_region
+from fluidvid.engine.composite import composite, edited_region, face_region, fitted, skin_region, unmarked
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.geodesic import displace
@@ -192,6 +192,7 @@ class PairCache:
         landmarks, region = kept.landmarks.float(), face_region(kept.landmarks, size)
         donors, meshes = self.targets.pictures[rows], self.targets.meshes[rows]
         wanted = swapped(x.repeat(2, 1, 1, 1), landmarks, kept.mesh.float(), region, donors.to(x), meshes)
+        wanted = unmarked(x.repeat(2, 1, 1, 1), wanted, landmarks)
         if self.glasses is not None:
             rims, worn = self.glasses(x)
             rims = rims * (worn >= WORN).reshape(-1, 1, 1, 1)
@@ -256,8 +257,9 @@ class _Edits:
 class _Beholders:
     """What recognisers and a critic ask of decoded pictures: the donor, nobody else, and that nothing looks drawn.
 
-    Their pushes are gradients at the latents, scaled against that of the pictures' difference while they are
-    calibrated: recognisers alone end in drawn faces, and here the pictures hold them.
+    They see edits as they are shown, put into the person's own picture. Their pushes are gradients at the latents,
+    scaled against that of the pictures' difference while they are calibrated: recognisers alone end in drawn faces, and
+    here the pictures hold them.
 
     Args:
         backbone: its first stage decodes.
@@ -285,6 +287,17 @@ class _Beholders:
         with autocast():
             return self.backbone.decode(latents).float()
 
+    def put(self, latents: Tensor, source: Tensor) -> Tensor:
+        """`(n, 3, S, S)` edited latents as they are shown in their people's pictures `source`, `(n / 2, 3, S, S)`."""
+        with torch.no_grad(), autocast():
+            landmarks = self.attributes.landmarks(source).float()
+        mask, shown = edited_region(landmarks, source.shape[-1], None, gaze=True)
+        assert shown is not None
+        crops, landmarks, mask, shown = (torch.cat([x, x]) for x in (source, landmarks, mask, shown))
+        with autocast():
+            decoded = self.backbone.decode(latents).float()
+        return composite(crops, fitted(crops, decoded, landmarks, mask, shown), mask)
+
     def likeness(self, leaf: Tensor, source: Tensor, rng: np.random.Generator) -> Tensor:
         """The gradient `(n, C, h, w)`, at edited latents, of how much one recogniser takes people for themselves.
 
@@ -292,8 +305,9 @@ class _Beholders:
         """
         net = self.recognisers[int(rng.integers(len(self.recognisers)))]
         leaf = leaf.detach().requires_grad_()
+        shown = self.put(leaf, source)
         with autocast():
-            new = net(self.backbone.decode(leaf).float()).float()
+            new = net(shown).float()
             with torch.no_grad():
                 old = net(source).float()
         (gradient,) = torch.autograd.grad((new * old.repeat(2, 1)).sum(), leaf)
@@ -320,9 +334,7 @@ class _Beholders:
         """
         options, people = self.options, len(leaf) // 2
         leaf = leaf.detach().requires_grad_()
-        with autocast():
-            drawn = self.backbone.decode(leaf).float()
-        wanted = self.seen(pairs.wanted)
+        drawn, wanted = self.put(leaf, source), self.seen(pairs.wanted)
         who = []
         for i in rng.permutation(len(self.recognisers))[: options.asked]:
             net = self.recognisers[int(i)]

@@ -11,6 +11,8 @@ import torch
 from fluidvid.engine.composite import (
     DARKER,
     EYES_AND_MOUTH,
+    LIT,
+    SHADED,
     beside_mouth,
     between_brows,
     composite,
@@ -18,10 +20,10 @@ from fluidvid.engine.composite import (
     face_region,
     gaze_region,
     leave_gaze,
-    no_darker,
     no_stronger,
     relight,
     skin_region,
+    unmarked,
 )
 from tests.engine.tiny import face68
 
@@ -198,7 +200,27 @@ def test_brows_do_not_join_unless_they_did() -> None:
     landmarks = torch.from_numpy(face68()[None]).float()
     skin, dark = torch.full((1, 3, 128, 128), 0.4), torch.full((1, 3, 128, 128), -0.5)
     x, y = (int(v) for v in (landmarks[0, 21] + landmarks[0, 22] + landmarks[0, 27]) / 3 * 128)
-    assert float(no_darker(skin, dark, landmarks)[0, 0, y, x]) == pytest.approx(0.4 - DARKER, abs=1e-3)
-    assert float(no_darker(skin, dark, landmarks)[0, 0, 82, 30]) == pytest.approx(-0.5, abs=1e-3)  # a cheek
-    torch.testing.assert_close(no_darker(dark, dark, landmarks), dark)
-    torch.testing.assert_close(no_darker(dark, skin, landmarks), skin)
+    assert float(unmarked(skin, dark, landmarks)[0, 0, y, x]) == pytest.approx(0.4 - DARKER, abs=1e-3)
+    torch.testing.assert_close(unmarked(dark, dark, landmarks), dark)
+    # Where they did, an edit may part them, but for the skin around.
+    assert float(unmarked(dark, skin, landmarks)[0, 0, y, x]) > 0
+
+
+def test_nothing_is_drawn_on_bare_skin() -> None:
+    """A cheek gets no bars, neither dark ones nor light ones; eyes and nose are drawn as they are."""
+    landmarks = torch.from_numpy(face68()[None]).float()
+    skin = torch.zeros(1, 3, 128, 128)
+    drawn = skin - 0.02
+    cheek, eye, nose = (82, 30), *((int(128 * y), int(128 * x)) for x, y in landmarks[0, [37, 30]])
+    for y, x in (cheek, eye, nose):
+        for mark in (-0.6, 0.6):
+            marked = drawn.clone()
+            marked[..., y - 2 : y + 3, x - 2 : x + 3] = mark
+            found = float(unmarked(skin, marked, landmarks)[0, 0, y, x])
+            if (y, x) == cheek:
+                assert found == pytest.approx(-SHADED if mark < 0 else LIT, abs=0.02)
+            else:
+                assert abs(found) > 0.4
+    torch.testing.assert_close(unmarked(skin, drawn, landmarks), drawn)
+    redder = drawn + torch.tensor([0.3, -0.15, -0.15])[:, None, None]
+    torch.testing.assert_close(unmarked(skin, redder, landmarks), redder)  # colours are `relight`'s

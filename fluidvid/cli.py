@@ -170,14 +170,18 @@ def _run_stream(
     from fluidvid.live.command import stream
     from fluidvid.live.report import LiveReport
 
+    over: list[LiveReport] = []
+
     def done(report: LiveReport) -> None:
+        over.append(report)
         if not quiet:
             for_people(lambda: report.print_summary(_console()))
         if as_json:
             put(report.to_json())
 
     say = (lambda _: None) if quiet else None
-    stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
+    with _standing_told(lambda: "the run was over: what it wrote stands" if over else ""):
+        stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
 
 
 def _changes(flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:

@@ -169,6 +169,25 @@ def test_a_terminal_that_closes_hangs_up_again_and_again(clip: Path, tmp_path: P
     assert '"stopped": "SIGHUP"' in stdout and 0 < len(pictures(str(out))[0]) < 120
 
 
+# In the process itself, so that no clock decides: the signal comes while the run is summed up.
+SUMMED_UP = """
+import os, runpy, signal
+from fluidvid.live.report import LiveReport
+
+LiveReport.print_summary = lambda report, console: os.kill(os.getpid(), signal.SIGTERM)
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+def test_a_signal_does_not_deny_outputs_that_are_complete(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    command = [sys.executable, "-c", SUMMED_UP, "stream", str(clip), str(out), "--mode", "solid", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert done.returncode == 130 and done.stdout == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert "the run was over: what it wrote stands" in last and len(pictures(str(out))[0]) > 10
+
+
 def test_a_signal_does_not_wait_for_a_silent_input(clip: Path, tmp_path: Path) -> None:
     sender = Sender(transport_stream(clip, tmp_path / "in.ts", (264, 224)), rate=10**6, stall=True)
     out = tmp_path / "out.mp4"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -153,6 +154,18 @@ def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Si
     assert process.returncode == 0, stderr
     assert f"{number.name}: finishing" in stderr and "0 raw" in stderr and f'"stopped": "{number.name}"' in stdout
     assert 0 < len(pictures(str(out))[0]) < 120 and not out.with_name("out.mp4.part").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_every_process_finishes_the_output(clip: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out.mp4"
+    process = started(str(clip), str(out))
+    time.sleep(1)
+    for pid in (*children(process.pid), process.pid):
+        os.kill(pid, number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0 and "not complete" not in stderr, stderr
+    assert 0 < len(pictures(str(out))[0]) < 120
 
 
 def test_a_terminal_that_closes_hangs_up_again_and_again(clip: Path, tmp_path: Path) -> None:

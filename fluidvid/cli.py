@@ -105,7 +105,7 @@ def _anonymize(
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)
-    with _result_told(where_to):
+    with _standing_told(_new_at(where_to)):
         with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
             report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
         if not quiet:
@@ -115,22 +115,28 @@ def _anonymize(
 
 
 @contextmanager
-def _result_told(target: Path) -> Iterator[None]:
-    """After a signal say so if the result has got its name: it stands, and what it replaced is gone.
+def _standing_told(standing: Callable[[], str]) -> Iterator[None]:
+    """After a signal say what is complete and stands, if anything does: what it replaced is gone.
+
+    Args:
+        standing: what stands, in words, or nothing.
 
     Raises:
         InterruptedResultError: in place of a signal's exception.
     """
-    before = _which(target)
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt) or (_stopped and not isinstance(error, FluidvidError))
-        if stopped and _which(target) != before:
-            raise InterruptedResultError(
-                f"interrupted when {target} was complete: it stands, only its account is lost"
-            ) from error
+        if stopped and (words := standing()):
+            raise InterruptedResultError(f"interrupted when {words}, only its account is lost") from error
         raise
+
+
+def _new_at(target: Path) -> Callable[[], str]:
+    """Says of a file, once it has got the name `target`, that it stands."""
+    before = _which(target)
+    return lambda: f"{target} was complete: it stands" if _which(target) != before else ""
 
 
 def _which(path: Path) -> tuple[int, int] | None:
@@ -164,14 +170,18 @@ def _run_stream(
     from fluidvid.live.command import stream
     from fluidvid.live.report import LiveReport
 
+    over: list[LiveReport] = []
+
     def done(report: LiveReport) -> None:
+        over.append(report)
         if not quiet:
             for_people(lambda: report.print_summary(_console()))
         if as_json:
             put(report.to_json())
 
     say = (lambda _: None) if quiet else None
-    stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
+    with _standing_told(lambda: "the run was over: what it wrote stands" if over else ""):
+        stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
 
 
 def _changes(flags: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -361,26 +371,27 @@ def audit(
     from fluidvid.audit.command import run_audit
 
     console = _console(quiet)
-    report = run_audit(
-        source,
-        result,
-        html=html,
-        recognisers=recognisers,
-        second=second,
-        attacks=attacks,
-        start=start,
-        end=end,
-        backbone=backbone,
-        min_face=min_face,
-        overwrite=overwrite,
-        pictures=pictures,
-        console=console,
-        quiet=quiet,
-    )
-    if not quiet:
-        for_people(lambda: report.print_summary(console))
-    if as_json:
-        put(report.to_json())
+    with _standing_told(_new_at(html)) if html is not None else nullcontext():
+        report = run_audit(
+            source,
+            result,
+            html=html,
+            recognisers=recognisers,
+            second=second,
+            attacks=attacks,
+            start=start,
+            end=end,
+            backbone=backbone,
+            min_face=min_face,
+            overwrite=overwrite,
+            pictures=pictures,
+            console=console,
+            quiet=quiet,
+        )
+        if not quiet:
+            for_people(lambda: report.print_summary(console))
+        if as_json:
+            put(report.to_json())
     if not report.passed:
         raise typer.Exit(ExitCode.AUDIT)
 

@@ -91,7 +91,7 @@ class InterruptedStreamError(FluidvidError):
 
 
 class InterruptedResultError(FluidvidError):
-    """A signal came when the result had its name already: it is complete, its account is lost."""
+    """A signal came when a result had its name already: that one is complete, what would have followed is lost."""
 
     exit_code = ExitCode.INTERRUPTED
 

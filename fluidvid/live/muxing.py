@@ -22,6 +22,7 @@ from fluidvid.live.encoding import Coded
 from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED, Opening, Told
 from fluidvid.live.network import unreachable
 from fluidvid.live.sinks import Sink, open_sink
+from fluidvid.signals import ENDING
 
 ORPHANED = 5.0
 """Seconds that a worker whose parent died has for its trailer."""
@@ -29,8 +30,8 @@ ORPHANED = 5.0
 
 def main() -> int:
     """Serve one output until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in ENDING:  # they may reach every process of a run; the parent decides
+        signal.signal(number, signal.SIG_IGN)
     av.logging.set_libav_level(av.logging.PANIC)
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     inbox, outbox = sys.stdin.buffer, sys.stdout.buffer

@@ -12,7 +12,7 @@ from fluidvid.assembly import backbone_source
 from fluidvid.engine.backbone import load_backbone
 from fluidvid.engine.crops import to_pictures
 from fluidvid.engine.sampling import sample
-from fluidvid.errors import ConfigError, OutputError
+from fluidvid.errors import ConfigError, InterruptedResultError, OutputError
 from fluidvid.models import ModelStore
 
 MOST = 10**6
@@ -25,6 +25,7 @@ def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, o
         ConfigError: count or steps are no positive numbers, or there would be more pictures than names.
         ModelError: no such prior.
         OutputError: a picture exists without `overwrite`, or cannot be written.
+        InterruptedResultError: a signal came when some pictures had been written.
     """
     if count < 1 or steps < 1:
         raise ConfigError("--count and --ddim must be positive")
@@ -36,18 +37,25 @@ def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, o
         raise OutputError(f"{there[0]} exists already: --overwrite replaces samples, or choose another --out")
     backbone = load_backbone(backbone_source(prior, ModelStore()))
     index = 0
-    for crops in sample(backbone, count, torch.Generator().manual_seed(seed), steps):
-        for picture in to_pictures(crops):
-            data = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
-            part = paths[index].with_suffix(".tmp")
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-                part.write_bytes(data)
-                part.replace(paths[index])
-            except OSError as error:
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
-                raise OutputError(
-                    f"{paths[index]} cannot be written ({error.strerror}): choose another --out"
-                ) from error
-            index += 1
+    try:
+        for crops in sample(backbone, count, torch.Generator().manual_seed(seed), steps):
+            for picture in to_pictures(crops):
+                _write(paths[index], cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+                index += 1
+    except KeyboardInterrupt:
+        if index == 0:
+            raise
+        raise InterruptedResultError(f"interrupted: {out} holds {index} of {count} samples, complete ones") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}): choose another --out") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)

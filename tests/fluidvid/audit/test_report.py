@@ -157,6 +157,33 @@ def test_command_fails_a_bad_result_and_writes_its_report(case: Case, tmp_path: 
     assert "Failed" in html.read_text() and stat.S_IMODE(html.stat().st_mode) == 0o600
 
 
+# In the process itself, so that no clock decides: the signal comes when the page has its name.
+STANDING = """
+import os, runpy, signal
+from fluidvid.audit import command
+
+write_page = command.write_page
+
+def interrupted(html, text):
+    write_page(html, text)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+command.write_page = interrupted
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+def test_a_signal_does_not_deny_a_page_that_has_its_name(case: Case, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    html.write_text("an older page")
+    arguments = [case.source, case.source, "--end", "0.1", "--html", html, "--overwrite", "-q"]
+    command = [sys.executable, "-c", STANDING, "audit", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+    assert done.returncode == 130 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "report.html was complete: it stands" in done.stderr and "nothing was written" not in done.stderr
+    assert "Failed" in html.read_text()
+
+
 def test_command_passes_a_good_result(case: Case) -> None:
     good = case.result("good", lambda i, p: masked(p, case.boxes(i)))
     done = fluidvid(case.source, good, "--end", "0.1", "--quiet")

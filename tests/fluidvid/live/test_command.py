@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -155,6 +156,18 @@ def test_signals_finish_the_output(clip: Path, tmp_path: Path, number: signal.Si
     assert 0 < len(pictures(str(out))[0]) < 120 and not out.with_name("out.mp4.part").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_every_process_finishes_the_output(clip: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "out.mp4"
+    process = started(str(clip), str(out))
+    time.sleep(1)
+    for pid in (*children(process.pid), process.pid):
+        os.kill(pid, number)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0 and "not complete" not in stderr, stderr
+    assert 0 < len(pictures(str(out))[0]) < 120
+
+
 def test_a_terminal_that_closes_hangs_up_again_and_again(clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     process = started(str(clip), str(out))
@@ -167,6 +180,25 @@ def test_a_terminal_that_closes_hangs_up_again_and_again(clip: Path, tmp_path: P
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 0, stderr
     assert '"stopped": "SIGHUP"' in stdout and 0 < len(pictures(str(out))[0]) < 120
+
+
+# In the process itself, so that no clock decides: the signal comes while the run is summed up.
+SUMMED_UP = """
+import os, runpy, signal
+from fluidvid.live.report import LiveReport
+
+LiveReport.print_summary = lambda report, console: os.kill(os.getpid(), signal.SIGTERM)
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+def test_a_signal_does_not_deny_outputs_that_are_complete(clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    command = [sys.executable, "-c", SUMMED_UP, "stream", str(clip), str(out), "--mode", "solid", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert done.returncode == 130 and done.stdout == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert "the run was over: what it wrote stands" in last and len(pictures(str(out))[0]) > 10
 
 
 def test_a_signal_does_not_wait_for_a_silent_input(clip: Path, tmp_path: Path) -> None:

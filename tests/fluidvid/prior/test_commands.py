@@ -386,6 +386,23 @@ def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, se
     assert list((tmp_path / "full").iterdir()) == []
 
 
+def test_interrupted_samples_are_not_denied(
+    fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = Path.replace
+
+    def interrupted(part: Path, path: Path) -> Path:
+        if path.name == "000002.png":
+            raise KeyboardInterrupt
+        return replace(part, path)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    arguments = ("--prior", seed_prior, "--count", 3, "--out", tmp_path / "a", "--ddim", 3)
+    code, _, err = fluidvid("sample", *arguments)
+    assert code == 130 and "holds 2 of 3 samples" in err and "nothing was written" not in err
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["000000.png", "000001.png"]
+
+
 def test_embeddings_are_kept_whole_or_not_at_all(
     fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,8 +20,6 @@ DARKER = 0.05
 """By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1]."""
 SHADED, LIT = 0.1, 0.15
 """By how much other bare skin may be darker or lighter than the source's, of [-1, 1]: a cheek, no drawn bar."""
-REACH = 0.03
-"""Distance from a landmark, in fractions of the side, at which features give way to skin."""
 ANGLES = 256
 """Directions in which the outline's radius is computed; interpolated between."""
 
@@ -68,23 +66,19 @@ def face_region(landmarks68: Tensor, size: int) -> Tensor:
     return inside.reshape(-1, 1, size, size) * border[None, None, :, None] * border
 
 
-def skin_region(landmarks68: Tensor, size: int) -> Tensor:
+def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
     """Where a face shows bare skin: away from brows, eyes, nose and mouth.
 
     Args:
         landmarks68: `(N, 68, 2)` in fractions of the crop's side.
         size: side of the crop in pixels.
+        reach: distance from a landmark, in fractions of the side, at which features give way to skin.
 
     Returns:
         `(N, 1, size, size)` float32 in [0, 1]; the face's outline is not looked at: multiply with `face_region`.
     """
-    return _away_from(landmarks68[:, 17:], size)
-
-
-def _away_from(points: Tensor, size: int) -> Tensor:
-    """`(N, 1, size, size)` float32 in [0, 1]: 0 at `(N, P, 2)` points in fractions of the side, rising over `REACH`."""
-    nearest = _squared_distances(points.float(), size).amin(1)
-    return (1 - torch.exp(-nearest / (2 * REACH**2)))[:, None]
+    nearest = _squared_distances(landmarks68[:, 17:].float(), size).amin(1)
+    return (1 - torch.exp(-nearest / (2 * reach**2)))[:, None]
 
 
 def _squared_distances(points: Tensor, size: int) -> Tensor:
@@ -253,9 +247,7 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
     """
     size = crops.shape[-1]
     brows, mouth = 1.6 * between_brows(landmarks68, size), 1.4 * beside_mouth(landmarks68, size)
-    features = torch.cat([landmarks68[:, 17:27], landmarks68[:, 31:]], 1)  # a nose's ridge is skin, its tip is not
-    bare = _away_from(features, size // 4)
-    bare = F.interpolate(bare, size=(size, size), mode="bilinear", align_corners=False)
+    bare = F.interpolate(skin_region(landmarks68, size // 4), size=(size, size), mode="bilinear", align_corners=False)
     own = crops.mean(1, keepdim=True).to(decoded.dtype)
     own = softened(own, torch.ones_like(own), size / 42)
 

@@ -18,6 +18,7 @@ from diffusers import UNet2DModel
 from numpy.typing import NDArray
 
 from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.composite import edited_region
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.face_networks import AttributeNetworks, Attributes, Recogniser
 from fluidvid.engine.subspace import ComponentSpace
@@ -28,7 +29,7 @@ from fluidvid.engine.training.directed import ReadOut
 from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import read_pictures
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, append_row, load_state, save_state, whole
-from fluidvid.engine.training.swapping import PairCache, SwapTraining, train_swaps
+from fluidvid.engine.training.swapping import PairCache, SwapTraining, _Beholders, train_swaps
 from fluidvid.engine.training.targets import Targets
 from fluidvid.errors import ConfigError, InputError, OutputError
 from tests.engine.tiny import TINY_AUTOENCODER, FixedGlasses, tiny_attributes, tiny_backbone, tiny_recogniser, tiny_unet
@@ -219,6 +220,23 @@ def test_recognisers_and_a_critic_are_asked_beside_the_pictures(pictures: NDArra
     state = torch.load(tmp_path / "swaps" / "state.pt", weights_only=True)
     assert (state["step"], state["judged"]) == (5, 5)
     assert min(state["weights"]) > 0
+
+
+def test_recognisers_and_the_critic_see_edits_as_they_are_shown(pictures: NDArray[np.uint8], tmp_path: Path) -> None:
+    """In the person's own picture, in its light, with its gaze: not the decoded latents around the face."""
+    backbone, attributes = tiny_backbone(tmp_path), tiny_attributes(tmp_path)
+    beholders = _Beholders(backbone, [tiny_recogniser(tmp_path, "who")], attributes, SwapTraining())
+    source = to_crops(pictures[:2])
+    latents = (backbone.encode(source) + 1).repeat(2, 1, 1, 1).requires_grad_()
+    shown = beholders.put(latents, source)
+    mask, gaze = edited_region(attributes.landmarks(source), source.shape[-1], None, gaze=True)
+    outside = (mask == 0).repeat(2, 3, 1, 1)
+    assert outside.any() and not outside.all() and gaze is not None
+    torch.testing.assert_close(shown[outside], source.repeat(2, 1, 1, 1)[outside], atol=0.02, rtol=0)
+    decoded = backbone.decode(latents).float()
+    assert float((shown - decoded)[~outside].abs().mean()) > 0.05
+    (gradient,) = torch.autograd.grad(shown.sum(), latents)
+    assert float(gradient.abs().max()) > 0
 
 
 def test_judged_pairs_are_edited_as_a_search_would_and_beyond(pictures: NDArray[np.uint8], tmp_path: Path) -> None:

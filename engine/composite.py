@@ -234,22 +234,27 @@ def relight(crops: Tensor, decoded: Tensor, mask: Tensor) -> Tensor:
     return lit + no_stronger(decoded - light(decoded, mask), crops - lit, mask)
 
 
-def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor) -> Tensor:
+def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, shown: Tensor | None = None) -> Tensor:
     """Decoded edited latents without marks on bare skin: there they are about as light as the source's.
 
     What is drawn there are bars on foreheads, streaks at temples and blots on cheeks; between the brows and beside the
-    mouth, where nothing may get darker, it joins brows and gives women moustaches.
+    mouth, where nothing may get darker, it joins brows and gives women moustaches. Where landmarks were placed wrongly
+    nobody knows what is skin: there anything may be drawn, see `gaze_region`.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
         decoded: `(N, 3, S, S)`.
         landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        mask: `(N, 1, S, S)` in [0, 1] of `edited_region`: what lies beyond it, and rims, are no skin.
+        shown: `(N, 1, S, S)` of `gaze_region`: nothing, where landmarks are wrong; None: they are believed.
     """
     size = crops.shape[-1]
     brows, mouth = 1.6 * between_brows(landmarks68, size), 1.4 * beside_mouth(landmarks68, size)
     bare = F.interpolate(skin_region(landmarks68, size // 4), size=(size, size), mode="bilinear", align_corners=False)
-    own = crops.mean(1, keepdim=True).to(decoded.dtype)
-    own = softened(own, torch.ones_like(own), size / 42)
+    if shown is not None:
+        bare = bare * (shown.amax((1, 2, 3), keepdim=True) > 0)
+    mask = mask.to(decoded.dtype)
+    own = softened(crops.mean(1, keepdim=True).to(decoded.dtype), mask, size / 42)
 
     def between(drawn: Tensor, where: Tensor, shaded: float, lit: float) -> Tensor:
         off = drawn.mean(1, keepdim=True) - own
@@ -269,12 +274,12 @@ def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, sh
         mask: `(N, 1, S, S)` of `edited_region`.
         shown: `(N, 1, S, S)` of `gaze_region`; None: eyes and mouth are edited, too.
     """
-    decoded = unmarked(crops, relight(crops, decoded, mask), landmarks68)
+    decoded = unmarked(crops, relight(crops, decoded, mask), landmarks68, mask, shown)
     return decoded if shown is None else leave_gaze(crops, decoded, shown)
 
 
 def composite(crops: Tensor, edited: Tensor, mask: Tensor) -> Tensor:
-    """Put decoded edited latents into the source: nothing of the source's own detail stays inside the mask.
+    """Put decoded edited latents into the source: inside the mask stays of the source what `fitted` left, no more.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].

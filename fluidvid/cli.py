@@ -36,7 +36,7 @@ _EPILOG = (
     "4 target not writable, 5 model missing or altered, 6 refused by --strict, 7 face detection failed, "
     "8 audit not passed, 9 cache unusable (cache commands), 130 interrupted. "
     "Whatever is not 0 leaves no output, except that an audit writes its report whatever its verdict and that a result "
-    "stands whose --json could not be written, or whose run was interrupted when it was complete. "
+    "stands whose --json could not be written, or whose run was interrupted when it was complete, as do samples. "
     "Pseudonyms are stable within a run and change from run to run, unless --cache or --key-file link runs on purpose. "
     "Hair, clothes, gait, voice and context still "
     "identify people."
@@ -45,9 +45,9 @@ _EPILOG = (
 _LIVE_EPILOG = (
     "Exit codes: 0 stopped by SIGINT, SIGTERM or SIGHUP (trailers written), or a file ended; 2 wrong use; 3 the input "
     "was given up; 4 all outputs were given up, or none was complete when a file had ended; 5 model missing; 7 face "
-    "detection failed (stopped: a picture that was not looked at never leaves); 130 a second signal. Faces are masked "
-    "until their direction is ready, and whenever the machine is too slow to edit. Logins in addresses are never "
-    "shown. Hair, clothes, gait, voice and context still identify people."
+    "detection failed (stopped: a picture that was not looked at never leaves); 130 a second signal, or one after the "
+    "run's end. Faces are masked until their direction is ready, and whenever the machine is too slow to edit. Logins "
+    "in addresses are never shown. Hair, clothes, gait, voice and context still identify people."
 )
 
 INTERRUPTED = "interrupted: nothing was written"
@@ -129,7 +129,7 @@ def _standing_told(standing: Callable[[], str]) -> Iterator[None]:
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt) or (_stopped and not isinstance(error, FluidvidError))
         if stopped and (words := standing()):
-            raise InterruptedResultError(f"interrupted when {words}, only its account is lost") from error
+            raise InterruptedResultError(f"interrupted when {words}, its account may be lost") from error
         raise
 
 
@@ -173,7 +173,8 @@ def _run_stream(
     over: list[LiveReport] = []
 
     def done(report: LiveReport) -> None:
-        over.append(report)
+        if any(out["written"] and not out["gave_up"] for out in report.outputs):
+            over.append(report)
         if not quiet:
             for_people(lambda: report.print_summary(_console()))
         if as_json:

@@ -11,7 +11,7 @@ held to denoising.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,11 +192,11 @@ class PairCache:
         landmarks, region = kept.landmarks.float(), face_region(kept.landmarks, size)
         donors, meshes = self.targets.pictures[rows], self.targets.meshes[rows]
         wanted = swapped(x.repeat(2, 1, 1, 1), landmarks, kept.mesh.float(), region, donors.to(x), meshes)
-        wanted = unmarked(x.repeat(2, 1, 1, 1), wanted, landmarks)
+        face = region
         if self.glasses is not None:
-            rims, worn = self.glasses(x)
-            rims = rims * (worn >= WORN).reshape(-1, 1, 1, 1)
-            wanted = torch.lerp(wanted, x.repeat(2, 1, 1, 1), rims.repeat(2, 1, 1, 1))
+            rims = worn_rims(self.glasses, x).repeat(2, 1, 1, 1)
+            wanted, face = torch.lerp(wanted, x.repeat(2, 1, 1, 1), rims), region * (1 - rims)
+        wanted = torch.lerp(wanted, unmarked(x.repeat(2, 1, 1, 1), wanted, landmarks, face), face)
         with autocast():
             z = self.backbone.encode(torch.cat([x, wanted])).half()
         weights = region * (1 - (1 - self.options.skin) * skin_region(landmarks, size))
@@ -221,6 +221,13 @@ class PairCache:
         some = torch.from_numpy(self.rng.choice(min(self.made // 2, self._room), count // 2, replace=False))
         parts = some.split(max(1, self.options.judged // 2))
         return self.kept[torch.cat([half + part for part in parts for half in (0, self._room)])].float()
+
+
+def worn_rims(glasses: Glasses, x: Tensor) -> Tensor:
+    """`(N, 1, S, S)` in [0, 1], the rims in crops `(N, 3, S, S)` of people who wear glasses; 0 in the others'."""
+    found: tuple[Tensor, Tensor] = glasses(x)
+    rims, worn = found
+    return rims * (worn >= WORN).reshape(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,8 +271,9 @@ class _Beholders:
     Args:
         backbone: its first stage decodes.
         recognisers: a few of them, drawn anew, are asked at every step.
-        attributes: say expression, age and gender.
+        attributes: say where the face is, expression, age and gender.
         options: see `SwapTraining`.
+        glasses: see `PairCache`.
     """
 
     def __init__(
@@ -274,9 +282,10 @@ class _Beholders:
         recognisers: Sequence[Recogniser],
         attributes: AttributeNetworks,
         options: SwapTraining,
+        glasses: Glasses | None = None,
     ) -> None:
         self.backbone, self.recognisers, self.options = backbone, list(recognisers), options
-        self.attributes = attributes
+        self.attributes, self.glasses = attributes, glasses
         self.critic = FaceCritic()
         self.training = CriticTraining(self.critic, options.critic_rate, batch=16)
         self.step, self.weights = 0, [0.0, 0.0]
@@ -287,25 +296,33 @@ class _Beholders:
         with autocast():
             return self.backbone.decode(latents).float()
 
-    def put(self, latents: Tensor, source: Tensor) -> Tensor:
-        """`(n, 3, S, S)` edited latents as they are shown in their people's pictures `source`, `(n / 2, 3, S, S)`."""
-        with torch.no_grad(), autocast():
-            landmarks = self.attributes.landmarks(source).float()
-        mask, shown = edited_region(landmarks, source.shape[-1], None, gaze=True)
-        assert shown is not None
-        crops, landmarks, mask, shown = (torch.cat([x, x]) for x in (source, landmarks, mask, shown))
-        with autocast():
-            decoded = self.backbone.decode(latents).float()
-        return composite(crops, fitted(crops, decoded, landmarks, mask, shown), mask)
+    def into(self, source: Tensor) -> Callable[[Tensor], Tensor]:
+        """From edited latents `(n, C, h, w)` to them as they are shown in pictures `source` `(n / 2, 3, S, S)`."""
+        with torch.no_grad():
+            with autocast():
+                landmarks = self.attributes.landmarks(source).float()
+            rims = None if self.glasses is None else worn_rims(self.glasses, source)
+            mask, gaze = edited_region(landmarks, source.shape[-1], rims, gaze=True)
+            assert gaze is not None
+            crops, landmarks, mask, gaze = (torch.cat([x, x]) for x in (source, landmarks, mask, gaze))
 
-    def likeness(self, leaf: Tensor, source: Tensor, rng: np.random.Generator) -> Tensor:
+        def put(latents: Tensor) -> Tensor:
+            with autocast():
+                decoded = self.backbone.decode(latents).float()
+            return composite(crops, fitted(crops, decoded, landmarks, mask, gaze), mask)
+
+        return put
+
+    def likeness(
+        self, leaf: Tensor, source: Tensor, put: Callable[[Tensor], Tensor], rng: np.random.Generator
+    ) -> Tensor:
         """The gradient `(n, C, h, w)`, at edited latents, of how much one recogniser takes people for themselves.
 
-        `leaf` and `source` as below.
+        `leaf`, `source` and `put` as below.
         """
         net = self.recognisers[int(rng.integers(len(self.recognisers)))]
         leaf = leaf.detach().requires_grad_()
-        shown = self.put(leaf, source)
+        shown = put(leaf)
         with autocast():
             new = net(shown).float()
             with torch.no_grad():
@@ -317,6 +334,7 @@ class _Beholders:
         self,
         leaf: Tensor,
         source: Tensor,
+        put: Callable[[Tensor], Tensor],
         pairs: Pairs,
         pull: Tensor,
         rng: np.random.Generator,
@@ -327,6 +345,7 @@ class _Beholders:
         Args:
             leaf: `(n, C, h, w)` edited latents; n is even, the second half are the first half's people again.
             source: `(n / 2, 3, S, S)` these people as they were.
+            put: shows latents in these pictures, see `into`.
             pairs: what they should be.
             pull: the gradient that is there.
             rng: chooses who is asked.
@@ -334,7 +353,9 @@ class _Beholders:
         """
         options, people = self.options, len(leaf) // 2
         leaf = leaf.detach().requires_grad_()
-        drawn, wanted = self.put(leaf, source), self.seen(pairs.wanted)
+        drawn = put(leaf)
+        with torch.no_grad():
+            wanted = put(pairs.wanted)
         who = []
         for i in rng.permutation(len(self.recognisers))[: options.asked]:
             net = self.recognisers[int(i)]
@@ -410,7 +431,7 @@ def train_swaps(
     torch.manual_seed(options.seed)
     unet, schedule = backbone.unet, backbone.schedule
     directed = DirectedHalf(unet, space, read_out, options.learning_rate, options.direction_rate)
-    beholders = _Beholders(backbone, recognisers, attributes, options)
+    beholders = _Beholders(backbone, recognisers, attributes, options, glasses)
     if (state := run.resume()) is not None:
         directed.load_state(state)
         beholders.load_state(state)
@@ -441,7 +462,8 @@ def train_swaps(
         if recognisers:
             at = coordinates[judged].detach().requires_grad_()
             tried, source = edited[judged](at), beholders.seen(z[: len(at) // 2])
-            (uphill,) = torch.autograd.grad(tried, at, beholders.likeness(tried, source, rng))
+            put = beholders.into(source)
+            (uphill,) = torch.autograd.grad(tried, at, beholders.likeness(tried, source, put, rng))
             far = options.searched * torch.rand((len(at), 1, 1), generator=generator)
             led = coordinates[judged] - far * directed.spread(targets.codes) * uphill.sign()
             coordinates = torch.cat([led, coordinates[len(at) :]])
@@ -456,7 +478,7 @@ def train_swaps(
         if recognisers:
             strength = 1 + (options.strongest - 1) * torch.rand((len(at), 1, 1, 1), generator=generator)
             shown = z[judged] + strength * (leaf[judged] - z[judged])
-            push, found = beholders(shown, source, pairs[judged], pull[judged], rng, generator)
+            push, found = beholders(shown, source, put, pairs[judged], pull[judged], rng, generator)
             pull[judged] += strength * push
             figures |= found
         unpaired = options.denoise * denoise + options.length * length

@@ -22,6 +22,7 @@ from fluidvid.live.backoff import Backoff
 from fluidvid.live.encoding import VIDEO, Coded
 from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED, Opening, Told
 from fluidvid.live.sinks import ASIDE, delete_published, set_aside
+from fluidvid.signals import kept_from_children
 
 MAX_WAITING = 32 * 2**20
 """Bytes of packets that may wait for a worker; beyond, everything up to the next key frame is dropped. In a live output
@@ -253,13 +254,14 @@ class _Worker:
         """Feed one worker until it ends; why it failed (empty if it did not), and whether for good."""
         publisher = self._publisher
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "fluidvid.live.muxing"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # nothing of an address may reach a log; failures come over stdout
-                start_new_session=True,
-            )
+            with kept_from_children():
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "fluidvid.live.muxing"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # nothing of an address may reach a log; failures come over stdout
+                    start_new_session=True,
+                )
         except OSError as error:  # no memory, or too many processes or open files: may pass
             return f"the worker cannot be started ({error.strerror})", False
         assert process.stdin is not None and process.stdout is not None

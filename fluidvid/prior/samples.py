@@ -32,9 +32,9 @@ def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, o
     if count > MOST:
         raise ConfigError(f"--count {count}: at most {MOST}, the numbers that the names of the pictures can hold")
     paths = [out / f"{index:06d}.png" for index in range(count)]
-    there = [path for path in paths if path.exists()]
+    there = {path: path.stat().st_ino for path in paths if path.exists()}
     if there and not overwrite:
-        raise OutputError(f"{there[0]} exists already: --overwrite replaces samples, or choose another --out")
+        raise OutputError(f"{next(iter(there))} exists already: --overwrite replaces samples, or choose another --out")
     backbone = load_backbone(backbone_source(prior, ModelStore()))
     index = 0
     try:
@@ -43,9 +43,11 @@ def write_samples(prior: str, count: int, seed: int, out: Path, *, steps: int, o
                 _write(paths[index], cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
                 index += 1
     except KeyboardInterrupt:
-        if index == 0:
+        # The last one may have got its name just now.
+        written = sum(path.exists() and path.stat().st_ino != there.get(path) for path in paths[: index + 1])
+        if not written:
             raise
-        raise InterruptedResultError(f"interrupted: {out} holds {index} of {count} samples, complete ones") from None
+        raise InterruptedResultError(f"interrupted: {written} of {count} samples were written to {out}") from None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -196,14 +196,17 @@ def test_no_more_contrast_and_no_more_colour_than_the_face_has() -> None:
     torch.testing.assert_close(no_stronger(soft, 0.3 * shapes.roll(7, 2) + 0.1 * colours, mask), soft)
 
 
+ALL = torch.ones(1, 1, 128, 128)
+
+
 def test_brows_do_not_join_unless_they_did() -> None:
     landmarks = torch.from_numpy(face68()[None]).float()
     skin, dark = torch.full((1, 3, 128, 128), 0.4), torch.full((1, 3, 128, 128), -0.5)
     x, y = (int(v) for v in (landmarks[0, 21] + landmarks[0, 22] + landmarks[0, 27]) / 3 * 128)
-    assert float(unmarked(skin, dark, landmarks)[0, 0, y, x]) == pytest.approx(0.4 - DARKER, abs=1e-3)
-    torch.testing.assert_close(unmarked(dark, dark, landmarks), dark)
+    assert float(unmarked(skin, dark, landmarks, ALL)[0, 0, y, x]) == pytest.approx(0.4 - DARKER, abs=1e-3)
+    torch.testing.assert_close(unmarked(dark, dark, landmarks, ALL), dark)
     # Where they did, an edit may part them, but for the skin around.
-    assert float(unmarked(dark, skin, landmarks)[0, 0, y, x]) > 0
+    assert float(unmarked(dark, skin, landmarks, ALL)[0, 0, y, x]) > 0
 
 
 def test_nothing_is_drawn_on_bare_skin() -> None:
@@ -216,11 +219,29 @@ def test_nothing_is_drawn_on_bare_skin() -> None:
         for mark in (-0.6, 0.6):
             marked = drawn.clone()
             marked[..., y - 2 : y + 3, x - 2 : x + 3] = mark
-            found = float(unmarked(skin, marked, landmarks)[0, 0, y, x])
+            found = float(unmarked(skin, marked, landmarks, ALL)[0, 0, y, x])
             if (y, x) == cheek:
                 assert found == pytest.approx(-SHADED if mark < 0 else LIT, abs=0.02)
             else:
                 assert abs(found) > 0.4
-    torch.testing.assert_close(unmarked(skin, drawn, landmarks), drawn)
+    torch.testing.assert_close(unmarked(skin, drawn, landmarks, ALL), drawn)
     redder = drawn + torch.tensor([0.3, -0.15, -0.15])[:, None, None]
-    torch.testing.assert_close(unmarked(skin, redder, landmarks), redder)  # colours are `relight`'s
+    torch.testing.assert_close(unmarked(skin, redder, landmarks, ALL), redder)  # colours are `relight`'s
+
+
+def test_rims_leave_no_shade_on_the_skin_beside_them() -> None:
+    landmarks = torch.from_numpy(face68()[None]).float()
+    skin, rims = torch.full((1, 3, 128, 128), 0.3), torch.zeros(1, 1, 128, 128)
+    rims[..., 70:73, 20:108] = 1
+    worn = torch.where(rims > 0, -0.8, skin)
+    found = unmarked(worn, skin, landmarks, 1 - rims)
+    torch.testing.assert_close(found[..., 60:85, 20:40], skin[..., 60:85, 20:40])
+
+
+def test_where_landmarks_are_wrong_anything_may_be_drawn() -> None:
+    """Else the eyes would stay, for they would be taken for bare skin."""
+    landmarks = torch.from_numpy(face68()[None]).float()
+    source, drawn = torch.zeros(1, 3, 128, 128), torch.full((1, 3, 128, 128), 0.5)
+    eyes = gaze_region(landmarks, ALL)
+    assert float(unmarked(source, drawn, landmarks, ALL, eyes)[0, 0, 82, 30]) < 0.2
+    torch.testing.assert_close(unmarked(source, drawn, landmarks, ALL, 0 * eyes), drawn)

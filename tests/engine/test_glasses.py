@@ -52,6 +52,8 @@ def test_rims_are_found_where_they_are_and_nowhere_else(embedded: Glasses) -> No
     where = (worn != bare).any(1, keepdim=True)
     assert float(found[where].mean()) > 0.6
     assert float(found[~where].mean()) < 0.05
+    # Rims of 2.6 pixels, no wider: what is left to the source tells who it is.
+    assert float(found.sum()) < 1.5 * float(where.sum())
 
 
 def test_crops_of_another_alignment_and_size_show_the_same_rims(embedded: Glasses) -> None:

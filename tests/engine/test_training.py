@@ -228,7 +228,7 @@ def test_recognisers_and_the_critic_see_edits_as_they_are_shown(pictures: NDArra
     beholders = _Beholders(backbone, [tiny_recogniser(tmp_path, "who")], attributes, SwapTraining())
     source = to_crops(pictures[:2])
     latents = (backbone.encode(source) + 1).repeat(2, 1, 1, 1).requires_grad_()
-    shown = beholders.put(latents, source)
+    shown = beholders.into(source)(latents)
     mask, gaze = edited_region(attributes.landmarks(source), source.shape[-1], None, gaze=True)
     outside = (mask == 0).repeat(2, 3, 1, 1)
     assert outside.any() and not outside.all() and gaze is not None

@@ -386,21 +386,27 @@ def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, se
     assert list((tmp_path / "full").iterdir()) == []
 
 
+@pytest.mark.parametrize("named", [False, True])
 def test_interrupted_samples_are_not_denied(
-    fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fluidvid: Fluidvid, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
+    """A signal before the third sample has its name, or just behind that."""
     replace = Path.replace
 
     def interrupted(part: Path, path: Path) -> Path:
+        if path.name == "000002.png" and not named:
+            raise KeyboardInterrupt
+        done = replace(part, path)
         if path.name == "000002.png":
             raise KeyboardInterrupt
-        return replace(part, path)
+        return done
 
     monkeypatch.setattr(Path, "replace", interrupted)
     arguments = ("--prior", seed_prior, "--count", 3, "--out", tmp_path / "a", "--ddim", 3)
     code, _, err = fluidvid("sample", *arguments)
-    assert code == 130 and "holds 2 of 3 samples" in err and "nothing was written" not in err
-    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["000000.png", "000001.png"]
+    written = ["000000.png", "000001.png", "000002.png"][: 3 if named else 2]
+    assert code == 130 and f"{len(written)} of 3 samples were written" in err and "nothing was written" not in err
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == written
 
 
 def test_embeddings_are_kept_whole_or_not_at_all(

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fluidvid.engine import losses, optimise
+from fluidvid.engine import composite, losses, optimise
 from fluidvid.engine import search as search_module
 from fluidvid.engine.between import Sample
 from fluidvid.engine.cache import Known, PersonState, Provenance
@@ -156,6 +156,13 @@ def test_a_guide_of_a_low_threshold_counts_more(parts: dict[str, Any], tmp_path:
     assert first / even == pytest.approx((1.6 + 2 * 0.4) / 3, rel=1e-3)
 
 
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn on bare skin counts, too: there is little else in faces of noise."""
+    for limit in ("SHADED", "LIT"):
+        monkeypatch.setattr(composite, limit, 9.0)
+
+
 def _search_on(parts: dict[str, Any], count: int) -> tuple[Callable[..., Optimised], dict[str, torch.Tensor]]:
     """`optimise_direction` on so many faces, and how the guides see them."""
     editor = _editor(parts)
@@ -206,7 +213,7 @@ def test_candidates_with_a_start_are_seen_there(parts: dict[str, Any]) -> None:
     assert not torch.allclose(seen[0], seen[1])
 
 
-def test_a_search_leads_away_from_rivals(parts: dict[str, Any]) -> None:
+def test_a_search_leads_away_from_rivals(parts: dict[str, Any], anywhere: None) -> None:
     search, source = _search_on(parts, 1)
     weights = dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"apart": 10.0}
 
@@ -219,7 +226,7 @@ def test_a_search_leads_away_from_rivals(parts: dict[str, Any]) -> None:
     assert alike(13) < alike(1) - 0.01  # both without the blur
 
 
-def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any]) -> None:
+def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any], anywhere: None) -> None:
     search, _ = _search_on(parts, 1)
     start = torch.full_like(parts["space"].zero(), 0.5)
 
@@ -469,7 +476,7 @@ def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) 
     assert editor.recognised([0, 1, 2], crops, crops).all()
 
 
-def test_weak_frame_is_edited_more_strongly_and_the_boost_subsides(parts: dict[str, Any]) -> None:
+def test_weak_frame_is_edited_more_strongly_and_the_boost_subsides(parts: dict[str, Any], anywhere: None) -> None:
     editor = _editor(parts)
     crops = faces(2)
     one = np.ones(1, np.float32)

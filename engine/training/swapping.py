@@ -191,12 +191,13 @@ class PairCache:
         size = x.shape[-1]
         landmarks, region = kept.landmarks.float(), face_region(kept.landmarks, size)
         donors, meshes = self.targets.pictures[rows], self.targets.meshes[rows]
-        wanted = swapped(x.repeat(2, 1, 1, 1), landmarks, kept.mesh.float(), region, donors.to(x), meshes)
+        both = torch.cat([x, x])
+        wanted = swapped(both, landmarks, kept.mesh.float(), region, donors.to(x), meshes)
         face = region
         if self.glasses is not None:
             rims = worn_rims(self.glasses, x).repeat(2, 1, 1, 1)
-            wanted, face = torch.lerp(wanted, x.repeat(2, 1, 1, 1), rims), region * (1 - rims)
-        wanted = torch.lerp(wanted, unmarked(x.repeat(2, 1, 1, 1), wanted, landmarks, face), face)
+            wanted, face = torch.lerp(wanted, both, rims), region * (1 - rims)
+        wanted = torch.lerp(wanted, unmarked(both, wanted, landmarks, face), face)
         with autocast():
             z = self.backbone.encode(torch.cat([x, wanted])).half()
         weights = region * (1 - (1 - self.options.skin) * skin_region(landmarks, size))

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluidvid.engine.autoencoder import FaceAutoencoder
+from fluidvid.engine.backbone import FirstStage
 from fluidvid.engine.crops import to_crops
 from fluidvid.engine.precision import autocast
 from fluidvid.engine.training.pictures import augment
@@ -29,7 +29,7 @@ class LatentCache:
         kept: latents `(M, C, h, w)`, their pictures `(M,)` and the place to renew, of a checkpoint; None encodes all.
     """
 
-    autoencoder: FaceAutoencoder
+    autoencoder: FirstStage
     pictures: NDArray[np.uint8]
     weights: NDArray[np.float64]
     fresh: int = 4
@@ -64,4 +64,4 @@ class LatentCache:
         chance = self.weights[owner]
         rows = self.rng.choice(len(owner), count, p=chance / chance.sum())
         self.picked = owner[rows]
-        return latents[rows].float().clone()
+        return latents[rows].float().clone(memory_format=torch.contiguous_format)

@@ -37,6 +37,7 @@ from fluidvid.engine.training.diffusion import drop_skips
 from fluidvid.engine.training.directed import DirectedHalf, ReadOut, too_long
 from fluidvid.engine.training.edits import mean_terms, who_terms
 from fluidvid.engine.training.grimaces import grimaces
+from fluidvid.engine.training.latents import LatentCache
 from fluidvid.engine.training.pictures import augment
 from fluidvid.engine.training.runs import TrainingOptions, TrainingRun, held, warmed
 from fluidvid.engine.training.swaps import swapped
@@ -56,7 +57,8 @@ class SwapTraining(TrainingOptions):
         cache: pairs that are kept; the oldest give way. They take 17 KiB each.
         begin: pairs before the first step.
         length: weight of the bound on the directions' length, see `too_long`.
-        denoise: weight of the ordinary denoising that is kept up, on `denoised` faces a step.
+        denoise: weight of the ordinary denoising that is kept up.
+        denoised: faces a step that are, others than the pairs': what edits see over and over is no measure of faces.
         highest: largest timestep of it.
         skin: weight of bare skin, where a feature's is 1.
         outside: weight of everything, whatever is seen there.
@@ -438,6 +440,7 @@ def train_swaps(
         beholders.load_state(state)
     generator = torch.Generator().manual_seed(options.seed + run.step)
     rng = np.random.default_rng(options.seed + run.step)
+    faces = LatentCache(backbone.first_stage, pictures, chances, rng=rng, generator=generator)
     cache = PairCache(backbone, attributes, targets, pictures, chances, options, rng, generator, glasses)
     (level,) = space.timesteps
     judged = slice(options.judged)
@@ -449,7 +452,7 @@ def train_swaps(
         coordinates = directed.read_out(targets.codes[pairs.rows])
         ts = torch.full((n,), level)
         z_t = schedule.add_noise(z, torch.randn(z.shape, generator=generator), ts)
-        clean = z[-options.denoised :]
+        clean = faces.draw(options.denoised)
         times = torch.randint(60, options.highest + 1, (len(clean),), generator=generator)
         times[::3] = level
         keep = (torch.rand(len(clean), generator=generator) < 0.5).float()

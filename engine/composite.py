@@ -17,7 +17,10 @@ MOST_GAZE = 0.12
 BLOCK = 8
 """Side of the cells in which light is averaged, in pixels."""
 DARKER = 0.05
-"""By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1]."""
+"""By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1], and a nose than
+the darkest that the source shows nearby."""
+NEARBY = 0.03
+"""How far that is, in fractions of the side: wings and nostrils may move."""
 SHADED, LIT = 0.1, 0.15
 """By how much other bare skin may be darker or lighter than the source's, of [-1, 1]: a cheek, no drawn bar."""
 ANGLES = 256
@@ -122,6 +125,20 @@ def beside_mouth(landmarks68: Tensor, size: int) -> Tensor:
     height = (points[:, 51] - points[:, 33]).norm(dim=1).clamp_min(0.02)
     near = _squared_distances(torch.cat([above, below, *corners], 1), size).amin(1)
     return torch.exp(-near / (2 * (0.4 * height[:, None, None]).pow(2)))[:, None]
+
+
+def on_nose(landmarks68: Tensor, size: int) -> Tensor:
+    """The nose but for its root, and what is next to its wings.
+
+    Args:
+        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
+        size: side of the crop in pixels.
+
+    Returns:
+        `(N, 1, size, size)` float32 in [0, 1].
+    """
+    near = _squared_distances(landmarks68[:, 28:36].float(), size).amin(1)
+    return (1.5 * torch.exp(-near / (2 * 0.035**2))).clamp_max(1)[:, None]
 
 
 def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:
@@ -238,8 +255,8 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
     """Decoded edited latents without marks on bare skin: there they are about as light as the source's.
 
     What is drawn there are bars on foreheads, streaks at temples and blots on cheeks; between the brows and beside the
-    mouth, where nothing may get darker, it joins brows and gives women moustaches. Where landmarks were placed wrongly
-    nobody knows what is skin: there anything may be drawn, see `gaze_region`.
+    mouth, where nothing may get darker, it joins brows and gives women moustaches; noses get black wings. Where
+    landmarks were placed wrongly nobody knows what is skin: there anything may be drawn, see `gaze_region`.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
@@ -250,18 +267,32 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
     """
     size = crops.shape[-1]
     brows, mouth = 1.6 * between_brows(landmarks68, size), 1.4 * beside_mouth(landmarks68, size)
-    bare = F.interpolate(skin_region(landmarks68, size // 4), size=(size, size), mode="bilinear", align_corners=False)
+    near = torch.cat([skin_region(landmarks68, size // 4), on_nose(landmarks68, size // 4)], 1)
     if shown is not None:
-        bare = bare * (shown.amax((1, 2, 3), keepdim=True) > 0)
+        near = near * (shown.amax((1, 2, 3), keepdim=True) > 0)
+    bare, nose = F.interpolate(near, size=(size, size), mode="bilinear", align_corners=False).split(1, 1)
     mask = mask.to(decoded.dtype)
-    own = softened(crops.mean(1, keepdim=True).to(decoded.dtype), mask, size / 42)
+    grey = crops.mean(1, keepdim=True).to(decoded.dtype)
+    own = softened(grey, mask, size / 42)
 
-    def between(drawn: Tensor, where: Tensor, shaded: float, lit: float) -> Tensor:
+    def between(drawn: Tensor, where: Tensor, own: Tensor, shaded: float, lit: float) -> Tensor:
         off = drawn.mean(1, keepdim=True) - own
         return drawn + where.to(drawn.dtype) * (off.clamp(-shaded, lit) - off)
 
-    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), DARKER, math.inf)
-    return between(drawn, bare, SHADED, LIT)
+    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), own, DARKER, math.inf)
+    drawn = between(drawn, bare, own, SHADED, LIT)
+    return between(drawn, nose, _darkest(grey), DARKER, math.inf)
+
+
+def _darkest(grey: Tensor) -> Tensor:
+    """The darkest of `(N, 1, S, S)` pictures within `NEARBY` of each pixel, whatever is finer than that smoothed."""
+    size = grey.shape[-1]
+
+    def mean(x: Tensor, reach: int) -> Tensor:
+        return F.avg_pool2d(x, 2 * reach + 1, 1, reach, count_include_pad=False)
+
+    reach = int(NEARBY * size)
+    return mean(-F.max_pool2d(-mean(grey, size // 128), 2 * reach + 1, 1, reach), size // 64)
 
 
 def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, shown: Tensor | None) -> Tensor:

@@ -285,14 +285,12 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
 
 
 def _darkest(grey: Tensor) -> Tensor:
-    """The darkest of `(N, 1, S, S)` pictures within `NEARBY` of each pixel, whatever is finer than that smoothed."""
+    """The darkest of `(N, 1, S, S)` pictures within `NEARBY` of each pixel, at half their resolution."""
     size = grey.shape[-1]
-
-    def mean(x: Tensor, reach: int) -> Tensor:
-        return F.avg_pool2d(x, 2 * reach + 1, 1, reach, count_include_pad=False)
-
-    reach = int(NEARBY * size)
-    return mean(-F.max_pool2d(-mean(grey, size // 128), 2 * reach + 1, 1, reach), size // 64)
+    reach = round(NEARBY * size / 2)
+    darkest = -F.max_pool2d(-F.avg_pool2d(grey, 2), 2 * reach + 1, 1, reach)
+    smooth = F.avg_pool2d(darkest, 3, 1, 1, count_include_pad=False)
+    return F.interpolate(smooth, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, shown: Tensor | None) -> Tensor:

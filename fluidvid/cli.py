@@ -44,7 +44,7 @@ _EPILOG = (
 
 _LIVE_EPILOG = (
     "Exit codes: 0 stopped by SIGINT, SIGTERM or SIGHUP (trailers written), or a file ended; 2 wrong use; 3 the input "
-    "was given up; 4 all outputs were given up, or none was complete when a file had ended; 5 model missing; 7 face "
+    "was given up; 4 all outputs were given up, or none is complete at the end; 5 model missing; 7 face "
     "detection failed (stopped: a picture that was not looked at never leaves); 130 a second signal, or one after the "
     "run's end. Faces are masked until their direction is ready, and whenever the machine is too slow to edit. Logins "
     "in addresses are never shown. Hair, clothes, gait, voice and context still identify people."

@@ -40,7 +40,7 @@ from fluidvid.live.encoding import AUDIO, Coded, LiveEncoder, Look
 from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.muxing import failure
-from fluidvid.live.publisher import OutputSettings, Publisher
+from fluidvid.live.publisher import OutputSettings, Publisher, _Worker
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
 from fluidvid.live.sinks import ContainerSink, Sink, _Written, open_sink, set_aside
@@ -397,6 +397,19 @@ def test_who_gives_an_output_up_says_what_to_do(target: str, retries: int, why: 
     before, given_up, told = publisher.given_up.partition(": given up")
     assert before == f"{publisher.address.shown}: {why}" and given_up
     assert told.startswith(remedy) and bool(told) == bool(remedy) and ("--retries" in told) == ("--retries" in remedy)
+
+
+def test_an_end_that_is_not_written_in_time_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a server that takes what waits for it, but slowly."""
+    let, said = threading.Event(), list[str]()
+    monkeypatch.setattr(_Worker, "run", lambda worker: (let.wait(20) and "", False))
+    publisher = publisher_to("rtsp://h/a", said.append)
+    publisher.start(b"")
+    monkeypatch.setattr(publisher._thread, "join", lambda limit: None)
+    publisher.close()
+    let.set()
+    assert said == ["rtsp://h/a: not finished properly: its end was not written within 25 s"]
+    assert publisher.given_up.startswith("rtsp://h/a: its end was not written within 25 s: not complete; check that")
 
 
 @contextmanager

@@ -6,13 +6,11 @@ import errno
 import io
 import os
 import re
-import resource
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -46,6 +44,7 @@ from fluidvid.live.shaping import Shaper
 from fluidvid.live.sinks import ContainerSink, Sink, _Written, open_sink, set_aside
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
+from tests.fluidvid.full_disk import no_file_larger_than
 from tests.fluidvid.live.conftest import until, workers
 from tests.fluidvid.video.media_files import Recipe, build, give_pixel_crop
 
@@ -410,17 +409,6 @@ def test_an_end_that_is_not_written_in_time_is_missing(tmp_path: Path, monkeypat
     let.set()
     assert said == ["rtsp://h/a: not finished properly: its end was not written within 25 s"]
     assert publisher.given_up.startswith("rtsp://h/a: its end was not written within 25 s: not complete; check that")
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """Writing more fails, as on a full disk (Python ignores the signal)."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "p-%d.mkv", "hls/"])

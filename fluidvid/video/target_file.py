@@ -100,7 +100,7 @@ def write_error(target: Path, error: BaseException) -> OutputError:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"no space left while writing {target}: free some or choose another disk; nothing was written"
+            f"no space left while writing {target}: free some or choose another disk; no result was written"
         )
     if code == errno.EFBIG:
         return OutputError(f"{target} grows larger than the file system or a limit allows: choose another disk")
@@ -114,5 +114,5 @@ def write_error(target: Path, error: BaseException) -> OutputError:
         return OutputError(f"the file name {target.name[:40]}... is too long: choose a shorter one")
     reason = getattr(error, "strerror", None) or error
     return OutputError(
-        f"writing {target} failed ({reason}): nothing was written; try another file name ending or --codec"
+        f"writing {target} failed ({reason}): no result was written; try another file name ending or --codec"
     )

@@ -187,6 +187,33 @@ def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+MADE = """
+import os, runpy, signal, sys
+from pathlib import Path
+import fluidvid.api
+from fluidvid.errors import DetectionError
+
+def failing(*arguments, **named):
+    Path(named["config"].cache.path).write_bytes(b"people")
+    Path(named["config"].cache.path + ".key").write_bytes(b"key")
+    if "signal" in sys.argv[-1]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    raise DetectionError("face detection failed")
+
+fluidvid.api.anonymize = failing
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("signal.cache", 130), ("people.cache", 7)])
+def test_a_cache_that_was_made_is_not_denied(name: str, code: int, clip: Path, tmp_path: Path) -> None:
+    for happened in (f"made, and stays, as does its key {tmp_path / name}.key", "changed, and stays"):
+        done = python("-c", MADE, "anonymize", clip, "out.mp4", "--cache", name, cwd=tmp_path)
+        assert_one_line_error(done, code)
+        assert done.stderr.endswith(f"; the cache {name} was {happened}\n")
+        assert "nothing was written" not in done.stderr and not (tmp_path / "out.mp4").exists()
+
+
 STANDING = """
 import os, runpy, signal
 from fluidvid.video.target_file import TargetFile

@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from fluidvid.errors import ConfigError, ModelError, OutputError
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
@@ -292,7 +293,7 @@ def _open(origin: str) -> tuple[BinaryIO, int | None]:
         length = response.headers.get("Content-Length")
         return response, int(length) if length else None
     if scheme in ("", "file"):
-        path = Path(urlparse(origin).path if scheme else origin)
+        path = Path(url2pathname(urlparse(origin).path) if scheme else origin)  # %20 is a space
         return path.open("rb"), path.stat().st_size
     raise ModelError(f"cannot fetch {origin}: only https addresses and local files are accepted")
 

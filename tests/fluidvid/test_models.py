@@ -97,6 +97,13 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_an_address_of_a_file_whose_name_is_coded(tmp_path: Path) -> None:
+    source = tmp_path / "the net #1 (50%).onnx"
+    source.write_bytes(b"weights")
+    path = store_of(entry(b"weights"), tmp_path).pull("net", source=source.as_uri())
+    assert path.read_bytes() == b"weights"
+
+
 def test_a_wrong_hash_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "src").write_bytes(b"tampered")
     store = store_of(entry(b"weights", url=(tmp_path / "src").as_uri()), tmp_path)

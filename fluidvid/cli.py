@@ -558,6 +558,12 @@ def models_verify(
         )
 
 
+_NAME_REMEDIES = {
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.EACCES: "change its permissions, or those of its folder, or name another",
+}
+"""What to do about a file that the system refuses by its name."""
+
 _stopped: list[int] = []
 """Signals that asked for an end. Modules that are just being loaded turn the exception into another one."""
 
@@ -595,10 +601,11 @@ def _outcome(command: Callable[[], Any]) -> tuple[int, str]:
         if hasattr(error, "format_message"):  # typer's own usage errors
             words = (error.format_message() or "a command is needed").rstrip(".")
             return int(ExitCode.USAGE), words if "--help" in words else f"{words}: see --help"
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever it is looked at first
+        remedy = _NAME_REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+        if remedy and isinstance(error, OSError):  # wherever it is looked at first
             from fluidvid.live.addresses import redacted
 
-            return int(ExitCode.USAGE), f"{redacted(str(error.filename))}: {error.strerror}: give a shorter one"
+            return int(ExitCode.USAGE), f"{redacted(str(error.filename))}: {error.strerror}: {remedy}"
         return int(ExitCode.INTERNAL), f"internal error, please report it: {type(error).__name__}: {error}"
     # Without its standalone mode typer returns the code of an Exit, and 130 for Ctrl-C.
     code = int(ending) if isinstance(ending, int) else int(ExitCode.OK)

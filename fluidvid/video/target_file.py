@@ -19,6 +19,14 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         OutputError: the target is the source, a folder or a pipe, exists without `overwrite`, or its folder is missing
             or cannot be written to.
     """
+    try:
+        _check_place(target, source, overwrite)
+    except PermissionError as error:  # nobody may look into its folder
+        raise write_error(target, error) from error
+    TargetFile(target, overwrite).remove()
+
+
+def _check_place(target: Path, source: Path, overwrite: bool) -> None:
     if target.parent.exists() and not target.parent.is_dir():
         raise OutputError(f"{target.parent} is no folder: choose another place for the result")
     if target.is_dir():
@@ -31,7 +39,6 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} exists: add --overwrite to replace it")
     if not target.parent.is_dir():
         raise OutputError(f"folder {target.parent} does not exist: create it first")
-    TargetFile(target, overwrite).remove()
 
 
 class TargetFile:

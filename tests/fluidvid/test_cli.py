@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +116,42 @@ def test_version() -> None:
 )
 def test_wrong_use_is_exit_2_in_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     assert_one_line_error(fluidvid(*arguments, cwd=tmp_path), 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["anonymize", "clip.mp4", "closed/b.mp4"], 4),
+        (["audit", "clip.mp4", "clip.mp4", "--html", "closed/a.html"], 4),
+        (["stream", "clip.mp4", "closed/b.mp4"], 4),
+        (["anonymize", "clip.mp4", "b.mp4", "--config", "closed/a.toml"], 2),
+        (["models", "list"], 2),
+        (["cache", "rekey", "--cache", "closed/a.cache", "--key-file", "clip.mp4"], 2),
+    ],
+)
+def test_a_folder_that_nobody_may_look_into_is_one_line(
+    arguments: list[str],
+    code: int,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "closed")
+    stat = Path.stat
+
+    def refused(path: Path, **named: Any) -> os.stat_result:  # as the system does, but for root
+        if "closed" in path.parts[:-1]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **named)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    command = typer.main.get_command(cli.app)
+    assert cli.run(lambda: command(arguments, standalone_mode=False)) == code
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "closed" in told and "permission" in told and "internal error" not in told
 
 
 def test_missing_source(tmp_path: Path) -> None:

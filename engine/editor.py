@@ -21,6 +21,7 @@ from fluidvid.engine.face_networks import AttributeNetworks, Recogniser
 from fluidvid.engine.glasses import Glasses
 from fluidvid.engine.inversion import InversionEditor
 from fluidvid.engine.memory import PersonMemory, recognisable
+from fluidvid.engine.optimise import SearchStopped
 from fluidvid.engine.plan import EditPlan
 from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.readable import readable
@@ -113,7 +114,7 @@ class FluidEditor:
         self.apply = AppliedEdit(backbone, path, attributes, options.optimise.gaze, glasses)
         networks = self.guides, self.verifiers, attributes
         # Threads of its own: live, edits must not wait for those of a search.
-        shares = Shares(backbone.device)
+        shares = Shares(backbone.device, heed=self._heed)
         self.search = DirectionSearch(self.apply, difference, space, *networks, bank, options, generator, basis, shares)
         self._shares = Shares(backbone.device)
         self._run = RunEditor(self.apply, self.guides[0], options, self.template, self.crop_size, self._shares)
@@ -324,8 +325,14 @@ class FluidEditor:
         self._rows.pop(person_id, None)
 
     def stop(self) -> None:
-        """Searches, also one under way in another thread, end at their next step; what is known can be applied."""
+        """Searches and first tries, also one under way in another thread, end by `SearchStopped` before their networks
+        look the next time; what is known can be applied.
+        """
         self.search.stopping.set()
+
+    def _heed(self) -> None:
+        if self.search.stopping.is_set():
+            raise SearchStopped("the search was stopped")
 
     def pace(self, wait: Callable[[], None]) -> None:
         """Have `wait` called between the steps of every search, in its thread, where it may take its time."""

@@ -21,9 +21,13 @@ class Shares:
     Args:
         device: where the batches are.
         threads: None: `torch.get_num_threads()` at this moment.
+        heed: called before jobs are begun; may raise to have none begun.
     """
 
-    def __init__(self, device: torch.device, threads: int | None = None) -> None:
+    def __init__(
+        self, device: torch.device, threads: int | None = None, *, heed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._heed = heed
         self.count = (threads or torch.get_num_threads()) if device.type == "cpu" else 1
         # Each worker computes with one thread of its own; the caller's number of threads stays.
         self._pool = (
@@ -64,6 +68,7 @@ class Shares:
 
         As many at once as the caller has threads; who has but one, as a job itself has, does them one after another.
         """
+        self._heed()
         wide = min(torch.get_num_threads(), self.count, len(jobs))
         if self._pool is None or wide < 2:
             return [job() for job in jobs]
@@ -74,6 +79,11 @@ class Shares:
             for place, job in waiting:
                 results[place] = job()
 
-        for done in [self._pool.submit(work) for _ in range(wide)]:
-            done.result()
+        try:
+            for done in [self._pool.submit(work) for _ in range(wide)]:
+                done.result()
+        except BaseException:  # a signal, too: the process would wait for all that is left
+            for _ in waiting:
+                pass
+            raise
         return [results[place] for place in range(len(jobs))]

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import reduce
 from pathlib import Path
@@ -44,7 +44,7 @@ _EPILOG = (
 
 _LIVE_EPILOG = (
     "Exit codes: 0 stopped by SIGINT, SIGTERM or SIGHUP (trailers written), or a file ended; 2 wrong use; 3 the input "
-    "was given up; 4 all outputs were given up, or none was complete when a file had ended; 5 model missing; 7 face "
+    "was given up; 4 all outputs were given up, or none is complete at the end; 5 model missing; 7 face "
     "detection failed (stopped: a picture that was not looked at never leaves); 130 a second signal, or one after the "
     "run's end. Faces are masked until their direction is ready, and whenever the machine is too slow to edit. Logins "
     "in addresses are never shown. Hair, clothes, gait, voice and context still identify people."
@@ -105,7 +105,7 @@ def _anonymize(
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)
-    with _standing_told(_new_at(where_to)):
+    with _standing_told(_new_at(where_to)), _made_told(_cache_made(chosen)):
         with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
             report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
         if not quiet:
@@ -131,6 +131,65 @@ def _standing_told(standing: Callable[[], str]) -> Iterator[None]:
         if stopped and (words := standing()):
             raise InterruptedResultError(f"interrupted when {words}, its account may be lost") from error
         raise
+
+
+@contextmanager
+def _made_told(made: Callable[[], str]) -> Iterator[None]:
+    """After an error or a signal say what there is all the same.
+
+    Args:
+        made: what was made beside a result, in words, or nothing.
+
+    Raises:
+        InterruptedResultError: in place of a signal's exception.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if words := made():
+            if not isinstance(error, FluidvidError) and (isinstance(error, KeyboardInterrupt) or _stopped):
+                raise InterruptedResultError(f"interrupted: no result was written; {words}") from error
+            error.add_note(words)
+        raise
+
+
+def _files_made(paths: Sequence[Path]) -> Callable[[], str]:
+    """Says which of these files were put there."""
+    before = [_which(path) for path in paths]
+
+    def words() -> str:
+        made = [str(path) for path, which in zip(paths, before, strict=True) if _which(path) not in (None, which)]
+        return f"installed and verified before: {', '.join(made)}" if made else ""
+
+    return words
+
+
+def _cache_made(chosen: config.Config) -> Callable[[], str]:
+    """Says of a run's cache that it was made, or that it changed."""
+    from fluidvid.cache.keys import own_key_file
+    from fluidvid.cache.redis import is_url
+
+    cache = chosen.cache.path
+    if cache is None or is_url(cache) or chosen.mode != "fluid":
+        return lambda: ""
+
+    def state() -> int | None:
+        with suppress(OSError, ValueError):
+            return Path(cache).stat().st_mtime_ns
+        return None
+
+    before = state()
+
+    def words() -> str:
+        after = state()
+        if after in (None, before):
+            return ""
+        if before is not None:
+            return f"the cache {cache} was changed, and stays"
+        key = own_key_file(Path(cache))
+        return f"the cache {cache} was made, and stays" + (f", as does its key {key}" if key.exists() else "")
+
+    return words
 
 
 def _new_at(target: Path) -> Callable[[], str]:
@@ -181,7 +240,8 @@ def _run_stream(
             put(report.to_json())
 
     say = (lambda _: None) if quiet else None
-    with _standing_told(lambda: "the run was over: what it wrote stands" if over else ""):
+    standing = _standing_told(lambda: "the run was over: what it wrote stands" if over else "")
+    with standing, _made_told(_cache_made(chosen)):
         stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
 
 
@@ -470,7 +530,8 @@ def models_pull(
     terms = "" if entry.commercial_use else "; NON-COMMERCIAL use only"
     console.print(f"{name}: licence {entry.licence}{terms}", markup=False, emoji=False)
     hashes = dict(text.partition("=")[::2] for text in sha256 or [])
-    with progress_bar(console) if console.is_terminal else nullcontext(silent) as progress:
+    bar = progress_bar(console) if console.is_terminal else nullcontext(silent)
+    with _made_told(_files_made([store.store / file.path for file in entry.files])), bar as progress:
         path = store.pull(name, source=source, sha256=hashes, force=force, progress=progress)
     console.print(f"installed and verified: {path}", soft_wrap=True, markup=False, emoji=False)
 
@@ -496,6 +557,12 @@ def models_verify(
             "it again with --force"
         )
 
+
+_NAME_REMEDIES = {
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.EACCES: "change its permissions, or those of its folder, or name another",
+}
+"""What to do about a file that the system refuses by its name."""
 
 _stopped: list[int] = []
 """Signals that asked for an end. Modules that are just being loaded turn the exception into another one."""
@@ -527,17 +594,18 @@ def _outcome(command: Callable[[], Any]) -> tuple[int, str]:
     except (KeyboardInterrupt, typer.Abort):
         ending = ExitCode.INTERRUPTED
     except FluidvidError as error:
-        return int(error.exit_code), str(error)
+        return int(error.exit_code), "; ".join([str(error), *getattr(error, "__notes__", ())])
     except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback, no output
         if _stopped:
             return int(ExitCode.INTERRUPTED), INTERRUPTED
         if hasattr(error, "format_message"):  # typer's own usage errors
             words = (error.format_message() or "a command is needed").rstrip(".")
             return int(ExitCode.USAGE), words if "--help" in words else f"{words}: see --help"
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # wherever it is looked at first
+        remedy = _NAME_REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+        if remedy and isinstance(error, OSError):  # wherever it is looked at first
             from fluidvid.live.addresses import redacted
 
-            return int(ExitCode.USAGE), f"{redacted(str(error.filename))}: {error.strerror}: give a shorter one"
+            return int(ExitCode.USAGE), f"{redacted(str(error.filename))}: {error.strerror}: {remedy}"
         return int(ExitCode.INTERNAL), f"internal error, please report it: {type(error).__name__}: {error}"
     # Without its standalone mode typer returns the code of an Exit, and 130 for Ctrl-C.
     code = int(ending) if isinstance(ending, int) else int(ExitCode.OK)

@@ -32,7 +32,7 @@ class Reason(StrEnum):
 
 
 class CoverageError(FluidvidError):
-    """A tracked face would have left untreated: the run stops, nothing is written."""
+    """A tracked face would have left untreated: the run stops before that frame is written."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Coverage:
         listed = list(outcomes)
         if len(listed) != expected or any(o.treatment not in ("edited", "masked") for o in listed):
             raise CoverageError(
-                f"frame {frame}: {expected} faces tracked but {len(listed)} treated: stopped, nothing was written; "
+                f"frame {frame}: {expected} faces tracked but {len(listed)} treated: stopped before it was written; "
                 "please report this as a bug"
             )
         with self._lock:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 
-NOTHING_WRITTEN = ": stopped, nothing was written"
-"""How a run over a file ends its words."""
+UNWRITTEN = ": stopped before it was written"
+"""How a run ends its words about a frame: of a live stream those before it are published."""
 
 
 class ExitCode(IntEnum):

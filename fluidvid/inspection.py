@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.errors import NOTHING_WRITTEN, detection_errors
+from fluidvid.errors import UNWRITTEN, detection_errors
 from fluidvid.overlap import read_ahead
 from fluidvid.rate import USUAL_RATE
 from fluidvid.stages import CutDetector, SourceFrame, Stages
@@ -104,7 +104,7 @@ def _see(frames: Iterable[SourceFrame], cuts: CutDetector | None) -> Iterator[_S
 
 
 def _guarded(frame: SourceFrame, work: Callable[[], T]) -> T:
-    with detection_errors(f"frame {frame.index}", NOTHING_WRITTEN):
+    with detection_errors(f"frame {frame.index}", UNWRITTEN):
         return work()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,8 +20,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
-from fluidvid.errors import ModelError, OutputError
+from fluidvid.errors import ConfigError, ModelError, OutputError
 from fluidvid.progress import ProgressCallback, ProgressEvent, silent
 
 _CHUNK = 1 << 20
@@ -226,17 +228,18 @@ class ModelStore:
             progress: called while bytes arrive; a stage is a file, a unit a kilobyte.
 
         Raises:
+            ConfigError: what was given is no hash, or of no file of this model.
             ModelError: embedded, no source, no hash to check against, the source cannot be read, or a wrong hash.
             OutputError: the store cannot be written.
         """
         entry = self.entry(name)
         if entry.embedded:
             raise ModelError(f"model {name} is embedded in fluidvid: there is nothing to pull")
-        given = sha256 or {}
+        given = _checked(entry, sha256 or {})
         for file in entry.files:
             target = self.store / file.path
             base = Path(file.path).name
-            expected = file.sha256 or (given[base].lower() if base in given else None)
+            expected = file.sha256 or given.get(base)
             origin = str(Path(source) / base) if source and Path(source).is_dir() else source or file.url
             with _store_errors(target):
                 if target.is_file() and not force:
@@ -258,6 +261,19 @@ class ModelStore:
         return self.location(entry)
 
 
+def _checked(entry: ModelEntry, given: Mapping[str, str]) -> dict[str, str]:
+    """Hashes by file name as they are compared."""
+    pinned = {Path(file.path).name: file.sha256 for file in entry.files}
+    for name, text in given.items():
+        if name not in pinned:
+            raise ConfigError(f"--sha256 {name}: model {entry.name} has no such file, it has {', '.join(pinned)}")
+        if not re.fullmatch("[0-9a-fA-F]{64}", text):
+            raise ConfigError(f"--sha256 {name}={text}: 64 hexadecimal digits are needed, as sha256sum prints them")
+        if (expected := pinned[name]) and text.lower() != expected:
+            raise ModelError(f"--sha256 {name}: the manifest pins {expected}: leave it out")
+    return {name: text.lower() for name, text in given.items()}
+
+
 @contextmanager
 def _store_errors(target: Path) -> Iterator[None]:
     try:
@@ -277,7 +293,7 @@ def _open(origin: str) -> tuple[BinaryIO, int | None]:
         length = response.headers.get("Content-Length")
         return response, int(length) if length else None
     if scheme in ("", "file"):
-        path = Path(urlparse(origin).path if scheme else origin)
+        path = Path(url2pathname(urlparse(origin).path) if scheme else origin)  # %20 is a space
         return path.open("rb"), path.stat().st_size
     raise ModelError(f"cannot fetch {origin}: only https addresses and local files are accepted")
 
@@ -306,7 +322,7 @@ def _fetch(origin: str, target: Path, expected: str, progress: ProgressCallback)
                 kilobytes = None if total is None else total // 1000
                 progress(ProgressEvent(f"{target.name}, kB", sink.tell() // 1000, kilobytes))
         if digest.hexdigest() != expected:
-            raise ModelError(f"{origin} has SHA-256 {digest.hexdigest()}, expected {expected}: nothing was installed")
+            raise ModelError(f"{origin} has SHA-256 {digest.hexdigest()}, expected {expected}: it was not installed")
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)

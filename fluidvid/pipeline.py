@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fluidvid.config import Config, TrackConfig
 from fluidvid.coverage import Coverage, Reason
 from fluidvid.editing import FaceEditor, Preparation
-from fluidvid.errors import NOTHING_WRITTEN, DetectionError, StrictError, detection_errors
+from fluidvid.errors import UNWRITTEN, DetectionError, StrictError, detection_errors
 from fluidvid.following import Follower
 from fluidvid.gating import REASONS, GateLimits, code_of, gate_track
 from fluidvid.heap import give_back
@@ -136,7 +136,7 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
 
 def _follow(stages: Stages, follower: Follower, config: Config, found: Analysis, seen: Inspected) -> list[TrackedFace]:
     index, rgb = seen.frame.index, seen.rgb
-    with detection_errors(f"frame {index}", NOTHING_WRITTEN):
+    with detection_errors(f"frame {index}", UNWRITTEN):
         if seen.cut:
             found.cuts.add(index)
         faces = follower.follow(index, rgb, seen.detections, cut=seen.cut)
@@ -202,12 +202,12 @@ def check_strict(analysis: Analysis, track: TrackConfig) -> None:
         raise StrictError(
             f"a face was held for {analysis.longest_held} frames without a detection, --strict allows "
             f"{track.strict_held} at this frame rate (track.strict_held): look at the source or lower detect.score; "
-            "nothing was written"
+            "no result was written"
         )
     if analysis.gaps:
         raise StrictError(
             f"{len(analysis.gaps)} suspicious gaps, first: {analysis.gaps[0]}; raise track.max_gap or lower "
-            "detect.score; nothing was written"
+            "detect.score; no result was written"
         )
 
 
@@ -327,7 +327,7 @@ def write(stages: Stages, analysis: Analysis, config: Config, progress: Progress
         if coverage.frames != analysis.frames:
             raise DetectionError(
                 f"the second pass gave {coverage.frames} frames, the first {analysis.frames}: the source changed or "
-                "decodes unsteadily; nothing was written"
+                "decodes unsteadily; no result was written"
             )
     return coverage, reader, writer
 
@@ -366,7 +366,7 @@ def _check_inspected(analysis: Analysis, due: int, frame: SourceFrame) -> None:
     if not known or frame.pts != analysis.pts[due]:
         raise DetectionError(
             f"frame {frame.index} (pts {frame.pts}) of the second pass was not inspected in the first: the source "
-            "changed or decodes unsteadily; nothing was written"
+            "changed or decodes unsteadily; no result was written"
         )
 
 

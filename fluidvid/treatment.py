@@ -301,7 +301,7 @@ class FrameTreatment:
         """Every face has its own outcome and its middle lies in a region that is taken over by the writer."""
         if sorted(o.track_id for o in outcomes) != sorted(f.track_id for f in faces):
             raise CoverageError(
-                "a tracked face was left out: stopped, nothing was written; please report this as a bug"
+                "a tracked face was left out: stopped before it was written; please report this as a bug"
             )
         for face in faces:
             core = _core(face, shape)
@@ -310,7 +310,7 @@ class FrameTreatment:
             )
             if not inside:
                 raise CoverageError(
-                    f"track {face.track_id}: no treated region covers its box: stopped, nothing was written; "
+                    f"track {face.track_id}: no treated region covers its box: stopped before it was written; "
                     "please report this as a bug"
                 )
 

@@ -47,7 +47,7 @@ def run_audit(
     """
     from fluidvid import config
     from fluidvid.video import VideoReader
-    from fluidvid.video.target_file import check_target
+    from fluidvid.video.target_file import check_target, write_error
 
     given = {"media.start": start, "media.end": end}
     changes = {key: config.parse_value(key, text) for key, text in given.items() if text is not None}
@@ -59,7 +59,11 @@ def run_audit(
         with VideoReader(path):
             pass
     if html is not None:
-        if html.exists() and any(html.samefile(media) for media in (source, *results)):
+        try:
+            is_video = html.exists() and any(html.samefile(media) for media in (source, *results))
+        except PermissionError as error:  # nobody may look into its folder
+            raise write_error(html, error) from error
+        if is_video:
             raise OutputError(f"{html} is one of the videos: choose another name for the report")
         check_target(html, source, overwrite)
     if recognisers is not None and not recognisers.is_dir():

@@ -62,24 +62,32 @@ class SqliteStore:
         self.loose = False
         self._known: Lock | None = None
         with self._errors():
-            self._prepare_file(create)
+            made = self._prepare_file(create)
             self._file = _identity(path)
-            # Opened by one thread, used by another: live streams look for directions in the background.
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
             try:
-                self._open()
+                # Opened by one thread, used by another: live streams look for directions in the background.
+                self._connection = sqlite3.connect(
+                    path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                )
+                try:
+                    self._open()
+                except BaseException:
+                    self._connection.close()
+                    raise
             except BaseException:
-                self._connection.close()
+                if made and _identity(path) == self._file and not _header(path):  # a full disk
+                    path.unlink()
                 raise
 
-    def _prepare_file(self, create: bool) -> None:
+    def _prepare_file(self, create: bool) -> bool:
+        """See to it that there is a file that may be opened; whether it was made, and is empty."""
+        made = False
         if not self.path.exists():
             if not create:
                 raise CacheError(f"there is no cache {self.path}: {_NAME_ONE}")
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+                made = True
         if not self.path.is_file():
             raise CacheError(f"{self.path} is not a file: give the cache a file name")
         header = _header(self.path)
@@ -91,6 +99,7 @@ class SqliteStore:
         if self.path.stat().st_mode & 0o077:
             self.path.chmod(0o600)
             self.loose = True
+        return made
 
     def _open(self) -> None:
         run = self._connection.execute

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from fluidvid.errors import ConfigError, InputError, OutputError
 from fluidvid.video.containers import target_for
-from fluidvid.video.target_file import TargetFile
+from fluidvid.video.target_file import TargetFile, write_error
 
 SourceKind = Literal["rtsp", "rtmp", "http", "mpegts", "device", "file"]
 SinkKind = Literal["rtsp", "rtmp", "hls", "mpegts", "file", "segments", "preview"]
@@ -176,6 +176,8 @@ def sink_address(text: str, *, overwrite: bool) -> Address:
         return _place(text, overwrite)
     except OutputError as error:  # it may be a mistyped address
         raise OutputError(redacted(str(error))) from None
+    except PermissionError as error:  # nobody may look into its folder
+        raise OutputError(redacted(str(write_error(Path(text), error)))) from None
 
 
 def _place(text: str, overwrite: bool) -> Address:

@@ -52,7 +52,7 @@ def stream(
     Raises:
         ConfigError: an option or address that a live stream cannot have.
         InputError: the input was given up.
-        OutputError: all outputs were given up, or a file exists.
+        OutputError: all outputs were given up, none is complete, or a file exists.
         ModelError: a model is missing or altered.
         DetectionError: faces could not be looked for; the run stops, nothing of that picture is published.
         InterruptedStreamError: a second signal came before the outputs were finished.

@@ -124,8 +124,8 @@ class Publisher:
 
     @property
     def given_up(self) -> str:
-        """In one line that it was given up, why, and what to do."""
-        told = f"{self.address.shown}: {self.gave_up}: given up"
+        """In one line that it was given up, or at the end is not complete, why, and what to do."""
+        told = f"{self.address.shown}: {self.gave_up}: {'not complete' if self._ending else 'given up'}"
         if self.gave_up in (LOGIN_REFUSED, DISK_FULL):
             return told
         if self.address.kind == "preview":
@@ -173,7 +173,10 @@ class Publisher:
             self._ending = True
             self._change.notify_all()
         if self._thread.ident is not None:
-            self._thread.join(2 * self._settings.timeout + 5)
+            limit = 2 * self._settings.timeout + 5
+            self._thread.join(limit)
+            if self._thread.is_alive():
+                self._unfinished(f"its end was not written within {limit:g} s")
 
     def _run(self) -> None:
         backoff = Backoff(self._settings.retries)

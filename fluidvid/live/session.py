@@ -145,7 +145,7 @@ class LiveSession:
 
         Raises:
             InputError: the input was given up.
-            OutputError: all outputs were given up.
+            OutputError: all outputs were given up, or none is complete.
             DetectionError: faces could not be looked for; nothing of that picture was published.
             CoverageError: a face came out untreated, which is a bug; nothing of that picture was published.
             ConfigError: the encoder refuses its options.
@@ -162,8 +162,7 @@ class LiveSession:
             for stretch in self._source.stretches():
                 self._treat(stretch)
                 self._check_outputs()
-            ended = not self._stopped
-            if ended:
+            if not self._stopped:
                 self._check_outputs()
                 self._stopped = "the input ended"
         except Exception as error:
@@ -171,8 +170,7 @@ class LiveSession:
             self._close()
             raise
         self._close()
-        if ended:
-            self._check_outputs()  # they may have failed at their very end
+        self._check_outputs()  # they may have failed at their very end, also when that was asked for
 
     def _close(self) -> None:
         self._ended.set()

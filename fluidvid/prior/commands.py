@@ -94,6 +94,7 @@ def _prepare(threads: int | None, quiet: bool) -> None:
 
 def _train(load: _Load, *, threads: int | None, quiet: bool, as_json: bool, **given: Any) -> None:
     from fluidvid.models import ModelStore
+    from fluidvid.prior.runs import has_run
     from fluidvid.prior.training import TrainingRequest
 
     if not 0 < given["hours"] < math.inf or (given["steps"] is not None and given["steps"] < 1):
@@ -108,6 +109,8 @@ def _train(load: _Load, *, threads: int | None, quiet: bool, as_json: bool, **gi
     try:
         figures = load()(TrainingRequest(**{**given, "data": tuple(given["data"]), "teachers": teachers}), ModelStore())
     except KeyboardInterrupt:
+        if not has_run(given["out"]):
+            raise
         raise TrainingInterruptedError(
             f"interrupted: --resume goes on from the last checkpoint in {given['out']}"
         ) from None

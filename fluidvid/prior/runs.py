@@ -82,6 +82,11 @@ def open_run(out: Path, facts: RunFacts, *, resume: bool) -> Iterator[Path]:
         raise
 
 
+def has_run(out: Path) -> bool:
+    """True if there is a run in `out` that --resume can go on with."""
+    return (out / RUN / "run.json").exists()
+
+
 def read_facts(out: Path) -> RunFacts:
     """What the run in `out` is a run of.
 

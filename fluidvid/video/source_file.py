@@ -45,7 +45,7 @@ class SourceFile:
             now = None
         if now != self._known or any(_found(part) != known for part, known in self._parts.items()):
             raise InputError(
-                f"{self._path} changed while it was being read: run again when nothing writes to it; nothing was "
+                f"{self._path} changed while it was being read: run again when nothing writes to it; no result was "
                 "written"
             )
 

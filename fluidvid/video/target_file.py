@@ -19,6 +19,14 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         OutputError: the target is the source, a folder or a pipe, exists without `overwrite`, or its folder is missing
             or cannot be written to.
     """
+    try:
+        _check_place(target, source, overwrite)
+    except PermissionError as error:  # nobody may look into its folder
+        raise write_error(target, error) from error
+    TargetFile(target, overwrite).remove()
+
+
+def _check_place(target: Path, source: Path, overwrite: bool) -> None:
     if target.parent.exists() and not target.parent.is_dir():
         raise OutputError(f"{target.parent} is no folder: choose another place for the result")
     if target.is_dir():
@@ -31,7 +39,6 @@ def check_target(target: Path, source: Path, overwrite: bool) -> None:
         raise OutputError(f"{target} exists: add --overwrite to replace it")
     if not target.parent.is_dir():
         raise OutputError(f"folder {target.parent} does not exist: create it first")
-    TargetFile(target, overwrite).remove()
 
 
 class TargetFile:
@@ -100,7 +107,7 @@ def write_error(target: Path, error: BaseException) -> OutputError:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(
-            f"no space left while writing {target}: free some or choose another disk; nothing was written"
+            f"no space left while writing {target}: free some or choose another disk; no result was written"
         )
     if code == errno.EFBIG:
         return OutputError(f"{target} grows larger than the file system or a limit allows: choose another disk")
@@ -114,5 +121,5 @@ def write_error(target: Path, error: BaseException) -> OutputError:
         return OutputError(f"the file name {target.name[:40]}... is too long: choose a shorter one")
     reason = getattr(error, "strerror", None) or error
     return OutputError(
-        f"writing {target} failed ({reason}): nothing was written; try another file name ending or --codec"
+        f"writing {target} failed ({reason}): no result was written; try another file name ending or --codec"
     )

@@ -1012,6 +1012,24 @@ def test_a_search_that_nobody_waits_for_ends_and_known_people_are_still_edited(p
     assert editor.edit([0], crops[:1], np.ones(1, np.float32))[0].ok
 
 
+def test_first_tries_that_nobody_waits_for_end_too(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is an edit of all crops, with boosts up to six of them."""
+    editor = _editor(parts | {"bank": _banked(parts, 1.0)}, replace(EASY, accept=-1.0))  # nobody passes
+    verify, judged = editor.search.verify, list[str]()
+
+    def stopped_meanwhile(*arguments: Any, **named: Any) -> tuple[dict[str, float], str]:
+        figures, reason = verify(*arguments, **named)
+        judged.append(reason)
+        editor.stop()
+        return figures, reason
+
+    monkeypatch.setattr(editor.search, "verify", stopped_meanwhile)
+    for person in (0, 1):
+        with pytest.raises(SearchStopped):
+            editor.begin(person, faces(2))
+        assert len(judged) == 1 and editor._rows == {}
+
+
 def test_a_frame_that_no_boost_helps_is_a_weak_edit(parts: dict[str, Any]) -> None:
     editor = _editor(parts)
     crops = faces(1)

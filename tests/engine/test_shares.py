@@ -105,3 +105,36 @@ def test_an_error_in_a_job_is_the_callers() -> None:
             Shares(torch.device("cpu"), 2).each([partial(job, number) for number in range(6)])
     finally:
         torch.set_num_threads(before)
+
+
+def test_behind_an_error_no_more_jobs_are_begun() -> None:
+    """Nor behind a signal: the interpreter waits at its end for what its threads have taken on."""
+    begun, failed = list[int](), threading.Event()
+
+    def job(number: int) -> None:
+        begun.append(number)
+        if number == 0:
+            raise KeyboardInterrupt
+        failed.wait(20)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    shares = Shares(torch.device("cpu"), 2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            shares.each([partial(job, number) for number in range(6)])
+        failed.set()
+        assert shares._pool is not None
+        shares._pool.shutdown()
+    finally:
+        failed.set()
+        torch.set_num_threads(before)
+    assert sorted(begun) in ([0], [0, 1])
+
+
+def test_who_is_to_be_heeded_can_have_no_jobs_begun() -> None:
+    def over() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        Shares(torch.device("cpu"), 1, heed=over).each([lambda: pytest.fail("it was begun")])

@@ -104,7 +104,7 @@ def test_a_source_that_changes_between_or_in_the_passes_gives_no_result(
         seen.append(event.stage)
 
     chosen = fluidvid.Config(mode="solid").updated({"media.end": "0.4"})
-    words = r"no such file|in\.mp4 changed while it was being read: .*; nothing was written"
+    words = r"no such file|in\.mp4 changed while it was being read: .*; no result was written"
     with pytest.raises(InputError, match=words):
         fluidvid.anonymize(source, tmp_path / "results" / "out.mp4", config=chosen, progress=meanwhile)
     assert list((tmp_path / "results").iterdir()) == []

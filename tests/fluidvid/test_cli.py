@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +118,42 @@ def test_wrong_use_is_exit_2_in_one_line(arguments: list[str], words: list[str],
     assert_one_line_error(fluidvid(*arguments, cwd=tmp_path), 2, *words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["anonymize", "clip.mp4", "closed/b.mp4"], 4),
+        (["audit", "clip.mp4", "clip.mp4", "--html", "closed/a.html"], 4),
+        (["stream", "clip.mp4", "closed/b.mp4"], 4),
+        (["anonymize", "clip.mp4", "b.mp4", "--config", "closed/a.toml"], 2),
+        (["models", "list"], 2),
+        (["cache", "rekey", "--cache", "closed/a.cache", "--key-file", "clip.mp4"], 2),
+    ],
+)
+def test_a_folder_that_nobody_may_look_into_is_one_line(
+    arguments: list[str],
+    code: int,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(clip, tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "closed")
+    stat = Path.stat
+
+    def refused(path: Path, **named: Any) -> os.stat_result:  # as the system does, but for root
+        if "closed" in path.parts[:-1]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **named)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    command = typer.main.get_command(cli.app)
+    assert cli.run(lambda: command(arguments, standalone_mode=False)) == code
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "closed" in told and "permission" in told and "internal error" not in told
+
+
 def test_missing_source(tmp_path: Path) -> None:
     assert_one_line_error(fluidvid("anonymize", "no.mp4", "b.mp4", cwd=tmp_path), 3, "no.mp4")
 
@@ -185,6 +223,33 @@ def test_interrupted_run_leaves_nothing(sign: signal.Signals, clip: Path, tmp_pa
     assert done.stdout.strip() not in ("", "[]"), f"nothing was begun beside the target: {done}"
     assert done.returncode == 130 and done.stderr.strip() == "fluidvid: interrupted: nothing was written"
     assert list(tmp_path.iterdir()) == []
+
+
+MADE = """
+import os, runpy, signal, sys
+from pathlib import Path
+import fluidvid.api
+from fluidvid.errors import DetectionError
+
+def failing(*arguments, **named):
+    Path(named["config"].cache.path).write_bytes(b"people")
+    Path(named["config"].cache.path + ".key").write_bytes(b"key")
+    if "signal" in sys.argv[-1]:
+        os.kill(os.getpid(), signal.SIGTERM)
+    raise DetectionError("face detection failed")
+
+fluidvid.api.anonymize = failing
+runpy.run_module("fluidvid", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("signal.cache", 130), ("people.cache", 7)])
+def test_a_cache_that_was_made_is_not_denied(name: str, code: int, clip: Path, tmp_path: Path) -> None:
+    for happened in (f"made, and stays, as does its key {tmp_path / name}.key", "changed, and stays"):
+        done = python("-c", MADE, "anonymize", clip, "out.mp4", "--cache", name, cwd=tmp_path)
+        assert_one_line_error(done, code)
+        assert done.stderr.endswith(f"; the cache {name} was {happened}\n")
+        assert "nothing was written" not in done.stderr and not (tmp_path / "out.mp4").exists()
 
 
 STANDING = """

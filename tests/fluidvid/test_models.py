@@ -10,10 +10,12 @@ from typing import IO, Any
 
 import pytest
 
+from fluidvid import models
 from fluidvid.assembly import backbone_source
-from fluidvid.errors import ModelError, OutputError
+from fluidvid.errors import ConfigError, ModelError, OutputError
 from fluidvid.models import ModelEntry, ModelFile, ModelStore, parse_manifest
 from fluidvid.progress import ProgressEvent
+from tests.fluidvid.commands import caller
 
 
 def entry(content: bytes, *, url: str | None = None, pinned: bool = True, embedded: bool = False) -> ModelEntry:
@@ -95,6 +97,13 @@ def test_a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_an_address_of_a_file_whose_name_is_coded(tmp_path: Path) -> None:
+    source = tmp_path / "the net #1 (50%).onnx"
+    source.write_bytes(b"weights")
+    path = store_of(entry(b"weights"), tmp_path).pull("net", source=source.as_uri())
+    assert path.read_bytes() == b"weights"
+
+
 def test_a_wrong_hash_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "src").write_bytes(b"tampered")
     store = store_of(entry(b"weights", url=(tmp_path / "src").as_uri()), tmp_path)
@@ -124,6 +133,33 @@ def test_without_a_pinned_hash_one_must_be_given(tmp_path: Path) -> None:
         store.pull("net", source=str(tmp_path / "src"))
     store.pull("net", source=str(tmp_path / "src"), sha256={"net.onnx": hashlib.sha256(b"weights").hexdigest()})
     assert store.status(store.entry("net")).state == "unpinned"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"net.onnx": "0a" * 31}, "--sha256 net.onnx=0a0a.*: 64 hexadecimal digits are needed"),
+        ({"net.onnx": "0x" + "a" * 62}, "64 hexadecimal digits are needed"),
+        ({"net.onnx": ""}, "64 hexadecimal digits are needed"),
+        ({"0a" * 32: ""}, "--sha256 0a0a.*: model net has no such file, it has net.onnx"),
+        ({"net.onnx": "0A" * 32, "met.onnx": "0a" * 32}, "--sha256 met.onnx: model net has no such file"),
+    ],
+)
+def test_a_hash_that_is_none_is_refused_before_anything_is_fetched(
+    given: dict[str, str], words: str, tmp_path: Path
+) -> None:
+    store = store_of(entry(b"weights", pinned=False), tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        store.pull("net", source=str(tmp_path / "src"), sha256=given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hash_beside_the_pinned_one_must_be_the_same(tmp_path: Path) -> None:
+    (tmp_path / "src").write_bytes(b"weights")
+    store, right = store_of(entry(b"weights"), tmp_path), hashlib.sha256(b"weights").hexdigest()
+    with pytest.raises(ModelError, match=f"--sha256 net.onnx: the manifest pins {right}: leave it out"):
+        store.pull("net", source=str(tmp_path / "src"), sha256={"net.onnx": "0a" * 32})
+    store.pull("net", source=str(tmp_path / "src"), sha256={"net.onnx": right.upper()})
 
 
 def test_only_https_and_files(tmp_path: Path) -> None:
@@ -176,3 +212,27 @@ def test_a_backbone_is_a_folder_a_hub_id_or_a_name(tmp_path: Path) -> None:
         backbone_source("celebahq", store)
     with pytest.raises(ModelError, match="missing/folder/here"):
         backbone_source("missing/folder/here", store)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_files_that_were_pulled_are_not_denied(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first of three came, the second did not."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fetched = list[Path]()
+
+    def fetch(origin: str, target: Path, *_: Any) -> None:
+        if fetched:
+            raise KeyboardInterrupt if interrupted else ModelError("cannot fetch it")
+        target.parent.mkdir(parents=True)
+        target.write_bytes(b"{}")
+        fetched.append(target)
+
+    monkeypatch.setattr(models, "_fetch", fetch)
+    names = ("config.json", "scheduler_config.json", "diffusion_pytorch_model.bin")
+    trusted = [word for name in names for word in ("--sha256", f"{name}={'0a' * 32}")]
+    code, out, err = caller(capsys, "models")("pull", "ddpm-ema-celebahq-256", *trusted)
+    told = err.strip().splitlines()[-1]
+    assert (code, out) == (130 if interrupted else 5, "")
+    assert told.endswith(f"; installed and verified before: {fetched[0]}") and "nothing was written" not in told

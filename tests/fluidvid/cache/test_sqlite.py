@@ -20,6 +20,7 @@ from fluidvid.cache.keys import new_lock
 from fluidvid.cache.records import OVERHEAD, Record, RecordStore
 from fluidvid.cache.sqlite import APPLICATION_ID, SCHEMA, SqliteStore, delete_files
 from fluidvid.errors import CacheError
+from tests.fluidvid.full_disk import no_file_larger_than
 
 FORK = multiprocessing.get_context("fork")
 
@@ -237,6 +238,17 @@ def test_damage_is_an_error_never_a_wrong_record(damage: str, store: SqliteStore
         assert damage == "middle" and sum(not whole(r) for r in found) <= 4, "blobs are authenticated one level up"
     if damage != "head":
         assert delete_files(path) >= 1 and not path.exists()
+
+
+@pytest.mark.parametrize("room", [0, 6000])
+def test_a_full_disk_leaves_no_empty_file(path: Path, room: int) -> None:
+    """`cache list` and `purge` would take it for somebody else's. A user's own empty file stays."""
+    for mine in (False, True):
+        with no_file_larger_than(room), pytest.raises(CacheError, match="make room"):
+            SqliteStore(path, create=True)
+        assert [p.name for p in path.parent.iterdir()] == [path.name] * mine
+        path.touch()
+    SqliteStore(path, create=True).close()
 
 
 def test_full_disk(store: SqliteStore, path: Path) -> None:

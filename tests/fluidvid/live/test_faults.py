@@ -223,6 +223,19 @@ def test_an_output_that_fails_at_the_end_of_a_file_is_an_error(live: Live, short
     assert run.session.report().outputs[0]["gave_up"] == "the disk is full: free some space"
 
 
+def test_an_output_that_lacks_its_end_when_the_run_is_stopped_is_an_error(
+    live: Live, clip: Path, tmp_path: Path
+) -> None:
+    """It was asked to stop, and what it was to leave is not there: exit code 0 would say the contrary."""
+    (tmp_path / "out.mkv.part").symlink_to("/dev/full")
+    run = live(str(clip), str(tmp_path / "out.mkv"), live__retries=0)
+    until(lambda: run.said("the disk is full: free some space; trying again"))
+    run.finish()
+    assert isinstance(run.error, OutputError) and run.error.exit_code == ExitCode.OUTPUT
+    assert str(run.error) == f"{tmp_path}/out.mkv: the disk is full: free some space: not complete"
+    assert run.session.report().stopped == "the test"
+
+
 def test_full_disk_beside_a_working_output(live: Live, short: Path, tmp_path: Path) -> None:
     (tmp_path / "full.mkv.part").symlink_to("/dev/full")
     run = live(str(short), str(tmp_path / "full.mkv"), str(tmp_path / "out.mkv"), live__retries=1)

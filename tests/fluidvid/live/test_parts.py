@@ -6,13 +6,11 @@ import errno
 import io
 import os
 import re
-import resource
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -40,12 +38,13 @@ from fluidvid.live.encoding import AUDIO, Coded, LiveEncoder, Look
 from fluidvid.live.messages import DISK_FULL, LOGIN_REFUSED
 from fluidvid.live.metrics import Health, MetricsServer
 from fluidvid.live.muxing import failure
-from fluidvid.live.publisher import OutputSettings, Publisher
+from fluidvid.live.publisher import OutputSettings, Publisher, _Worker
 from fluidvid.live.reuse import ReusingEditor
 from fluidvid.live.shaping import Shaper
 from fluidvid.live.sinks import ContainerSink, Sink, _Written, open_sink, set_aside
 from fluidvid.live.source import LiveFrame, LiveSource
 from tests.fluidvid.fakes import Boom, FakeEdited, FakeEditor, FakePreparation
+from tests.fluidvid.full_disk import no_file_larger_than
 from tests.fluidvid.live.conftest import until, workers
 from tests.fluidvid.video.media_files import Recipe, build, give_pixel_crop
 
@@ -399,15 +398,17 @@ def test_who_gives_an_output_up_says_what_to_do(target: str, retries: int, why: 
     assert told.startswith(remedy) and bool(told) == bool(remedy) and ("--retries" in told) == ("--retries" in remedy)
 
 
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """Writing more fails, as on a full disk (Python ignores the signal)."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def test_an_end_that_is_not_written_in_time_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a server that takes what waits for it, but slowly."""
+    let, said = threading.Event(), list[str]()
+    monkeypatch.setattr(_Worker, "run", lambda worker: (let.wait(20) and "", False))
+    publisher = publisher_to("rtsp://h/a", said.append)
+    publisher.start(b"")
+    monkeypatch.setattr(publisher._thread, "join", lambda limit: None)
+    publisher.close()
+    let.set()
+    assert said == ["rtsp://h/a: not finished properly: its end was not written within 25 s"]
+    assert publisher.given_up.startswith("rtsp://h/a: its end was not written within 25 s: not complete; check that")
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "p-%d.mkv", "hls/"])

@@ -29,6 +29,7 @@ from fluidvid.engine.pseudonyms import PseudonymBank
 from fluidvid.engine.subspace import ComponentSpace
 from fluidvid.models import ModelStore
 from fluidvid.prior.bank import TAUGHT_BY
+from fluidvid.prior.training import TrainingRequest
 from tests.engine.tiny import embedding_net, faces, write_backbone
 from tests.fluidvid.commands import Fluidvid, caller
 from tests.fluidvid.prior.faces import write_faces
@@ -384,6 +385,21 @@ def test_samples_are_one_picture_each_and_follow_the_seed(fluidvid: Fluidvid, se
     code, _, err = fluidvid("sample", "--prior", seed_prior, "--out", tmp_path / "full", "--ddim", 3)
     assert code == 4 and "No space left" in err
     assert list((tmp_path / "full").iterdir()) == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupted_training_promises_no_run_that_is_not_there(
+    fluidvid: Fluidvid, data: Path, seed_prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    def interrupted(request: TrainingRequest, _: ModelStore) -> dict[str, float]:
+        if begun:
+            (request.out / "run").mkdir(parents=True)
+            (request.out / "run" / "run.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fluidvid.prior.training.run_autoencoder", interrupted)
+    code, _, err = fluidvid("train", "autoencoder", data, "--start", seed_prior, "--out", tmp_path / "out")
+    assert code == 130 and ("--resume goes on" in err) is begun and ("nothing was written" in err) is not begun
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -108,8 +108,8 @@ class SwapTraining(TrainingOptions):
     critic_warmup: int = 60
     critic_updates: int = 10
     calibrated: int = 40
-    searched: float = 0.8
-    strongest: float = 1.6
+    searched: float = 1.5
+    strongest: float = 2.0
     ema: float = 0.999
 
 

@@ -365,6 +365,27 @@ def test_the_first_ones_box_stands_and_scores_add_up() -> None:
     assert face.score == pytest.approx(1 - 0.6 * 0.55)
 
 
+def test_a_large_picture_is_scaled_down_once_for_both() -> None:
+    """To two thirds; what they find comes back in its own pixels, landmarks are looked for in the picture itself."""
+
+    class Seeing(Fixed):
+        def detect(self, image: Image) -> list[Detection]:
+            seen.append(image)
+            return super().detect(image)
+
+        def with_landmarks(self, image: Image, face: Detection) -> Detection:
+            assert image is picture
+            return face
+
+    seen: list[Image] = []
+    picture = np.zeros((1080, 1920, 3), np.uint8)
+    a, b = detection(100, 100, score=0.9), detection(300, 100, score=0.6)
+    found = EnsembleDetector(Seeing(a), Seeing(b)).detect(picture)
+    assert [image.shape for image in seen] == [(720, 1280, 3)] * 2 and seen[0] is seen[1]
+    assert all(np.allclose(got.box, 1.5 * face.box) for got, face in zip(found, (a, b), strict=True))
+    assert all(np.allclose(got.landmarks, 1.5 * face.landmarks) for got, face in zip(found, (a, b), strict=True))
+
+
 def test_the_second_ones_landmarks_are_only_looked_for_where_they_are_used(
     detectors: dict[str, FaceDetector], pictures: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,10 @@ class EnsembleDetector(FaceDetector):
         places = np.concatenate([hints, more]) / np.tile(factors, 2)
         return self._merged(image, own, others), places.astype(np.float32)
 
+    def suspects(self, image: Image, face: Detection) -> bool:
+        """See `FaceDetector`: the first looks closely at what the second alone sees."""
+        return face.source != self._second.name or self._first.suspects(image, face)
+
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""
         both = zip(images, self._first.detect_many(images), self._second.boxes_many(images), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from fluidvid.trackers import (
 from fluidvid.trackers.detectors.base import fitted, iou_matrix, scaled, session_providers, suppressed
 from fluidvid.trackers.detectors.refined import _better, _is_double
 from fluidvid.trackers.types import Image
-from tests.trackers.scenes import box_at, detection, points_in
+from tests.trackers.scenes import box_at, detection, points_in, texture
 
 EMBEDDED = ("centerface", "tiny_face")
 
@@ -363,6 +364,75 @@ def test_the_first_ones_box_stands_and_scores_add_up() -> None:
     assert face.box is a.box
     assert face.landmarks is a.landmarks
     assert face.score == pytest.approx(1 - 0.6 * 0.55)
+
+
+def test_a_large_picture_is_scaled_down_once_for_both() -> None:
+    """To two thirds; what they find comes back in its own pixels, landmarks are looked for in the picture itself."""
+
+    class Seeing(Fixed):
+        def detect(self, image: Image) -> list[Detection]:
+            seen.append(image)
+            return super().detect(image)
+
+        def with_landmarks(self, image: Image, face: Detection) -> Detection:
+            assert image is picture
+            return face
+
+    seen: list[Image] = []
+    picture = np.zeros((1080, 1920, 3), np.uint8)
+    a, b = detection(100, 100, score=0.9), detection(300, 100, score=0.6)
+    found = EnsembleDetector(Seeing(a), Seeing(b)).detect(picture)
+    assert [image.shape for image in seen] == [(720, 1280, 3)] * 2 and seen[0] is seen[1]
+    assert all(np.allclose(got.box, 1.5 * face.box) for got, face in zip(found, (a, b), strict=True))
+    assert all(np.allclose(got.landmarks, 1.5 * face.landmarks) for got, face in zip(found, (a, b), strict=True))
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_close_look_shows_a_trace_of_a_turned_face_and_none_of_what_is_none(
+    detectors: dict[str, FaceDetector], pictures: list[Image], degrees: int
+) -> None:
+    (face,) = detectors["tiny_face"].detect(pictures[0])
+    height, width = pictures[0].shape[:2]
+    to = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
+    turned = np.asarray(cv2.warpAffine(pictures[0], to, (width, height), borderMode=cv2.BORDER_REFLECT), np.uint8)
+    x, y = to @ np.append((face.box[:2] + face.box[2:]) / 2, 1)
+    side = float((face.box[2:] - face.box[:2]).max())
+    assert detectors["centerface"].suspects(turned, detection(x, y, side, side))
+    assert not detectors["centerface"].suspects(texture(3, 144, 176), detection(75, 75, 50, 50))
+
+
+@pytest.mark.parametrize(
+    ("alone", "trace", "there", "sure"),
+    [
+        (True, False, False, False),
+        (True, True, False, True),
+        (True, False, True, True),  # the mesh sees it
+        (False, False, False, True),  # the first detector's own
+    ],
+)
+def test_what_only_the_second_detector_sees_is_not_sure(
+    pictures: list[Image],
+    detectors: dict[str, FaceDetector],
+    mesh: Path,
+    *,
+    alone: bool,
+    trace: bool,
+    there: bool,
+    sure: bool,
+) -> None:
+    class Closer(Fixed):
+        def suspects(self, image: Image, face: Detection) -> bool:
+            return trace
+
+    (real,) = detectors["centerface"].detect(pictures[0])
+    face = Detection(real.box, 0.8, real.landmarks, "second" if alone else "first")
+    picture = pictures[0] if there else texture(3, 144, 176)
+    first, second = Closer(*([] if alone else [face]), name="first"), Fixed(*([face] if alone else []), name="second")
+    chain = RefinedDetector(EnsembleDetector(first, second), mesh)
+    (found,) = chain.detect(picture)
+    assert (found.score >= 0.5) == sure and found.score > 0.49
+    ((near,),) = chain.refine([picture], [[face]], min_side=math.inf)
+    assert (near.score >= 0.5) == sure
 
 
 def test_the_second_ones_landmarks_are_only_looked_for_where_they_are_used(

@@ -41,6 +41,10 @@ class FaceDetector(ABC):
         """`detect`, and `(M, 4)` boxes of places not quite enough for a face: worth a look in other frames."""
         return self.detect(image), np.zeros((0, 4), np.float32)
 
+    def suspects(self, image: Image, face: Detection) -> bool:
+        """Whether a close look at a face of this detector shows a trace of it; True where that is not worth a look."""
+        return True
+
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """Faces of each of `(N, S, S, 3)` uint8 RGB small pictures, S a multiple of 32, in one run where possible."""
         return [self.detect(image) for image in images]
@@ -92,6 +96,10 @@ class DetectorAround(FaceDetector):
     @abstractmethod
     def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
         """See `FaceDetector`."""
+
+    def suspects(self, image: Image, face: Detection) -> bool:
+        """See `FaceDetector`."""
+        return self._detector.suspects(image, face)
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""

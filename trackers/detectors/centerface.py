@@ -7,13 +7,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.geometry import similarity
+from fluidvid.trackers.align import crop
 from fluidvid.trackers.detectors.base import HINT, OnnxDetector, above, fitted, scaled, split, suppressed
 from fluidvid.trackers.session import check_outputs
 from fluidvid.trackers.types import Detection, Image
 
 CELL = 4
 NOTHING = 0.1
-"""Score below which a place is left as it is: there are thousands of them."""
+"""Score below which there is no trace of a face, and a place is left as it is: there are thousands of them."""
+WINDOW, CLOSE = 160, 64.0
+"""Pixels of the sides of the picture for a close look, and at most of the face in it."""
 
 
 class CenterFace(OnnxDetector):
@@ -47,6 +51,19 @@ class CenterFace(OnnxDetector):
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""
         return self._run(images, (1.0, 1.0), self._score)
+
+    def suspects(self, image: Image, face: Detection) -> bool:
+        """See `FaceDetector`."""
+        centre, side = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max())
+        seen = min(CLOSE, side)
+        square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+        around = (square - 0.5) * side * WINDOW / seen + centre
+        part = crop(image, similarity(around, square * WINDOW), WINDOW)
+        # Turned, too: what is upside down leaves no trace otherwise.
+        blob = np.stack([np.rot90(part, turns) for turns in range(4)]).transpose(0, 3, 1, 2).astype(np.float32)
+        heat = self._session.run(None, {self._input: blob})[0]
+        first, last = (int((WINDOW + sign * seen) / 2 / CELL) for sign in (-1, 1))
+        return bool(above(heat[..., first : last + 1, first : last + 1], NOTHING).any())
 
     def _run(self, pictures: NDArray[np.uint8], factors: tuple[float, float], least: float) -> list[list[Detection]]:
         blob = pictures.transpose(0, 3, 1, 2).astype(np.float32)

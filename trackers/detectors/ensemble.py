@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import FaceDetector, iou_matrix, share_inside
+from fluidvid.trackers.detectors.base import FaceDetector, fitting_scale, iou_matrix, resized, share_inside
 from fluidvid.trackers.types import Detection, Image
 
 SAME = 0.3
@@ -31,10 +31,11 @@ class EnsembleDetector(FaceDetector):
     Args:
         first: the main detector.
         second: an independent one.
+        long_side: to which both scale pictures down; it is done here, once for the two.
     """
 
-    def __init__(self, first: FaceDetector, second: FaceDetector) -> None:
-        self._first, self._second = first, second
+    def __init__(self, first: FaceDetector, second: FaceDetector, *, long_side: int = 1280) -> None:
+        self._first, self._second, self._long_side = first, second, long_side
         self.name = f"{first.name} + {second.name}"
 
     @property
@@ -48,9 +49,17 @@ class EnsembleDetector(FaceDetector):
 
     def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
         """See `FaceDetector`."""
-        first, hints = self._first.detect_and_hint(image)
-        second, more = self._second.boxes_and_hint(image)
-        return self._merged(image, first, second), np.concatenate([hints, more])
+        small, x, y = resized(image, min(1.0, fitting_scale(image, self._long_side)))
+        factors = np.array([x, y], np.float32)
+        (first, hints), (second, more) = (one.boxes_and_hint(small) for one in (self._first, self._second))
+        own = [self._first.with_landmarks(image, _enlarged(face, factors)) for face in first]
+        others = [_enlarged(face, factors) for face in second]
+        places = np.concatenate([hints, more]) / np.tile(factors, 2)
+        return self._merged(image, own, others), places.astype(np.float32)
+
+    def suspects(self, image: Image, face: Detection) -> bool:
+        """See `FaceDetector`: the first looks closely at what the second alone sees."""
+        return face.source != self._second.name or self._first.suspects(image, face)
 
     def detect_many(self, images: NDArray[np.uint8]) -> list[list[Detection]]:
         """See `FaceDetector`."""
@@ -67,6 +76,14 @@ class EnsembleDetector(FaceDetector):
             both = 1 - (1 - known.score) * (1 - extra.score)
             found[match] = Detection(known.box, both, known.landmarks, known.source)
         return sorted(found, key=lambda d: -d.score)
+
+
+def _enlarged(face: Detection, factors: NDArray[np.float32]) -> Detection:
+    """From the pixels of a picture scaled by `(2,)` factors to the original's."""
+    if (factors == 1).all():
+        return face
+    box = (face.box / np.tile(factors, 2)).astype(np.float32)
+    return Detection(box, face.score, (face.landmarks / factors).astype(np.float32), face.source)
 
 
 def _matches(first: list[Detection], second: list[Detection]) -> list[int | None]:

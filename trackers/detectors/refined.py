@@ -95,18 +95,29 @@ class RefinedDetector(DetectorAround):
     ) -> list[list[Detection]]:
         """Take the mesh's landmarks over, lift the faces it is sure of and drop doubles, best first.
 
+        What only one of two detectors sees, the other not even as a trace, and the mesh does not see either (hair at a
+        shoulder, food, a shoe) is no sure face any more: it goes on with a track, but begins none.
+
         Args:
             images: pictures `(H, W, 3)`.
             found: the faces of each.
-            min_side: faces with a shorter side below it keep the detector's landmarks, and are not judged.
+            min_side: faces with a shorter side below it keep the detector's landmarks, and are not judged, unless only
+                one detector sees them.
         """
         faces = [list(of_one) for of_one in found]
         wanted: list[tuple[int, int, NDArray[np.float64]]] = []
+        doubted: set[tuple[int, int]] = set()
         for picture, of_one in enumerate(faces):
             for index, face in enumerate(of_one):
                 matrix = _mesh_crop(face.landmarks)
-                if matrix is not None and float((face.box[2:] - face.box[:2]).min()) >= min_side:
-                    wanted.append((picture, index, matrix))
+                side = float((face.box[2:] - face.box[:2]).min())
+                if matrix is None or side < MIN_SIDE:
+                    continue
+                if face.score >= self._sure_score and not self._detector.suspects(images[picture], face):
+                    doubted.add((picture, index))
+                elif side < min_side:
+                    continue
+                wanted.append((picture, index, matrix))
         surely: dict[tuple[int, int], float] = {}
         for begin in range(0, len(wanted), BATCH):
             group = wanted[begin : begin + BATCH]
@@ -118,12 +129,17 @@ class RefinedDetector(DetectorAround):
                 five = np.stack([mesh[list(points)].mean(0) for points in FIVE_OF_468])
                 placed = transform(invert(matrix), five).astype(np.float32)
                 surely[picture, index] = float(score)
+                if (picture, index) in doubted and score < SURE:
+                    faces[picture][index] = self._unsure(faces[picture][index])
                 faces[picture][index] = _better(faces[picture][index], placed, float(score), self._sure_score)
         judged = {picture for picture, _ in surely}
         return [
             _without_doubles(of_one, picture, surely) if picture in judged else of_one
             for picture, of_one in enumerate(faces)
         ]
+
+    def _unsure(self, face: Detection) -> Detection:
+        return Detection(face.box, math.nextafter(self._sure_score, 0.0), face.landmarks, face.source)
 
 
 def _without_doubles(found: list[Detection], picture: int, surely: dict[tuple[int, int], float]) -> list[Detection]:

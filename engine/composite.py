@@ -17,8 +17,8 @@ MOST_GAZE = 0.12
 BLOCK = 8
 """Side of the cells in which light is averaged, in pixels."""
 DARKER = 0.05
-"""By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1], and a nose than
-the darkest that the source shows nearby."""
+"""By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1], and a nose
+darker than the darkest or lighter than the lightest that the source shows nearby."""
 NEARBY = 0.03
 """How far that is, in fractions of the side: wings and nostrils may move."""
 SHADED, LIT = 0.1, 0.15
@@ -255,8 +255,8 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
     """Decoded edited latents without marks on bare skin: there they are about as light as the source's.
 
     What is drawn there are bars on foreheads, streaks at temples and blots on cheeks; between the brows and beside the
-    mouth, where nothing may get darker, it joins brows and gives women moustaches; noses get black wings. Where
-    landmarks were placed wrongly nobody knows what is skin: there anything may be drawn, see `gaze_region`.
+    mouth, where nothing may get darker, it joins brows and gives women moustaches; noses get black wings and white
+    tips. Where landmarks were placed wrongly nobody knows what is skin: there anything may be drawn, see `gaze_region`.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
@@ -275,21 +275,23 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
     grey = crops.mean(1, keepdim=True).to(decoded.dtype)
     own = softened(grey, mask, size / 42)
 
-    def between(drawn: Tensor, where: Tensor, own: Tensor, shaded: float, lit: float) -> Tensor:
+    def between(drawn: Tensor, where: Tensor, shaded: float, lit: float) -> Tensor:
         off = drawn.mean(1, keepdim=True) - own
         return drawn + where.to(drawn.dtype) * (off.clamp(-shaded, lit) - off)
 
-    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), own, DARKER, math.inf)
-    drawn = between(drawn, bare, own, SHADED, LIT)
-    return between(drawn, nose, _darkest(grey), DARKER, math.inf)
+    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), DARKER, math.inf)
+    drawn = between(drawn, bare, SHADED, LIT)
+    lightest, darkest = _lightest(torch.cat([grey, -grey], 1)).split(1, 1)
+    off = drawn.mean(1, keepdim=True)
+    return drawn + nose.to(drawn.dtype) * (off.minimum(lightest + DARKER).maximum(-darkest - DARKER) - off)
 
 
-def _darkest(grey: Tensor) -> Tensor:
-    """The darkest of `(N, 1, S, S)` pictures within `NEARBY` of each pixel, at half their resolution."""
-    size = grey.shape[-1]
+def _lightest(pictures: Tensor) -> Tensor:
+    """The lightest of `(N, C, S, S)` pictures within `NEARBY` of each pixel, at half their resolution."""
+    size = pictures.shape[-1]
     reach = round(NEARBY * size / 2)
-    darkest = -F.max_pool2d(-F.avg_pool2d(grey, 2), 2 * reach + 1, 1, reach)
-    smooth = F.avg_pool2d(darkest, 3, 1, 1, count_include_pad=False)
+    lightest = F.max_pool2d(F.avg_pool2d(pictures, 2), 2 * reach + 1, 1, reach)
+    smooth = F.avg_pool2d(lightest, 3, 1, 1, count_include_pad=False)
     return F.interpolate(smooth, size=(size, size), mode="bilinear", align_corners=False)
 
 

@@ -210,27 +210,27 @@ def test_brows_do_not_join_unless_they_did() -> None:
 
 
 def test_nothing_is_drawn_on_bare_skin() -> None:
-    """A cheek gets no bars, neither dark ones nor light ones; eyes are drawn as they are, a nose but for black ones."""
+    """A cheek gets no bars, neither dark ones nor light ones; eyes are drawn as they are."""
     landmarks = torch.from_numpy(face68()[None]).float()
     skin = torch.zeros(1, 3, 128, 128)
     drawn = skin - 0.02
-    cheek, eye, nose = (82, 30), *((int(128 * y), int(128 * x)) for x, y in landmarks[0, [37, 30]])
-    for y, x in (cheek, eye, nose):
+    cheek, eye = (82, 30), tuple(int(128 * v) for v in landmarks[0, 37].flip(0))
+    for y, x in (cheek, eye):
         for mark in (-0.6, 0.6):
             marked = drawn.clone()
             marked[..., y - 2 : y + 3, x - 2 : x + 3] = mark
             found = float(unmarked(skin, marked, landmarks, ALL)[0, 0, y, x])
             if (y, x) == cheek:
                 assert found == pytest.approx(-SHADED if mark < 0 else LIT, abs=0.02)
-            elif (y, x) == eye or mark > 0:
+            else:
                 assert abs(found) > 0.4
     torch.testing.assert_close(unmarked(skin, drawn, landmarks, ALL), drawn)
     redder = drawn + torch.tensor([0.3, -0.15, -0.15])[:, None, None]
     torch.testing.assert_close(unmarked(skin, redder, landmarks, ALL), redder)  # colours are `relight`'s
 
 
-def test_a_nose_gets_no_darker_than_the_darkest_nearby() -> None:
-    """A nostril may move a little; where the source shows none, no black wing is drawn."""
+def test_a_nose_gets_no_darker_than_the_darkest_nearby_and_no_lighter_than_the_lightest() -> None:
+    """A nostril may move a little; where the source shows none, no black wing is drawn, and no white tip."""
     landmarks = torch.from_numpy(face68()[None]).float()
     drawn, source = torch.full((1, 3, 128, 128), -0.7), torch.zeros(1, 3, 128, 128)
     x, y = (int(128 * v) for v in landmarks[0, 35])
@@ -241,7 +241,9 @@ def test_a_nose_gets_no_darker_than_the_darkest_nearby() -> None:
     nostril = unmarked(source, drawn, landmarks, ALL)[0, 0]
     assert float(nostril[y, x]) == pytest.approx(-0.6, abs=0.1)  # skin beside the mouth begins here
     assert float(nostril[y, x - 10]) > -0.4
-    assert float(unmarked(source, drawn + 1.2, landmarks, ALL)[0, 0, y, x]) > 0.3
+    shine = -source
+    assert float(unmarked(source, drawn + 1.2, landmarks, ALL)[0, 0, y, x]) == pytest.approx(DARKER, abs=0.05)
+    assert float(unmarked(shine, drawn + 1.2, landmarks, ALL)[0, 0, y, x]) > 0.3
 
 
 def test_rims_leave_no_shade_on_the_skin_beside_them() -> None:

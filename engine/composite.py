@@ -270,7 +270,8 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
     near = torch.cat([skin_region(landmarks68, size // 4), on_nose(landmarks68, size // 4)], 1)
     if shown is not None:
         near = near * (shown.amax((1, 2, 3), keepdim=True) > 0)
-    bare, nose = F.interpolate(near, size=(size, size), mode="bilinear", align_corners=False).split(1, 1)
+    near = F.interpolate(near, size=(size, size), mode="bilinear", align_corners=False)
+    bare, nose = near[:, :1], near[:, 1:]
     mask = mask.to(decoded.dtype)
     grey = crops.mean(1, keepdim=True).to(decoded.dtype)
     own = softened(grey, mask, size / 42)
@@ -281,9 +282,10 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
 
     drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), DARKER, math.inf)
     drawn = between(drawn, bare, SHADED, LIT)
-    lightest, darkest = _lightest(torch.cat([grey, -grey], 1)).split(1, 1)
-    off = drawn.mean(1, keepdim=True)
-    return drawn + nose.to(drawn.dtype) * (off.minimum(lightest + DARKER).maximum(-darkest - DARKER) - off)
+    nearby = _lightest(torch.cat([grey, -grey], 1))
+    there = drawn.mean(1, keepdim=True)
+    held = there.minimum(nearby[:, :1] + DARKER).maximum(-nearby[:, 1:] - DARKER)
+    return drawn + nose.to(drawn.dtype) * (held - there)
 
 
 def _lightest(pictures: Tensor) -> Tensor:

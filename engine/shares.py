@@ -76,14 +76,20 @@ class Shares:
         results: dict[int, T] = {}
 
         def work() -> None:
-            for place, job in waiting:
-                results[place] = job()
+            with dropping():
+                for place, job in waiting:
+                    results[place] = job()
 
-        try:
+        @contextmanager
+        def dropping() -> Iterator[None]:
+            try:
+                yield
+            except BaseException:
+                for _ in waiting:
+                    pass
+                raise
+
+        with dropping():  # a signal, too: the process would wait for all that is left
             for done in [self._pool.submit(work) for _ in range(wide)]:
                 done.result()
-        except BaseException:  # a signal, too: the process would wait for all that is left
-            for _ in waiting:
-                pass
-            raise
         return [results[place] for place in range(len(jobs))]

@@ -105,7 +105,7 @@ def _anonymize(
     where_from, where_to = Path(source), Path(target)
     check_paths(where_from, where_to, overwrite=overwrite)
     console = _console(quiet)
-    with _standing_told(_new_at(where_to)), _made_told(_cache_made(chosen)):
+    with _made_told(_cache_made(chosen)), _standing_told(_new_at(where_to)):
         with nullcontext(silent) if quiet or not console.is_terminal else progress_bar(console) as progress:
             report = anonymize(where_from, where_to, config=chosen, overwrite=overwrite, progress=progress)
         if not quiet:
@@ -173,18 +173,21 @@ def _cache_made(chosen: config.Config) -> Callable[[], str]:
     if cache is None or is_url(cache) or chosen.mode != "fluid":
         return lambda: ""
 
-    def state() -> int | None:
+    def changed(path: str) -> int | None:
         with suppress(OSError, ValueError):
-            return Path(cache).stat().st_mtime_ns
+            return Path(path).stat().st_mtime_ns
         return None
+
+    def state() -> tuple[int | None, int | None]:
+        return changed(cache), changed(f"{cache}-wal")  # while others use it, all that is new is in its log
 
     before = state()
 
     def words() -> str:
         after = state()
-        if after in (None, before):
+        if after[0] is None or after == before:
             return ""
-        if before is not None:
+        if before[0] is not None:
             return f"the cache {cache} was changed, and stays"
         key = own_key_file(Path(cache))
         return f"the cache {cache} was made, and stays" + (f", as does its key {key}" if key.exists() else "")
@@ -241,7 +244,7 @@ def _run_stream(
 
     say = (lambda _: None) if quiet else None
     standing = _standing_told(lambda: "the run was over: what it wrote stands" if over else "")
-    with standing, _made_told(_cache_made(chosen)):
+    with _made_told(_cache_made(chosen)), standing:
         stream(source, targets, config=chosen, overwrite=overwrite, say=say, done=done)
 
 
@@ -594,22 +597,27 @@ def _outcome(command: Callable[[], Any]) -> tuple[int, str]:
     except (KeyboardInterrupt, typer.Abort):
         ending = ExitCode.INTERRUPTED
     except FluidvidError as error:
-        return int(error.exit_code), "; ".join([str(error), *getattr(error, "__notes__", ())])
+        return int(error.exit_code), _noted(str(error), error)
     except Exception as error:  # noqa: BLE001 - the last resort: one line, no traceback, no output
         if _stopped:
             return int(ExitCode.INTERRUPTED), INTERRUPTED
         if hasattr(error, "format_message"):  # typer's own usage errors
             words = (error.format_message() or "a command is needed").rstrip(".")
             return int(ExitCode.USAGE), words if "--help" in words else f"{words}: see --help"
-        remedy = _NAME_REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+        remedy = _NAME_REMEDIES.get(error.errno or 0) if isinstance(error, OSError) and error.filename else None
         if remedy and isinstance(error, OSError):  # wherever it is looked at first
             from fluidvid.live.addresses import redacted
 
-            return int(ExitCode.USAGE), f"{redacted(str(error.filename))}: {error.strerror}: {remedy}"
-        return int(ExitCode.INTERNAL), f"internal error, please report it: {type(error).__name__}: {error}"
+            return int(ExitCode.USAGE), _noted(f"{redacted(str(error.filename))}: {error.strerror}: {remedy}", error)
+        internal = f"internal error, please report it: {type(error).__name__}: {error}"
+        return int(ExitCode.INTERNAL), _noted(internal, error)
     # Without its standalone mode typer returns the code of an Exit, and 130 for Ctrl-C.
     code = int(ending) if isinstance(ending, int) else int(ExitCode.OK)
     return code, INTERRUPTED if code == ExitCode.INTERRUPTED else ""
+
+
+def _noted(words: str, error: BaseException) -> str:
+    return "; ".join([words, *getattr(error, "__notes__", ())])
 
 
 def _over(code: int) -> None:

@@ -87,7 +87,7 @@ class Publisher:
         self._queue: deque[tuple[Coded, float]] = deque()  # with the time since which they wait
         self._waiting = 0
         self._from_key = True  # drop until the next key frame
-        self._ending = False
+        self._ending = self._incomplete = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"publish {address.kind}", daemon=True)
 
@@ -125,7 +125,7 @@ class Publisher:
     @property
     def given_up(self) -> str:
         """In one line that it was given up, or at the end is not complete, why, and what to do."""
-        told = f"{self.address.shown}: {self.gave_up}: {'not complete' if self._ending else 'given up'}"
+        told = f"{self.address.shown}: {self.gave_up}: {'not complete' if self._incomplete else 'given up'}"
         if self.gave_up in (LOGIN_REFUSED, DISK_FULL):
             return told
         if self.address.kind == "preview":
@@ -212,8 +212,8 @@ class Publisher:
         """The run is over and this output without its end, if there is a reason."""
         with self._change:
             self._drop_waiting()
-        if reason:
-            self.account.gave_up = reason
+        if reason and not self._incomplete:
+            self.account.gave_up, self._incomplete = reason, True
             self._say(f"{self.address.shown}: not finished properly: {reason}")
 
     def _opened(self, notes: str) -> None:

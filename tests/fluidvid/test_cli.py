@@ -234,6 +234,8 @@ from fluidvid.errors import DetectionError
 def failing(*arguments, **named):
     Path(named["config"].cache.path).write_bytes(b"people")
     Path(named["config"].cache.path + ".key").write_bytes(b"key")
+    if "complete" in sys.argv[-1]:
+        arguments[1].write_bytes(b"video")
     if "signal" in sys.argv[-1]:
         os.kill(os.getpid(), signal.SIGTERM)
     raise DetectionError("face detection failed")
@@ -250,6 +252,12 @@ def test_a_cache_that_was_made_is_not_denied(name: str, code: int, clip: Path, t
         assert_one_line_error(done, code)
         assert done.stderr.endswith(f"; the cache {name} was {happened}\n")
         assert "nothing was written" not in done.stderr and not (tmp_path / "out.mp4").exists()
+
+
+def test_a_result_that_stands_is_told_with_the_cache(clip: Path, tmp_path: Path) -> None:
+    done = python("-c", MADE, "anonymize", clip, "out.mp4", "--cache", "signal.complete", cwd=tmp_path)
+    assert_one_line_error(done, 130)
+    assert "out.mp4 was complete: it stands" in done.stderr and "the cache signal.complete was made" in done.stderr
 
 
 STANDING = """

@@ -435,6 +435,25 @@ def test_what_only_the_second_detector_sees_is_not_sure(
     assert (near.score >= 0.5) == sure
 
 
+def test_a_doubted_face_beside_a_sure_one_stays_unsure(
+    pictures: list[Image], detectors: dict[str, FaceDetector], mesh: Path
+) -> None:
+    """It is no double of its neighbour: somebody cheek to cheek goes on with a track."""
+
+    class Blind(Fixed):
+        def suspects(self, image: Image, face: Detection) -> bool:
+            return False
+
+    (real,) = detectors["centerface"].detect(pictures[0])
+    known = Detection(real.box, 0.9, real.landmarks, "first")
+    away = 0.6 * (real.box[2] - real.box[0])
+    box = (real.box + np.array([away, 0, away, 0])).astype(np.float32)
+    other = Detection(box, 0.8, (real.landmarks + np.array([away, 0])).astype(np.float32), "second")
+    chain = RefinedDetector(EnsembleDetector(Blind(known, name="first"), Fixed(other, name="second")), mesh)
+    beside = next(face for face in chain.detect(texture(3, 144, 176)) if face.source == "second")
+    assert beside.score == pytest.approx(0.5) and beside.score < 0.5
+
+
 def test_the_second_ones_landmarks_are_only_looked_for_where_they_are_used(
     detectors: dict[str, FaceDetector], pictures: list[Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.near import WINDOW, NearDetector
+from fluidvid.trackers.detectors.base import WINDOW
+from fluidvid.trackers.detectors.near import NearDetector
 from fluidvid.trackers.types import Detection, Image
 
 SPOT = (250, 10, 20)

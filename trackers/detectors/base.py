@@ -18,6 +18,11 @@ STRIDE = 32
 SMALLEST = 320
 """Pictures with a shorter long side than this are enlarged to it: faces in them are as small as they are."""
 
+WINDOW = 160
+"""Side of a window around a face as a network sees it, in pixels."""
+LARGEST = 64.0
+"""Longer side of a face in its window; larger ones are scaled down to it."""
+
 HINT = 0.15
 """Score from which a place is a hint."""
 MOST_HINTS = 5

@@ -9,15 +9,23 @@ from numpy.typing import NDArray
 
 from fluidvid.geometry import similarity
 from fluidvid.trackers.align import crop
-from fluidvid.trackers.detectors.base import HINT, OnnxDetector, above, fitted, scaled, split, suppressed
+from fluidvid.trackers.detectors.base import (
+    HINT,
+    LARGEST,
+    WINDOW,
+    OnnxDetector,
+    above,
+    fitted,
+    scaled,
+    split,
+    suppressed,
+)
 from fluidvid.trackers.session import check_outputs
 from fluidvid.trackers.types import Detection, Image
 
 CELL = 4
 NOTHING = 0.1
 """Score below which there is no trace of a face, and a place is left as it is: there are thousands of them."""
-WINDOW, CLOSE = 160, 64.0
-"""Pixels of the sides of the picture for a close look, and at most of the face in it."""
 
 
 class CenterFace(OnnxDetector):
@@ -55,7 +63,7 @@ class CenterFace(OnnxDetector):
     def suspects(self, image: Image, face: Detection) -> bool:
         """See `FaceDetector`."""
         centre, side = (face.box[:2] + face.box[2:]) / 2, float((face.box[2:] - face.box[:2]).max())
-        seen = min(CLOSE, side)
+        seen = min(LARGEST, side)
         square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
         around = (square - 0.5) * side * WINDOW / seen + centre
         part = crop(image, similarity(around, square * WINDOW), WINDOW)

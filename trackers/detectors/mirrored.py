@@ -61,7 +61,7 @@ class MirroredDetector(DetectorAround):
                 continue
             # A first look that sees the eyes alone at the edge must not leave the rest of the face uncovered.
             low, high = np.minimum(known.box[:2], extra.box[:2]), np.maximum(known.box[2:], extra.box[2:])
-            found[nearest] = Detection(np.concatenate([low, high]), extra.score, known.landmarks, known.source)
+            found[nearest] = Detection(np.concatenate([low, high]), extra.score, known.landmarks, extra.source)
         return sorted(found, key=lambda face: -face.score), hints
 
     def _across_edges(self, image: Image) -> Sequence[Detection]:

@@ -9,14 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import STRIDE, fitting_scale, iou_matrix
+from fluidvid.trackers.detectors.base import LARGEST, STRIDE, WINDOW, fitting_scale, iou_matrix
 from fluidvid.trackers.detectors.refined import MIN_SIDE, RefinedDetector
 from fluidvid.trackers.types import Detection, Image
 
-WINDOW = 160
-"""Side of a window as the network sees it, in pixels."""
-LARGEST = 64.0
-"""Longer side of a face in its window; larger ones are scaled down to it."""
 ROOM = 1.0
 """Room around a face, in its sides, with which another face's window shows it well enough."""
 OVERLAP = 0.3
@@ -43,7 +39,8 @@ class NearDetector:
     Args:
         detector: the one that looks at whole pictures.
         long_side: to which it scales them down.
-        min_refined: faces with a shorter side below it, in pixels, keep the detector's landmarks.
+        min_refined: faces with a shorter side below it, in pixels, keep the detector's landmarks, see
+            `RefinedDetector.refine`.
     """
 
     def __init__(self, detector: RefinedDetector, *, long_side: int = 1280, min_refined: float = MIN_SIDE) -> None:

@@ -129,24 +129,28 @@ class RefinedDetector(DetectorAround):
                 five = np.stack([mesh[list(points)].mean(0) for points in FIVE_OF_468])
                 placed = transform(invert(matrix), five).astype(np.float32)
                 surely[picture, index] = float(score)
-                if (picture, index) in doubted and score < SURE:
-                    faces[picture][index] = self._unsure(faces[picture][index])
                 faces[picture][index] = _better(faces[picture][index], placed, float(score), self._sure_score)
         judged = {picture for picture, _ in surely}
-        return [
-            _without_doubles(of_one, picture, surely) if picture in judged else of_one
-            for picture, of_one in enumerate(faces)
-        ]
+        for picture in judged:
+            kept = _without_doubles(faces[picture], picture, surely)
+            # Only now: as an unsure one it might pass for a double of its neighbour, and be gone.
+            denied = {index for index in kept if (picture, index) in doubted and surely[picture, index] < SURE}
+            of_one = [self._unsure(face) if index in denied else face for index, face in kept.items()]
+            faces[picture] = sorted(of_one, key=lambda face: -face.score)
+        return faces
 
     def _unsure(self, face: Detection) -> Detection:
         return Detection(face.box, math.nextafter(self._sure_score, 0.0), face.landmarks, face.source)
 
 
-def _without_doubles(found: list[Detection], picture: int, surely: dict[tuple[int, int], float]) -> list[Detection]:
-    kept: list[Detection] = []
+def _without_doubles(
+    found: list[Detection], picture: int, surely: dict[tuple[int, int], float]
+) -> dict[int, Detection]:
+    """Those that stay, by their index, best first."""
+    kept: dict[int, Detection] = {}
     for index in sorted(range(len(found)), key=lambda i: -found[i].score):
-        if not any(_is_double(found[index], surely.get((picture, index)), known) for known in kept):
-            kept.append(found[index])
+        if not any(_is_double(found[index], surely.get((picture, index)), known) for known in kept.values()):
+            kept[index] = found[index]
     return kept
 
 

@@ -476,7 +476,10 @@ def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) 
     assert editor.recognised([0, 1, 2], crops, crops).all()
 
 
-def test_weak_frame_is_edited_more_strongly_and_the_boost_subsides(parts: dict[str, Any], anywhere: None) -> None:
+def test_weak_frame_is_edited_more_strongly_and_the_boost_subsides(
+    parts: dict[str, Any], anywhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(composite, "DARKER", 9.0)  # noses, too
     editor = _editor(parts)
     crops = faces(2)
     one = np.ones(1, np.float32)

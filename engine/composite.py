@@ -80,16 +80,21 @@ def skin_region(landmarks68: Tensor, size: int, reach: float = 0.03) -> Tensor:
     Returns:
         `(N, 1, size, size)` float32 in [0, 1]; the face's outline is not looked at: multiply with `face_region`.
     """
-    nearest = _squared_distances(landmarks68[:, 17:].float(), size).amin(1)
-    return (1 - torch.exp(-nearest / (2 * reach**2)))[:, None]
+    return 1 - _near(landmarks68[:, 17:], size, reach)
 
 
-def _squared_distances(points: Tensor, size: int) -> Tensor:
-    """`(N, P, size, size)` from `(N, P, 2)` points to every pixel, in fractions of the side."""
+def _near(points: Tensor, size: int, reach: float | Tensor) -> Tensor:
+    """`(N, 1, size, size)` float32: 1 at `(N, P, 2)` points, falling as a Gaussian of the distance to the nearest one.
+
+    `reach` is its standard deviation in fractions of the side, one for all or `(N,)`.
+    """
+    points = points.float()
     axis = (torch.arange(size, device=points.device) + 0.5) / size
     dx = (points[:, :, 0, None] - axis).pow(2)
     dy = (points[:, :, 1, None] - axis).pow(2)
-    return dx[:, :, None, :] + dy[:, :, :, None]
+    nearest = (dx[:, :, None, :] + dy[:, :, :, None]).amin(1, keepdim=True)
+    deviation = torch.as_tensor(reach, device=points.device).reshape(-1, 1, 1, 1)
+    return torch.exp(-nearest / (2 * deviation.pow(2)))
 
 
 def between_brows(landmarks68: Tensor, size: int) -> Tensor:
@@ -104,7 +109,7 @@ def between_brows(landmarks68: Tensor, size: int) -> Tensor:
     """
     left, right, root = landmarks68[:, 21].float(), landmarks68[:, 22].float(), landmarks68[:, 27].float()
     middle, width = (left + right + root) / 3, (left - right).norm(dim=1).clamp_min(0.04)
-    return torch.exp(-_squared_distances(middle[:, None], size) / (2 * (0.35 * width[:, None, None, None]).pow(2)))
+    return _near(middle[:, None], size, 0.35 * width)
 
 
 def beside_mouth(landmarks68: Tensor, size: int) -> Tensor:
@@ -123,8 +128,7 @@ def beside_mouth(landmarks68: Tensor, size: int) -> Tensor:
     below = torch.lerp(points[:, 55:60], points[:, 7:10].mean(1, keepdim=True), 1 / 3)
     corners = left + 0.25 * (left - right), right + 0.25 * (right - left)
     height = (points[:, 51] - points[:, 33]).norm(dim=1).clamp_min(0.02)
-    near = _squared_distances(torch.cat([above, below, *corners], 1), size).amin(1)
-    return torch.exp(-near / (2 * (0.4 * height[:, None, None]).pow(2)))[:, None]
+    return _near(torch.cat([above, below, *corners], 1), size, 0.4 * height)
 
 
 def on_nose(landmarks68: Tensor, size: int) -> Tensor:
@@ -137,8 +141,7 @@ def on_nose(landmarks68: Tensor, size: int) -> Tensor:
     Returns:
         `(N, 1, size, size)` float32 in [0, 1].
     """
-    near = _squared_distances(landmarks68[:, 28:36].float(), size).amin(1)
-    return (1.5 * torch.exp(-near / (2 * 0.035**2))).clamp_max(1)[:, None]
+    return (1.5 * _near(landmarks68[:, 28:36], size, 0.035)).clamp_max(1)
 
 
 def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:
@@ -276,16 +279,14 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
     grey = crops.mean(1, keepdim=True).to(decoded.dtype)
     own = softened(grey, mask, size / 42)
 
-    def between(drawn: Tensor, where: Tensor, shaded: float, lit: float) -> Tensor:
-        off = drawn.mean(1, keepdim=True) - own
-        return drawn + where.to(drawn.dtype) * (off.clamp(-shaded, lit) - off)
+    def between(drawn: Tensor, where: Tensor, darkest: Tensor, lightest: Tensor | None) -> Tensor:
+        there = drawn.mean(1, keepdim=True)
+        return drawn + where.to(drawn.dtype) * (there.clamp(darkest, lightest) - there)
 
-    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), DARKER, math.inf)
-    drawn = between(drawn, bare, SHADED, LIT)
+    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), own - DARKER, None)
+    drawn = between(drawn, bare, own - SHADED, own + LIT)
     nearby = _lightest(torch.cat([grey, -grey], 1))
-    there = drawn.mean(1, keepdim=True)
-    held = there.minimum(nearby[:, :1] + DARKER).maximum(-nearby[:, 1:] - DARKER)
-    return drawn + nose.to(drawn.dtype) * (held - there)
+    return between(drawn, nose, -nearby[:, 1:] - DARKER, nearby[:, :1] + DARKER)
 
 
 def _lightest(pictures: Tensor) -> Tensor:

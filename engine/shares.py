@@ -76,20 +76,22 @@ class Shares:
         results: dict[int, T] = {}
 
         def work() -> None:
-            with dropping():
+            with _none_left(waiting):
                 for place, job in waiting:
                     results[place] = job()
 
-        @contextmanager
-        def dropping() -> Iterator[None]:
-            try:
-                yield
-            except BaseException:
-                for _ in waiting:
-                    pass
-                raise
-
-        with dropping():  # a signal, too: the process would wait for all that is left
+        with _none_left(waiting):  # behind a signal, too: the process would wait for them
             for done in [self._pool.submit(work) for _ in range(wide)]:
                 done.result()
         return [results[place] for place in range(len(jobs))]
+
+
+@contextmanager
+def _none_left(waiting: Iterator[object]) -> Iterator[None]:
+    """Behind an error nothing of what is waiting is begun."""
+    try:
+        yield
+    except BaseException:
+        for _ in waiting:
+            pass
+        raise

@@ -177,6 +177,14 @@ def resized(image: Image, scale: float) -> tuple[Image, float, float]:
     return image, inner[0] / width, inner[1] / height
 
 
+def enlarged(face: Detection, factors: NDArray[np.float32], margin: float = 0.0) -> Detection:
+    """A face in the original's pixels, from those of a picture scaled by `(2,)` factors within a margin in pixels."""
+    if margin == 0 and (factors == 1).all():
+        return face
+    box = ((face.box - margin) / np.tile(factors, 2)).astype(np.float32)
+    return Detection(box, face.score, ((face.landmarks - margin) / factors).astype(np.float32), face.source)
+
+
 def fitting_scale(image: Image, long_side: int) -> float:
     """By which `fitted` scales a picture."""
     longest = max(image.shape[:2])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import FaceDetector, fitting_scale, iou_matrix, resized, share_inside
+from fluidvid.trackers.detectors.base import FaceDetector, enlarged, fitting_scale, iou_matrix, resized, share_inside
 from fluidvid.trackers.types import Detection, Image
 
 SAME = 0.3
@@ -52,8 +52,8 @@ class EnsembleDetector(FaceDetector):
         small, x, y = resized(image, min(1.0, fitting_scale(image, self._long_side)))
         factors = np.array([x, y], np.float32)
         (first, hints), (second, more) = (one.boxes_and_hint(small) for one in (self._first, self._second))
-        own = [self._first.with_landmarks(image, _enlarged(face, factors)) for face in first]
-        others = [_enlarged(face, factors) for face in second]
+        own = [self._first.with_landmarks(image, enlarged(face, factors)) for face in first]
+        others = [enlarged(face, factors) for face in second]
         places = np.concatenate([hints, more]) / np.tile(factors, 2)
         return self._merged(image, own, others), places.astype(np.float32)
 
@@ -76,14 +76,6 @@ class EnsembleDetector(FaceDetector):
             both = 1 - (1 - known.score) * (1 - extra.score)
             found[match] = Detection(known.box, both, known.landmarks, known.source)
         return sorted(found, key=lambda d: -d.score)
-
-
-def _enlarged(face: Detection, factors: NDArray[np.float32]) -> Detection:
-    """From the pixels of a picture scaled by `(2,)` factors to the original's."""
-    if (factors == 1).all():
-        return face
-    box = (face.box / np.tile(factors, 2)).astype(np.float32)
-    return Detection(box, face.score, (face.landmarks / factors).astype(np.float32), face.source)
 
 
 def _matches(first: list[Detection], second: list[Detection]) -> list[int | None]:

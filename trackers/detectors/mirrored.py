@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fluidvid.trackers.detectors.base import (
     DetectorAround,
     FaceDetector,
+    enlarged,
     fitting_scale,
     iou_matrix,
     resized,
@@ -71,12 +72,11 @@ class MirroredDetector(DetectorAround):
         factors = np.array([x, y], np.float32)
         found = []
         for face in self._detector.detect(np.asarray(mirrored, dtype=np.uint8)):
-            box = ((face.box - MARGIN) / np.tile(factors, 2)).astype(np.float32)
-            landmarks = ((face.landmarks - MARGIN) / factors).astype(np.float32)
-            inside = _inside(box, image)
-            shown = float(np.clip(inside[2:] - inside[:2], 0, None).prod() / (box[2:] - box[:2]).prod())
+            there = enlarged(face, factors, MARGIN)
+            inside = _inside(there.box, image)
+            shown = float(np.clip(inside[2:] - inside[:2], 0, None).prod() / (there.box[2:] - there.box[:2]).prod())
             if VISIBLE <= shown < 1:
-                found.append(Detection(box, face.score, landmarks, face.source))
+                found.append(there)
         return found
 
 

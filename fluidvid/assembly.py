@@ -355,7 +355,8 @@ def make_detector(config: Config, models: ModelStore, *, threads: int = 0) -> An
     found = build(detect.detector, detect.model)
     if detect.second is not None:
         found = EnsembleDetector(found, build(detect.second, detect.second_model), long_side=detect.long_side)
-    found = MirroredDetector(found, long_side=detect.long_side)
+    trace_score = detect.low_score if detect.low_score < detect.score else 0.0
+    found = MirroredDetector(found, long_side=detect.long_side, trace_score=trace_score)
     mesh = models.resolve("facemesh468")
     return RefinedDetector(found, mesh, sure_score=detect.score, providers=providers, threads=threads)
 

@@ -8,11 +8,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from fluidvid.assembly import make_detector
 from fluidvid.config import Config
 from fluidvid.models import ModelStore
-from fluidvid.trackers import Detection, FaceDetector, MirroredDetector
+from fluidvid.trackers import Detection, FaceDetector, MirroredDetector, Tracker
 from fluidvid.trackers.detectors.mirrored import MARGIN
 from fluidvid.trackers.types import Image
 from tests.trackers.scenes import box_at, detection, points_in, texture
@@ -26,8 +27,10 @@ class _Two(FaceDetector):
 
     name = "two"
 
-    def __init__(self, plain: list[Detection], mirrored: list[Detection]) -> None:
-        self._plain, self._mirrored = plain, mirrored
+    def __init__(
+        self, plain: list[Detection], mirrored: list[Detection], hint: NDArray[np.float32] | None = None
+    ) -> None:
+        self._plain, self._mirrored, self._hint = plain, mirrored, hint
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -35,6 +38,10 @@ class _Two(FaceDetector):
 
     def detect(self, image: Image) -> list[Detection]:
         return self._plain if image.shape[1::-1] == WHOLE else self._mirrored
+
+    def detect_and_hint(self, image: Image) -> tuple[list[Detection], NDArray[np.float32]]:
+        hints = [self._hint] if self._hint is not None and image.shape[1::-1] != WHOLE else []
+        return self.detect(image), np.array(hints, np.float32).reshape(-1, 4)
 
 
 def _look(plain: list[Detection], mirrored: list[Detection]) -> list[Detection]:
@@ -72,6 +79,33 @@ def test_somebody_else_at_the_edge_is_one_more() -> None:
     assert len(_look([detection(50, 150, 60)], [detection(0, 150)])) == 2
 
 
+def _traces(plain: list[Detection], trace: NDArray[np.float32], score: float = 0.3) -> list[Detection]:
+    """What is found where the mirrored look has a trace of a face at `trace`, in the picture's pixels."""
+    detector = _Two(plain, [], (trace / 2 + MARGIN).astype(np.float32))
+    return MirroredDetector(detector, trace_score=score).detect(np.zeros((*WHOLE[::-1], 3), np.uint8))
+
+
+def test_a_trace_of_a_face_across_the_edge_goes_on_with_a_track_and_begins_none() -> None:
+    trace = box_at(150, 5)
+    (found,) = _traces([], trace)
+    assert np.allclose(found.box, trace) and found.score == 0.3
+    assert ((found.landmarks > found.box[:2]) & (found.landmarks < found.box[2:])).all()
+    tracker = Tracker()
+    assert tracker.update(0, [found]) == []
+    (begun,) = tracker.update(1, [detection(150, 15, score=0.9)])
+    for frame in range(2, 200, 3):
+        (face,) = tracker.update(frame, [found])
+        tracker.update(frame + 1, []), tracker.update(frame + 2, [])
+        assert face.track_id == begun.track_id and face.observed
+
+
+def test_traces_are_none_inside_the_picture_on_known_faces_or_where_they_are_not_wanted() -> None:
+    known = detection(150, 15, score=0.7)
+    assert _traces([known], box_at(150, 5)) == [known]
+    assert _traces([], box_at(150, 150)) == [] == _traces([], box_at(150, -25))
+    assert _traces([], box_at(150, 5), score=0.0) == []
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (2, 200), (400, 1)])
 def test_tiny_pictures(size: tuple[int, int]) -> None:
     detector = make_detector(Config(), ModelStore(), threads=1)
@@ -97,3 +131,16 @@ def test_a_third_of_a_face_at_the_edge_is_a_face(clip: Path, side: str) -> None:
         scene[-part.shape[0] :, 100 : 100 + part.shape[1]] = part
     (face,) = [d for d in make_detector(Config(), ModelStore(), threads=1).detect(scene) if d.score >= 0.5]
     assert face.box[0] < 5 or face.box[2] > 955 or face.box[3] > 535
+
+
+@pytest.mark.shared
+def test_a_mouth_whose_eyes_have_left_the_picture_stays_in_its_track(shared: Path) -> None:
+    """The last 40 pictures of a cook behind her own arm, every third looked at, as files are."""
+    with av.open(str(shared / "clips" / "decord_pancake.mkv")) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)][240:]
+    detector, tracker = make_detector(Config(), ModelStore(), threads=1), Tracker()
+    for index, picture in enumerate(pictures):
+        faces = tracker.update(index, detector.detect(picture) if index % 3 == 0 else [])
+        if index >= 30:
+            upon = [face for face in faces if face.box[0] < 240 < face.box[2] and face.box[1] < 15 < face.box[3]]
+            assert upon, f"nobody at picture {240 + index}"

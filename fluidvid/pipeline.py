@@ -108,7 +108,7 @@ def analyse(stages: Stages, config: Config, progress: ProgressCallback) -> Analy
         DetectionError: detector or tracker failed, or frames came out of order.
     """
     found = Analysis(TrackTable(compact=stages.editor is None))
-    follower = Follower(stages, config.detect.score)
+    follower = Follower(stages, config)
     with stages.open_reader() as reader:
         total = getattr(getattr(reader, "info", None), "frames_estimate", None)
         for seen in inspect(reader, stages, every=config.detect.every, sure_score=config.detect.score):
@@ -139,10 +139,10 @@ def _follow(stages: Stages, follower: Follower, config: Config, found: Analysis,
     with detection_errors(f"frame {index}", UNWRITTEN):
         if seen.cut:
             found.cuts.add(index)
-        faces = follower.follow(index, rgb, seen.detections, cut=seen.cut)
+        faces, earlier = follower.follow(index, rgb, seen.detections, cut=seen.cut)
         if stages.editor is not None:
             _collect(stages, stages.editor, config, found, rgb, faces)
-    return faces
+    return [*earlier, *faces]
 
 
 def _collect(

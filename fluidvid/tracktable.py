@@ -34,7 +34,7 @@ Completion = Callable[[list[TrackedFace]], Mapping[int, list[TrackedFace]]]
 
 
 class TrackTable:
-    """Rows are appended in frame order, then `finish` completes the tracks and sorts them for reading.
+    """Rows are appended in any order, then `finish` completes the tracks and sorts them for reading.
 
     Args:
         compact: leave out landmarks and transforms (the classic modes need neither; completion then sees landmarks
@@ -49,7 +49,7 @@ class TrackTable:
         self._starts: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
 
     def append(self, faces: Iterable[TrackedFace]) -> None:
-        """Store the faces of one frame."""
+        """Store faces."""
         for face in faces:
             if not self._chunks or self._used == _CHUNK:
                 self._chunks.append(np.zeros(_CHUNK, dtype=self._dtype))

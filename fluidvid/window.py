@@ -151,7 +151,7 @@ class Window:
             batch=edit.batch,
             fade_frames=edit.fade_frames,
         )
-        self._follower = Follower(self.stages, self.config.detect.score)
+        self._follower = Follower(self.stages, self.config)
         self._history = max(self.config.track.look_ahead, self.config.track.max_gap)
         self._shape: tuple[int, ...] | None = None
 
@@ -179,7 +179,7 @@ class Window:
         self._shape = image.shape
         index = self._arrived
         with detection_errors(f"picture {index}"):
-            faces = self._follower.follow(index, image, detections, cut=cut)
+            faces, earlier = self._follower.follow(index, image, detections, cut=cut)
         if cut:
             self._cuts.add(index)
         present = {face.track_id for face in faces}
@@ -187,6 +187,9 @@ class Window:
             self.directions.left(self._present - present)
         self._present = present
         self._faces[index] = faces
+        for face in earlier:
+            if face.frame >= self._left:
+                self._faces[face.frame].append(face)
         self._collect(image, faces)
         self.waiting.append(Waiting(image, tag))
         self._arrived += 1

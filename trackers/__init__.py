@@ -1,5 +1,6 @@
 """Faces in pictures and time: detect, align, track, link."""
 
+from fluidvid.trackers.beginnings import Beginnings
 from fluidvid.trackers.completion import complete_tracks
 from fluidvid.trackers.cuts import SceneCutDetector
 from fluidvid.trackers.detectors import (
@@ -18,6 +19,7 @@ from fluidvid.trackers.types import Detection, TrackedFace
 
 __all__ = [
     "DETECTORS",
+    "Beginnings",
     "Detection",
     "EnsembleDetector",
     "FaceDetector",

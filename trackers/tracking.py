@@ -175,7 +175,7 @@ class Tracker:
             allowed |= known & (likeness >= LIKENESS) & _near(predicted, boxes, reach)
             large = (boxes[:, 2:] - boxes[:, :2]).min(1) >= LARGE
             allowed &= ~known | (likeness >= np.where(large, UNLIKE, SMALL_UNLIKE))
-        allowed &= _alike_in_size(predicted, boxes)
+        allowed &= alike_in_size(predicted, boxes)
         rows, columns = linear_sum_assignment(np.where(allowed, cost, 1e3))
         for row, column in zip(rows, columns, strict=True):
             if allowed[row, column]:
@@ -229,7 +229,7 @@ def _near(a: NDArray[np.float32], b: NDArray[np.float32], reach: NDArray[np.floa
     return np.asarray(distance <= reach[:, None] * np.maximum(sides[0][:, None], sides[1][None]))
 
 
-def _alike_in_size(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
+def alike_in_size(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Neither box has less than a quarter of the other's area, `(T, N)`."""
     sides = [np.sqrt(np.maximum((x[:, 2:] - x[:, :2]).prod(1), 1e-6)) for x in (a, b)]
     ratio = sides[0][:, None] / sides[1][None]

@@ -135,6 +135,14 @@ def test_nobody_is_prepared_from_detections_that_are_unsure() -> None:
     assert all(raw_share(picture(i), image, i) < 0.02 for i, image in enumerate(out))
 
 
+def test_what_was_unsure_before_a_track_began_is_covered_where_it_still_waits() -> None:
+    stages = replace(Rig(unsure=range(20)).stages(), tracker=Tracker())
+    coverage = Coverage()
+    out = list(process(stages, CONFIG, pictures(40), coverage))
+    shares = [raw_share(picture(i), image, i) for i, image in enumerate(out)]
+    assert max(shares[20 - CONFIG.track.look_ahead :]) < 0.02 and coverage.faces == 20 + CONFIG.track.look_ahead
+
+
 def test_a_direction_that_failed_verification_is_never_applied() -> None:
     out, coverage = results(Rig(prepared=False))
     assert coverage.edited == 0 and dict(coverage.masked_reasons) == {"not prepared": 40}

@@ -16,6 +16,7 @@ from fluidvid.config import Config
 from fluidvid.errors import DetectionError, StrictError
 from fluidvid.pipeline import GROUP, Outcome, analyse, run
 from fluidvid.progress import ProgressEvent
+from fluidvid.trackers import Tracker
 from fluidvid.tracktable import COMPACT, ROW
 from tests.fluidvid.fakes import Boom, Rig, box_at, picture, raw_share
 
@@ -55,6 +56,15 @@ def test_nobody_is_prepared_from_detections_that_are_unsure() -> None:
     outcome = go(rig)
     assert outcome.coverage.faces == 40
     assert rig.editor is not None and rig.editor.prepared_from and max(rig.editor.prepared_from) < 10
+    assert_nothing_raw(rig)
+
+
+def test_a_face_that_was_unsure_at_first_is_treated_from_its_first_picture_on() -> None:
+    rig = Rig(unsure=range(20))
+    stages = dataclasses.replace(rig.stages(), tracker=Tracker())
+    outcome = run(stages, CONFIG)
+    assert_account(outcome, 40)
+    assert rig.editor is not None and min(rig.editor.prepared_from) >= 20
     assert_nothing_raw(rig)
 
 

@@ -18,7 +18,7 @@ VELOCITY_SPAN = 5
 DAMPING = 0.9
 """Velocity that is left per frame of 25 a second."""
 GROWTH = 0.02
-"""Growth of an extrapolated box in the same time, as a share of its side: the place is less and less sure."""
+"""Growth of a held box in the same time, as a share of its side: the place is less and less sure."""
 
 
 def complete_tracks(
@@ -71,7 +71,7 @@ def _complete_one(
         if gap < 0:
             raise ValueError(f"track {a.track_id} is observed twice in frame {a.frame}")
         if gap <= max_gap and bisect_right(cuts, a.frame) == bisect_right(cuts, b.frame):
-            pieces[-1] += [_between(a, b, frame) for frame in range(a.frame + 1, b.frame)]
+            pieces[-1] += [_between(a, b, frame, pace) for frame in range(a.frame + 1, b.frame)]
             pieces[-1].append(b)
         else:
             pieces.append([b])
@@ -91,11 +91,19 @@ def _complete_one(
     return [done[frame] for frame in sorted(done)]
 
 
-def _between(a: TrackedFace, b: TrackedFace, frame: int) -> TrackedFace:
+def _between(a: TrackedFace, b: TrackedFace, frame: int, pace: float) -> TrackedFace:
+    """A held face on the line between two; its box grows with the way to the nearer one, as beyond an end."""
     share = np.float32((frame - a.frame) / (b.frame - a.frame))
     box = (1 - share) * a.box + share * b.box
     landmarks = (1 - share) * a.landmarks + share * b.landmarks
-    return TrackedFace(a.track_id, frame, box.astype(np.float32), landmarks.astype(np.float32), 0.0, False)
+    held = _grown(box, min(frame - a.frame, b.frame - frame) * pace)
+    return TrackedFace(a.track_id, frame, held, landmarks.astype(np.float32), 0.0, False)
+
+
+def _grown(box: NDArray[np.floating], steps: float) -> NDArray[np.float32]:
+    """A `(4,)` box so many frames of 25 a second away from where it was seen."""
+    grow = steps * GROWTH * float((box[2:] - box[:2]).max())
+    return (box + np.array([-grow, -grow, grow, grow])).astype(np.float32)
 
 
 def _beyond(piece: list[TrackedFace], sign: int, until: int, pace: float) -> list[TrackedFace]:
@@ -103,16 +111,14 @@ def _beyond(piece: list[TrackedFace], sign: int, until: int, pace: float) -> lis
     ordered = piece if sign > 0 else piece[::-1]
     end = ordered[-1]
     speed = velocity(ordered[-VELOCITY_SPAN:])
-    side = float((end.box[2:] - end.box[:2]).max())
     held = []
     shift = np.zeros(2)
     for step in range(1, abs(until - end.frame) + 1 if (until - end.frame) * sign > 0 else 1):
         speed = speed * DAMPING**pace
         shift = shift + speed
         moved = end.box + np.tile(shift, 2)
-        grow = step * pace * GROWTH * side
-        box = (moved + np.array([-grow, -grow, grow, grow])).astype(np.float32)
         landmarks = carried(end.landmarks, end.box, moved.astype(np.float32))
+        box = _grown(moved, step * pace)
         held.append(TrackedFace(end.track_id, end.frame + sign * step, box, landmarks, 0.0, False))
     return held
 

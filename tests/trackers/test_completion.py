@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fluidvid.trackers import TrackedFace, complete_tracks
+from fluidvid.trackers.completion import GROWTH
 from tests.trackers.scenes import box_at, centre, observed, points_in
 
 
@@ -21,8 +22,9 @@ def test_a_gap_is_filled_from_both_sides() -> None:
     done = _one(complete_tracks(faces, frames=11, look_ahead=0, max_gap=9))
     assert list(done) == list(range(11))
     assert [f for f, face in done.items() if face.observed] == [0, 10]
-    np.testing.assert_allclose(done[5].box, box_at(150, 100, 70, 87.5), atol=1e-3)
-    np.testing.assert_allclose(done[5].landmarks, points_in(done[5].box), atol=1e-3)
+    grown = 2 * 5 * GROWTH * 87.5
+    np.testing.assert_allclose(done[5].box, box_at(150, 100, 70 + grown, 87.5 + grown), atol=1e-3)
+    np.testing.assert_allclose(done[5].landmarks, points_in(box_at(150, 100, 70, 87.5)), atol=1e-3)
     assert done[5].score == 0.0
     assert done[3].frame == 3
     assert done[3].box.dtype == done[3].landmarks.dtype == np.float32

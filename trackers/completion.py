@@ -103,7 +103,7 @@ def _between(a: TrackedFace, b: TrackedFace, frame: int, pace: float) -> Tracked
 def _grown(box: NDArray[np.floating], steps: float) -> NDArray[np.float32]:
     """A `(4,)` box so many frames of 25 a second away from where it was seen."""
     grow = steps * GROWTH * float((box[2:] - box[:2]).max())
-    return (box + np.array([-grow, -grow, grow, grow])).astype(np.float32)
+    return np.asarray(box + np.array([-grow, -grow, grow, grow]), dtype=np.float32)
 
 
 def _beyond(piece: list[TrackedFace], sign: int, until: int, pace: float) -> list[TrackedFace]:

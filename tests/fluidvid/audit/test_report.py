@@ -255,6 +255,7 @@ def test_a_file_that_changes_while_it_is_judged_gives_no_report(
         (["{source}", "{source}", "--recognisers", "no/such"], 2, ["no/such"]),
         (["{source}", "{source}", "--end", "soon"], 2, ["soon"]),
         (["{source}", "{source}", "--recognisers", str(Path(__file__).parent)], 2, ["holds no .onnx file"]),
+        (["{source}", "{source}", "--recognisers", "{folder}"], 2, ["is named like a recogniser", "edgeface_xs"]),
         (["{source}", "{source}", "--min-face", "-1"], 2, ["-1"]),
         (["{source}", "{source}", "--min-face", "nan"], 2, ["nan"]),
     ],
@@ -263,7 +264,8 @@ def test_command_refuses_early_in_one_line(
     case: Case, clip: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
 ) -> None:
     second = Path(shutil.copy(clip, tmp_path / "second.mp4"))
-    done = fluidvid(*[a.format(source=case.source, second=second) for a in arguments])
+    (tmp_path / "edgeface-xs.onnx").touch()
+    done = fluidvid(*[a.format(source=case.source, second=second, folder=tmp_path) for a in arguments])
     assert second.read_bytes() == clip.read_bytes()
     assert done.returncode == code, done.stderr
     lines = done.stderr.strip().splitlines()

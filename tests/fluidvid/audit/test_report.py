@@ -21,9 +21,10 @@ from rich.console import Console
 from fluidvid.audit import Auditor, AuditReport, audit
 from fluidvid.audit.attacks import averaging, sharpening, try_attack
 from fluidvid.audit.command import run_audit
+from fluidvid.audit.options import ATTACKS, chosen_attacks
 from fluidvid.audit.page import page
 from fluidvid.audit.verdict import Check, State, frames_in_words
-from fluidvid.errors import InputError
+from fluidvid.errors import ConfigError, InputError
 from tests.fluidvid.audit.conftest import Case
 from tests.fluidvid.audit.media import blurred, masked
 
@@ -240,6 +241,13 @@ def test_a_file_that_changes_while_it_is_judged_gives_no_report(
     monkeypatch.setattr(Auditor, "load", lambda *_, **__: Judged())
     with pytest.raises(InputError, match=f"{changed} changed while it was being read"):
         audit(source, result, second=second)
+
+
+def test_attacks_are_named_in_any_order_and_all_may_stand_among_them() -> None:
+    assert chosen_attacks("negate, sharpen") == ("sharpen", "negate")
+    assert chosen_attacks("all") == chosen_attacks("sharpen,all") == ATTACKS
+    with pytest.raises(ConfigError, match="no attack 'bribe'"):
+        chosen_attacks("all,bribe")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from fluidvid.errors import FluidvidError, ModelError
 from fluidvid.models import ModelStore
 
 Level = Literal["ok", "note", "broken"]
@@ -69,7 +70,8 @@ def examine() -> list[Finding]:
             found += check()
         except Exception as error:  # noqa: BLE001 - a broken installation fails in ways nobody listed
             name = getattr(check, "__name__", "check").strip("_<>").replace("lambda", "models")
-            found.append(Finding(name, "broken", f"{type(error).__name__}: {error}; reinstall fluidvid"))
+            words = f"{type(error).__name__}: {error}; reinstall fluidvid"
+            found.append(Finding(name, "broken", str(error) if isinstance(error, FluidvidError) else words))
     return found
 
 
@@ -219,8 +221,12 @@ def _packages() -> list[Finding]:
 def _models(store: ModelStore) -> list[Finding]:
     found = []
     for entry in store.entries:
-        status = store.status(entry)
         name = f"model {entry.name}"
+        try:
+            status = store.status(entry)
+        except ModelError as error:  # a file that this user may not read; it names the remedy
+            found.append(Finding(name, "broken", str(error)))
+            continue
         if status.state == "altered" or (status.state == "absent" and entry.embedded):
             remedy = "reinstall fluidvid" if entry.embedded else f"run: fluidvid models pull {entry.name} --force"
             found.append(Finding(name, "broken", f"{status.detail}: {remedy}"))

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.config import Config
+from fluidvid.config import FASTEST, Config
+from fluidvid.rate import USUAL_RATE
 from fluidvid.stages import Stages
 from fluidvid.trackers.beginnings import Beginnings
 from fluidvid.trackers.types import Detection, TrackedFace
@@ -34,7 +35,8 @@ class Follower:
     def __init__(self, stages: Stages, config: Config) -> None:
         self._stages, self._score = stages, config.detect.score
         reach = config.track.at_rate(stages.rate).max_gap
-        self._beginnings = Beginnings(low_score=config.detect.low_score, high_score=self._score, reach=reach)
+        rate = float(min(stages.rate or USUAL_RATE, FASTEST))
+        self._beginnings = Beginnings(low_score=config.detect.low_score, high_score=self._score, reach=reach, rate=rate)
         self._unclaimed = 0
 
     def follow(self, index: int, image: NDArray[np.uint8], detections: Sequence[Detection], *, cut: bool) -> Followed:

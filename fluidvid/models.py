@@ -295,7 +295,14 @@ def _open(origin: str) -> tuple[BinaryIO, int | None]:
     if scheme in ("", "file"):
         path = Path(url2pathname(urlparse(origin).path) if scheme else origin)  # %20 is a space
         return path.open("rb"), path.stat().st_size
-    raise ModelError(f"cannot fetch {origin}: only https addresses and local files are accepted")
+    raise ModelError(f"cannot fetch {_shown(origin)}: only https addresses and local files are accepted")
+
+
+def _shown(origin: str) -> str:
+    """An address without its login or token: messages reach logs."""
+    from fluidvid.live.addresses import redacted
+
+    return redacted(origin)
 
 
 def _chunks(origin: str) -> Iterator[tuple[bytes, int | None]]:
@@ -306,7 +313,7 @@ def _chunks(origin: str) -> Iterator[tuple[bytes, int | None]]:
             while chunk := stream.read(_CHUNK):
                 yield chunk, total
     except (OSError, HTTPException, ValueError) as error:
-        raise ModelError(f"cannot fetch {origin}: {error}; check the address and try again") from error
+        raise ModelError(f"cannot fetch {_shown(origin)}: {error}; check the address and try again") from error
 
 
 def _fetch(origin: str, target: Path, expected: str, progress: ProgressCallback) -> None:
@@ -322,7 +329,9 @@ def _fetch(origin: str, target: Path, expected: str, progress: ProgressCallback)
                 kilobytes = None if total is None else total // 1000
                 progress(ProgressEvent(f"{target.name}, kB", sink.tell() // 1000, kilobytes))
         if digest.hexdigest() != expected:
-            raise ModelError(f"{origin} has SHA-256 {digest.hexdigest()}, expected {expected}: it was not installed")
+            raise ModelError(
+                f"{_shown(origin)} has SHA-256 {digest.hexdigest()}, expected {expected}: it was not installed"
+            )
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)

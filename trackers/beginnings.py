@@ -6,18 +6,20 @@ into the light was mostly found for a while before: where those pictures have no
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluidvid.rate import USUAL_RATE
 from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.tracking import MIN_OVERLAP_LOW, alike_in_size
 from fluidvid.trackers.types import Detection, TrackedFace
 
 REMEMBERED = 250
-"""Pictures whose unsure detections are kept."""
+"""Pictures whose unsure detections are kept, of 25 a second; more where there are more."""
 TAKEN = 0.3
 """Overlap with a tracked face from which an unsure detection is that face, or covered by it."""
 
@@ -29,11 +31,15 @@ class Beginnings:
         low_score: detections from here may be a face.
         high_score: detections from here are sure, and no concern of this.
         reach: frames between two detections of one face, at most; a gap that will be filled.
+        rate: frames per second.
     """
 
-    def __init__(self, *, low_score: float = 0.3, high_score: float = 0.5, reach: int = 30) -> None:
+    def __init__(
+        self, *, low_score: float = 0.3, high_score: float = 0.5, reach: int = 30, rate: float = USUAL_RATE
+    ) -> None:
         self._low, self._high, self._reach = low_score, high_score, reach
-        self._loose: deque[tuple[int, list[Detection]]] = deque(maxlen=REMEMBERED)
+        remembered = math.ceil(REMEMBERED * max(1.0, rate / USUAL_RATE))
+        self._loose: deque[tuple[int, list[Detection]]] = deque(maxlen=remembered)
         self._newest = -1
 
     def update(

@@ -19,7 +19,8 @@ class Detection:
     Attributes:
         box: `(4,)` float32 `(x1, y1, x2, y2)` pixels; may reach beyond the picture's edges.
         score: detector's confidence in [0, 1].
-        landmarks: `(5, 2)` float32 pixels: left eye, right eye, nose, left mouth, right mouth as seen.
+        landmarks: `(5, 2)` float32 pixels: left eye, right eye, nose, left mouth, right mouth as seen; NaN where only
+            the place of a face is known.
         source: name of the detector.
     """
 
@@ -37,7 +38,7 @@ class TrackedFace:
         track_id: stable over the track's life, never reused within a run.
         frame: frame index in decoding order, from 0.
         box: `(4,)` float32 pixels, may reach beyond the edges.
-        landmarks: `(5, 2)` float32 pixels.
+        landmarks: `(5, 2)` float32 pixels; NaN as in a `Detection`.
         score: detector's confidence; 0 where nothing was detected.
         observed: True where a detection supports it, False where it is held (predicted or interpolated).
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +70,8 @@ def run_audit(
         raise ConfigError(f"no folder {recognisers}: --recognisers names a folder with <recogniser>.onnx files")
     if recognisers is not None and not any(recognisers.glob("*.onnx")):
         raise ConfigError(f"{recognisers} holds no .onnx file: put <recogniser>.onnx files there")
+    if recognisers is not None and not any((recognisers / f"{name}.onnx").is_file() for name in _known()):
+        raise ConfigError(f"no .onnx file in {recognisers} is named like a recogniser: {', '.join(_known())} are known")
     if not 0 < min_face < math.inf:
         raise ConfigError(f"--min-face {min_face:g}: a positive number of pixels is needed")
     wanted = chosen_attacks(attacks)
@@ -94,6 +96,13 @@ def run_audit(
 
         write_page(html, page(report, pictures=pictures))
     return report
+
+
+def _known() -> Iterable[str]:
+    """Names of the recognisers that can be asked."""
+    from fluidvid.engine.build import RECOGNISERS
+
+    return RECOGNISERS
 
 
 def write_page(html: Path, text: str) -> None:

@@ -14,9 +14,7 @@ def chosen_attacks(text: str | None) -> tuple[str, ...]:
         ConfigError: an unknown name.
     """
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    if names == ["all"]:
-        return ATTACKS
     for name in names:
-        if name not in ATTACKS:
+        if name not in ("all", *ATTACKS):
             raise ConfigError(f"no attack {name!r}: known are all, {', '.join(ATTACKS)}")
-    return tuple(name for name in ATTACKS if name in names)
+    return tuple(name for name in ATTACKS if name in names or "all" in names)

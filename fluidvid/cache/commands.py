@@ -190,7 +190,7 @@ def cache_rekey(
     Templates cannot be carried over, because nothing is kept to make new ones from: all entries are removed, and
     copies of the old file match nobody any more who is cached from now on. Does not need the old key.
     """
-    from fluidvid.cache.keys import new_lock, own_key_file
+    from fluidvid.cache.keys import new_lock, own_key_file, replaced_own_key
     from fluidvid.cache.opening import key_material, open_store
     from fluidvid.cache.redis import is_url
 
@@ -201,9 +201,10 @@ def cache_rekey(
         own = None if is_url(cache) else own_key_file(Path(cache))
         if own is not None and key_file is not None and _same_file(own, Path(key_file)):
             own = None
-        if key_file is None and not passphrase:
-            _delete(own)
+        if own is not None and key_file is None and not passphrase:
+            with replaced_own_key(Path(cache)) as material:
+                store.restart(new_lock("file", material))
+            return
         material = key_material(settings, fresh=True)
         store.restart(new_lock("passphrase" if passphrase else "file", material))
-        if key_file is not None or passphrase:
-            _delete(own)
+        _delete(own)

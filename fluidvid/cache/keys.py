@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -129,24 +130,49 @@ def ensure_own_key(cache: Path) -> bytes:
         CacheError: it cannot be made, or is damaged.
     """
     path = own_key_file(cache)
-    try:
+    with _key_errors(path):
         if not path.exists():
-            handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-            try:
-                with os.fdopen(handle, "wb") as sink:
-                    sink.write(secrets.token_bytes(KEY_BYTES))
-                    sink.flush()
-                    os.fsync(sink.fileno())
-                with contextlib.suppress(FileExistsError):  # another process was quicker: its key is the key
-                    os.link(temporary, path)
-            finally:
-                Path(temporary).unlink()
+            with _unnamed(path, secrets.token_bytes(KEY_BYTES)) as temporary, contextlib.suppress(FileExistsError):
+                os.link(temporary, path)  # or another process was quicker: its key is the key
         material = path.read_bytes()
-    except OSError as error:
-        raise CacheError(f"key file {path} cannot be used ({error.strerror}): check folder and rights") from error
     if len(material) < KEY_BYTES:
         raise CacheError(f"key file {path} is damaged: restore it, or begin anew with fluidvid cache purge")
     return material
+
+
+@contextlib.contextmanager
+def replaced_own_key(cache: Path) -> Iterator[bytes]:
+    """A new key for a cache, whose own key file it replaces if the body succeeds; otherwise the old one stays.
+
+    Raises:
+        CacheError: it cannot be written.
+    """
+    path, material = own_key_file(cache), secrets.token_bytes(KEY_BYTES)
+    with _key_errors(path), _unnamed(path, material) as temporary:
+        yield material
+        temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _unnamed(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path` with that content, 0600, on its way to that name; gone afterwards unless it got it."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(handle, "wb") as sink:
+            sink.write(content)
+            sink.flush()
+            os.fsync(sink.fileno())
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _key_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(f"key file {path} cannot be used ({error.strerror}): check folder and rights") from error
 
 
 def ask_passphrase(*, confirm: bool) -> bytes:

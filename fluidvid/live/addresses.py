@@ -144,6 +144,10 @@ def source_address(text: str) -> Address:
     if _is_device(text):
         return Address(text, "device", text)
     if not Path(text).is_file():
+        if Path(text).exists():
+            raise InputError(
+                f"{redacted(text)} is neither a file nor a video device: name one, or an address such as tcp://HOST:PORT"
+            )
         raise InputError(f"no such file or device: {redacted(text)}")
     return Address(text, "file", text)
 

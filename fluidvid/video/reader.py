@@ -57,7 +57,10 @@ class VideoReader:
         """
         self.start, self.end = start, end
         if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
-            raise ConfigError(f"nothing lies between start {start} and end {end}: give 0 <= start < end in seconds")
+            until = "" if end is None else f" and end {float(end):g} s"
+            raise ConfigError(
+                f"nothing lies between start {float(start or 0):g} s{until}: give 0 <= start < end in seconds"
+            )
         self.info = read_info(Path(path), max_bad_packets)
         told = self._announced()
         if start is not None and told is not None and start >= told + LEAD:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fluidvid import doctor
-from fluidvid.models import ModelStore
+from fluidvid import doctor, models
+from fluidvid.errors import ModelError
+from fluidvid.models import ModelStore, sha256_of
 
 
 def test_cpu_build_that_shadows_the_gpu_build_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +27,29 @@ def test_gpu_build_without_cuda_is_said_aloud(monkeypatch: pytest.MonkeyPatch) -
 def test_missing_models_are_broken(tmp_path: Path) -> None:
     findings = doctor._models(ModelStore(assets=tmp_path, store=tmp_path))
     assert findings and all(f.level == "broken" for f in findings) and doctor.broken(findings)
+
+
+def test_a_model_that_may_not_be_read_is_named_with_its_remedy_beside_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forbidden(path: Path) -> str:
+        if path.name == "sface.onnx":
+            raise PermissionError(13, "Permission denied", str(path))
+        return sha256_of(path)
+
+    monkeypatch.setattr(models, "sha256_of", forbidden)
+    found = {finding.name: finding for finding in doctor._models(ModelStore())}
+    assert found["model sface"].level == "broken" and "the right to read it" in found["model sface"].text
+    assert {finding.level for name, finding in found.items() if name != "model sface"} == {"ok"}
+
+
+def test_the_remedy_of_a_broken_manifest_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> None:
+        raise ModelError("the model manifest is unreadable: reinstall fluidvid")
+
+    monkeypatch.setattr(models, "_manifest", unreadable)
+    (finding,) = (f for f in doctor.examine() if f.level == "broken")
+    assert (finding.name, finding.text) == ("models", "the model manifest is unreadable: reinstall fluidvid")
 
 
 def test_a_check_that_throws_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

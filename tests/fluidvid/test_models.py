@@ -162,6 +162,19 @@ def test_a_hash_beside_the_pinned_one_must_be_the_same(tmp_path: Path) -> None:
     store.pull("net", source=str(tmp_path / "src"), sha256={"net.onnx": right.upper()})
 
 
+@pytest.mark.parametrize("place", ["http://you:hidden@host/net.onnx", "https://127.0.0.1:9/net.onnx?token=hidden"])
+def test_messages_show_no_login_and_no_token_of_an_address(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr("urllib.request.urlopen", refused)
+    with pytest.raises(ModelError, match=r"cannot fetch http.*net\.onnx") as failed:
+        store_of(entry(b"weights"), tmp_path).pull("net", source=place)
+    assert "hidden" not in str(failed.value)
+
+
 def test_only_https_and_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="only https"):
         store_of(entry(b"x", url="http://localhost/x"), tmp_path).pull("net")

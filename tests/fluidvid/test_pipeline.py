@@ -7,16 +7,19 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from fluidvid.assembly import completing
 from fluidvid.config import Config
 from fluidvid.errors import DetectionError, StrictError
 from fluidvid.pipeline import GROUP, Outcome, analyse, run
 from fluidvid.progress import ProgressEvent
-from fluidvid.trackers import Tracker
+from fluidvid.trackers import Detection, Tracker, face_pose, smooth_transforms
 from fluidvid.tracktable import COMPACT, ROW
 from tests.fluidvid.fakes import Boom, Rig, box_at, picture, raw_share
 
@@ -66,6 +69,29 @@ def test_a_face_that_was_unsure_at_first_is_treated_from_its_first_picture_on() 
     assert_account(outcome, 40)
     assert rig.editor is not None and min(rig.editor.prepared_from) >= 20
     assert_nothing_raw(rig)
+
+
+def test_a_place_whose_landmarks_nobody_saw_is_masked_with_the_held_ones_beside_it() -> None:
+    rig = Rig(missing=[19, 21])
+    stages = rig.stages()
+    detect = stages.detector.detect
+
+    def places(image: NDArray[np.uint8]) -> list[Detection]:
+        found = detect(image)
+        if found and found[0].box[0] == box_at(20)[0]:
+            return [Detection(found[0].box, 0.4, np.full((5, 2), np.nan, np.float32))]
+        return found
+
+    detector = SimpleNamespace(detect=places)
+    complete = completing(CONFIG.track)
+    outcome = run(
+        dataclasses.replace(stages, detector=detector, complete=complete, smooth=smooth_transforms, pose=face_pose),
+        CONFIG.updated({"edit.fade_frames": 0}),
+    )
+    c = outcome.coverage
+    assert_nothing_raw(rig)
+    assert (c.faces, c.edited, c.held, c.masked) == (40, 37, 2, 1) and not c.held_edited
+    assert dict(c.masked_reasons) == {"no usable landmarks": 1}
 
 
 def test_fluid_edits_every_face_and_touches_nothing_far_from_it() -> None:

@@ -8,9 +8,11 @@ from fluidvid.trackers import Beginnings, Detection, TrackedFace, Tracker
 from tests.trackers.scenes import detection
 
 
-def _run(pictures: list[list[Detection]], cuts: tuple[int, ...] = (), reach: int = 30) -> list[TrackedFace]:
+def _run(
+    pictures: list[list[Detection]], cuts: tuple[int, ...] = (), reach: int = 30, rate: float = 25
+) -> list[TrackedFace]:
     """Everything that turned out to be the beginning of a track."""
-    tracker, beginnings = Tracker(), Beginnings(reach=reach)
+    tracker, beginnings = Tracker(), Beginnings(reach=reach, rate=rate)
     found = []
     for frame, faces in enumerate(pictures):
         tracked = tracker.update(frame, faces, scene_cut=frame in cuts)
@@ -61,3 +63,10 @@ def test_two_that_begin_at_once_share_nothing() -> None:
     found = _run(pictures)
     assert len(found) == 12 and len({(face.track_id, face.frame) for face in found}) == 12
     assert len({(face.track_id, float(face.box[0])) for face in found}) == 2
+
+
+def test_ten_seconds_are_remembered_at_any_rate() -> None:
+    """Of somebody who stands there, unsure for longer."""
+    for rate, pictures in ((10, 250), (25, 250), (50, 500), (59.94, 600)):
+        found = _run([[detection(50, 150, score=0.4)]] * 700 + [[detection(50, 150, score=0.9)]], rate=rate)
+        assert len(found) == pictures

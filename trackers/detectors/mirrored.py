@@ -31,15 +31,16 @@ VISIBLE = 0.3
 """Share of a face's box that must be inside the picture: what shows less is the mirror image of another."""
 SAME = 0.5
 """Share of the smaller box from which a face inside the picture is one that the first look found."""
-FIVE = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)], np.float32)
-"""Where eyes, nose and mouth are in a face's box, roughly."""
+UNSEEN = np.full((5, 2), np.nan, np.float32)
+"""Landmarks of a trace."""
 
 
 class MirroredDetector(DetectorAround):
     """Another detector's faces, and those it finds across the edges of the mirrored picture.
 
     Of somebody whose eyes have left the picture there are mostly traces only: places at an edge that were not quite
-    enough for a face. They are given with a score at which they begin no track, but go on with one that is there.
+    enough for a face. They are given with a score at which they begin no track, but go on with one that is there, and
+    with landmarks that are NaN: nobody has seen any.
 
     The windows of `detect_many` are left as they are: they lie around faces that were found in whole pictures.
 
@@ -74,8 +75,7 @@ class MirroredDetector(DetectorAround):
             seen = [_inside(face.box, image) for face in found]
             for box in traces:
                 if all(share_inside(_inside(box, image), other) < SAME for other in seen):
-                    points = box[:2] + FIVE * (box[2:] - box[:2])
-                    found.append(Detection(box, self._trace_score, points, self._detector.name))
+                    found.append(Detection(box, self._trace_score, UNSEEN, self._detector.name))
         return sorted(found, key=lambda face: -face.score), hints
 
     def _across_edges(self, image: Image) -> tuple[Sequence[Detection], Sequence[NDArray[np.float32]]]:

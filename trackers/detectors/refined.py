@@ -40,6 +40,8 @@ CONFIRMED = 0.9
 """Mesh score that lifts an unsure detection."""
 DENIED = 0.1
 """Mesh score below which it sees no face."""
+FIVE = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)], np.float32)
+"""Where eyes, nose and mouth are in a face's box, roughly."""
 DOUBTFUL, KNOWN, HALF_UPON, SAME_POINTS, NEAR_POINTS = 0.65, 0.8, 0.35, 0.5, 0.75
 """Doubles: largest score of an unsure face, least of a sure one, share of the smaller box inside the other, and mean
 distance of the points in eye distances: of any two faces, and of an unsure one from a sure one."""
@@ -109,7 +111,7 @@ class RefinedDetector(DetectorAround):
         doubted: set[tuple[int, int]] = set()
         for picture, of_one in enumerate(faces):
             for index, face in enumerate(of_one):
-                matrix = _mesh_crop(face.landmarks)
+                matrix = _mesh_crop(_points(face))
                 side = float((face.box[2:] - face.box[:2]).min())
                 if matrix is None or side < MIN_SIDE:
                     continue
@@ -160,8 +162,9 @@ def _is_double(face: Detection, mesh_score: float | None, known: Detection) -> b
     Either the mesh led both to the same points; or the box is unsure, the other face sure, and the points are near to
     its own, or it is the head around that face, or the mesh denies a face in it and it lies half upon the other.
     """
-    eyes = float(np.linalg.norm(known.landmarks[1] - known.landmarks[0]))
-    apart = float(np.linalg.norm(face.landmarks - known.landmarks, axis=1).mean())
+    points, own = _points(face), _points(known)
+    eyes = float(np.linalg.norm(own[1] - own[0]))
+    apart = float(np.linalg.norm(points - own, axis=1).mean())
     if apart < SAME_POINTS * eyes:
         return True
     if face.score > DOUBTFUL or known.score < KNOWN:
@@ -173,8 +176,15 @@ def _is_double(face: Detection, mesh_score: float | None, known: Detection) -> b
 
 def _is_head_around(face: Detection, known: Detection) -> bool:
     areas = [float((f.box[2:] - f.box[:2]).prod()) for f in (face, known)]
-    in_the_face, in_the_head = _held(face.landmarks, known.box), _held(known.landmarks, face.box)
+    in_the_face, in_the_head = _held(_points(face), known.box), _held(_points(known), face.box)
     return areas[0] >= areas[1] and in_the_face >= IN_THE_FACE and in_the_head >= IN_THE_HEAD
+
+
+def _points(face: Detection) -> NDArray[np.float32]:
+    """A face's `(5, 2)` landmarks; of a mere place, where they would be."""
+    if np.isfinite(face.landmarks).all():
+        return face.landmarks
+    return np.asarray(face.box[:2] + FIVE * (face.box[2:] - face.box[:2]), dtype=np.float32)
 
 
 def _held(points: NDArray[np.float32], box: NDArray[np.float32]) -> int:
@@ -199,9 +209,10 @@ def _mesh_crop(landmarks: NDArray[np.float32]) -> NDArray[np.float64] | None:
 
 
 def _better(face: Detection, points: NDArray[np.float32], score: float, sure_score: float) -> Detection:
-    eyes = float(np.linalg.norm(face.landmarks[1] - face.landmarks[0]))
+    own = _points(face)
+    eyes = float(np.linalg.norm(own[1] - own[0]))
     height = float(face.box[3] - face.box[1])
-    apart = float(np.linalg.norm(points - face.landmarks, axis=1).mean())
+    apart = float(np.linalg.norm(points - own, axis=1).mean())
     # A profile has next to no eye distance: a share of the height stands in for it.
     if score < SURE or not np.isfinite(points).all() or apart > FAR * max(eyes, 0.25 * height):
         return face

@@ -21,9 +21,10 @@ from rich.console import Console
 from fluidvid.audit import Auditor, AuditReport, audit
 from fluidvid.audit.attacks import averaging, sharpening, try_attack
 from fluidvid.audit.command import run_audit
+from fluidvid.audit.options import ATTACKS, chosen_attacks
 from fluidvid.audit.page import page
 from fluidvid.audit.verdict import Check, State, frames_in_words
-from fluidvid.errors import InputError
+from fluidvid.errors import ConfigError, InputError
 from tests.fluidvid.audit.conftest import Case
 from tests.fluidvid.audit.media import blurred, masked
 
@@ -242,6 +243,13 @@ def test_a_file_that_changes_while_it_is_judged_gives_no_report(
         audit(source, result, second=second)
 
 
+def test_attacks_are_named_in_any_order_and_all_may_stand_among_them() -> None:
+    assert chosen_attacks("negate, sharpen") == ("sharpen", "negate")
+    assert chosen_attacks("all") == chosen_attacks("sharpen,all") == ATTACKS
+    with pytest.raises(ConfigError, match="no attack 'bribe'"):
+        chosen_attacks("all,bribe")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -255,6 +263,7 @@ def test_a_file_that_changes_while_it_is_judged_gives_no_report(
         (["{source}", "{source}", "--recognisers", "no/such"], 2, ["no/such"]),
         (["{source}", "{source}", "--end", "soon"], 2, ["soon"]),
         (["{source}", "{source}", "--recognisers", str(Path(__file__).parent)], 2, ["holds no .onnx file"]),
+        (["{source}", "{source}", "--recognisers", "{folder}"], 2, ["is named like a recogniser", "edgeface_xs"]),
         (["{source}", "{source}", "--min-face", "-1"], 2, ["-1"]),
         (["{source}", "{source}", "--min-face", "nan"], 2, ["nan"]),
     ],
@@ -263,7 +272,8 @@ def test_command_refuses_early_in_one_line(
     case: Case, clip: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
 ) -> None:
     second = Path(shutil.copy(clip, tmp_path / "second.mp4"))
-    done = fluidvid(*[a.format(source=case.source, second=second) for a in arguments])
+    (tmp_path / "edgeface-xs.onnx").touch()
+    done = fluidvid(*[a.format(source=case.source, second=second, folder=tmp_path) for a in arguments])
     assert second.read_bytes() == clip.read_bytes()
     assert done.returncode == code, done.stderr
     lines = done.stderr.strip().splitlines()

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from fluidvid.cache.people import open_people
+from fluidvid.cache.sqlite import SqliteStore
 from fluidvid.config import Config
+from fluidvid.errors import CacheError
 from tests.fluidvid.cache.people import BASIS, known, person
 from tests.fluidvid.commands import Fluidvid, caller
 
@@ -154,6 +156,22 @@ def test_rekey_makes_old_entries_useless(cache: Path, fluidvid: Fluidvid, tmp_pa
     code, _, err = fluidvid("show", one, "--cache", stolen)
     assert code == 9 and "not the key file" in err
     assert met(cache, 1) != [one]
+
+
+def test_rekey_that_fails_leaves_cache_and_key(
+    cache: Path, fluidvid: Fluidvid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = met(cache, 1)
+
+    def full(*_: object) -> int:
+        raise CacheError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "restart", full)
+        code, _, err = fluidvid("rekey", "--cache", cache)
+    assert code == 9 and "full" in err
+    assert fluidvid("show", one, "--cache", cache)[0] == 0 and met(cache, 1) == [one]
+    assert {path.name for path in cache.parent.iterdir()} == {"people.cache", "people.cache.key"}
 
 
 @pytest.mark.parametrize(("command", "what"), [("rekey", "rekeyed or removed"), ("purge", "purged or replaced")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from pathlib import Path
 
@@ -154,6 +155,10 @@ def test_what_cannot_be(tmp_path: Path) -> None:
             sink_address(f"preview:{port}", overwrite=False)
     with pytest.raises(InputError, match="no such file or device"):
         source_address(f"{tmp_path}/nothing.mp4")
+    os.mkfifo(tmp_path / "pipe")
+    for there in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(InputError, match="neither a file nor a video device"):
+            source_address(str(there))
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a-%d.mkv", "list.m3u8", "hls/", "", "block/hls/"])

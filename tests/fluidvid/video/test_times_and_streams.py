@@ -379,6 +379,13 @@ def test_an_impossible_cut_is_refused(clip: Path, start: int | None, end: int | 
         )
 
 
+def test_an_impossible_cut_is_told_in_seconds(clip: Path) -> None:
+    with pytest.raises(ConfigError, match="between start 0 s and end 0 s:"):
+        VideoReader(clip, end=Fraction(0))
+    with pytest.raises(ConfigError, match=r"between start 0\.3 s and end 0\.25 s:"):
+        VideoReader(clip, start=Fraction(3, 10), end=Fraction(1, 4))
+
+
 def test_frames_are_numbered_and_know_their_length(clip: Path, tmp_path: Path) -> None:
     source = build(tmp_path / "in.mp4", clip, Recipe(pts=UNEVEN))
     with VideoReader(source) as reader:

@@ -436,7 +436,8 @@ def likeness(videos: Sequence[Path], names: Sequence[str], guests: Path | None) 
     nets = [load_recogniser(name, resolve, FFHQ_112) for name in wanted]
     detector = assembly.make_detector(Config(), store)
     with VideoReader(videos[0]) as reader:
-        places = {f.index: detector.detect(f.rgb()) for f in reader if f.index % 5 == 0}
+        looks = ((f.index, detector.detect(f.rgb())) for f in reader if f.index % 5 == 0)
+        places = {i: [d for d in found if np.isfinite(d.landmarks).all()] for i, found in looks}
     faces: list[list[Picture]] = []
     for video in videos:
         with VideoReader(video) as reader:

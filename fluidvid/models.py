@@ -312,8 +312,11 @@ def _chunks(origin: str) -> Iterator[tuple[bytes, int | None]]:
         with stream:
             while chunk := stream.read(_CHUNK):
                 yield chunk, total
-    except (OSError, HTTPException, ValueError) as error:
+    except OSError as error:
         raise ModelError(f"cannot fetch {_shown(origin)}: {error}; check the address and try again") from error
+    except (HTTPException, ValueError) as error:  # their words may hold a login or token of the address
+        kind = type(error).__name__
+        raise ModelError(f"cannot fetch {_shown(origin)}: {kind}; check the address and try again") from None
 
 
 def _fetch(origin: str, target: Path, expected: str, progress: ProgressCallback) -> None:

@@ -175,6 +175,13 @@ def test_messages_show_no_login_and_no_token_of_an_address(
     assert "hidden" not in str(failed.value)
 
 
+@pytest.mark.parametrize("place", ["https://you:hidden@localhost/net.onnx", "https://localhost/a b?token=hidden"])
+def test_an_address_that_cannot_be_opened_is_told_without_its_secrets(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ModelError, match="cannot fetch https") as failed:
+        store_of(entry(b"weights"), tmp_path).pull("net", source=place)
+    assert "hidden" not in str(failed.value) and failed.value.__cause__ is None
+
+
 def test_only_https_and_files(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="only https"):
         store_of(entry(b"x", url="http://localhost/x"), tmp_path).pull("net")

@@ -17,10 +17,12 @@ MOST_GAZE = 0.12
 BLOCK = 8
 """Side of the cells in which light is averaged, in pixels."""
 DARKER = 0.05
-"""By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1], and a nose
+"""By how much skin between the brows and beside the mouth may be darker than the source's, of [-1, 1], and anything
 darker than the darkest or lighter than the lightest that the source shows nearby."""
 NEARBY = 0.03
-"""How far that is, in fractions of the side: wings and nostrils may move."""
+"""How far that is, in fractions of the side: features may move."""
+SMOOTH = 1 / 64
+"""Standard deviation of the Gaussian by which bare skin is smooth, in fractions of the side."""
 SHADED, LIT = 0.1, 0.15
 """By how much other bare skin may be darker or lighter than the source's, of [-1, 1]: a cheek, no drawn bar."""
 ANGLES = 256
@@ -131,19 +133,6 @@ def beside_mouth(landmarks68: Tensor, size: int) -> Tensor:
     return _near(torch.cat([above, below, *corners], 1), size, 0.4 * height)
 
 
-def on_nose(landmarks68: Tensor, size: int) -> Tensor:
-    """The nose but for its root, and what is next to its wings.
-
-    Args:
-        landmarks68: `(N, 68, 2)` in fractions of the crop's side.
-        size: side of the crop in pixels.
-
-    Returns:
-        `(N, 1, size, size)` float32 in [0, 1].
-    """
-    return (1.5 * _near(landmarks68[:, 28:36], size, 0.035)).clamp_max(1)
-
-
 def eyes_and_mouth(landmarks68: Tensor, size: int) -> Tensor:
     """What lies between the lids and between the lips: gaze, blinks and speech, which an edit has to leave.
 
@@ -202,7 +191,7 @@ def leave_gaze(crops: Tensor, decoded: Tensor, shown: Tensor) -> Tensor:
 
 
 def softened(pictures: Tensor, region: Tensor, sigma: float) -> Tensor:
-    """Gaussian mean of `(N, 3, S, S)` pictures over what `(N, 1, S, S)` shows of them; `sigma` in pixels."""
+    """Gaussian mean of `(N, C, S, S)` pictures over what `(N, 1, S, S)` shows of them; `sigma` in pixels."""
     reach = max(1, int(2 * sigma))
     line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=pictures.device) / sigma) ** 2)
     line = line / line.sum()
@@ -217,8 +206,13 @@ def softened(pictures: Tensor, region: Tensor, sigma: float) -> Tensor:
 
 def light(pictures: Tensor, region: Tensor) -> Tensor:
     """`(N, 3, S, S)` the light on a face: its colours over a tenth of the side, averaged over what `region` shows."""
-    cells = F.avg_pool2d(pictures * region, BLOCK), F.avg_pool2d(region, BLOCK)
-    soft = softened(cells[0] / cells[1].clamp_min(1e-3), cells[1], pictures.shape[-1] / 10 / BLOCK)
+    return _blurred(pictures, region, 0.1, BLOCK)
+
+
+def _blurred(pictures: Tensor, region: Tensor, sigma: float, cell: int = 2) -> Tensor:
+    """`softened` of `(N, C, S, S)` pictures by way of cells of so many pixels; `sigma` in fractions of the side."""
+    cells = F.avg_pool2d(pictures * region, cell), F.avg_pool2d(region, cell)
+    soft = softened(cells[0] / cells[1].clamp_min(1e-3), cells[1], sigma * pictures.shape[-1] / cell)
     return F.interpolate(soft, size=pictures.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -255,11 +249,12 @@ def relight(crops: Tensor, decoded: Tensor, mask: Tensor) -> Tensor:
 
 
 def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, shown: Tensor | None = None) -> Tensor:
-    """Decoded edited latents without marks on bare skin: there they are about as light as the source's.
+    """Decoded edited latents without marks on bare skin: there they are smooth, and about as light as the source's.
 
-    What is drawn there are bars on foreheads, streaks at temples and blots on cheeks; between the brows and beside the
-    mouth, where nothing may get darker, it joins brows and gives women moustaches; noses get black wings and white
-    tips. Where landmarks were placed wrongly nobody knows what is skin: there anything may be drawn, see `gaze_region`.
+    What is drawn there are folds, bars on foreheads, streaks at temples and blots on cheeks; between the brows and
+    beside the mouth, where nothing may get darker, it joins brows and gives women moustaches; noses get black wings and
+    white tips, and sockets rings: nothing is darker or lighter than all that the source shows nearby. Where landmarks
+    were placed wrongly nobody knows what is skin: there anything may be drawn, see `gaze_region`.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
@@ -268,25 +263,31 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
         mask: `(N, 1, S, S)` in [0, 1] of `edited_region`: what lies beyond it, and rims, are no skin.
         shown: `(N, 1, S, S)` of `gaze_region`: nothing, where landmarks are wrong; None: they are believed.
     """
-    size = crops.shape[-1]
-    brows, mouth = 1.6 * between_brows(landmarks68, size), 1.4 * beside_mouth(landmarks68, size)
-    near = torch.cat([skin_region(landmarks68, size // 4), on_nose(landmarks68, size // 4)], 1)
-    if shown is not None:
-        near = near * (shown.amax((1, 2, 3), keepdim=True) > 0)
-    near = F.interpolate(near, size=(size, size), mode="bilinear", align_corners=False)
-    bare, nose = near[:, :1], near[:, 1:]
-    mask = mask.to(decoded.dtype)
+    size, mask = crops.shape[-1], mask.to(decoded.dtype)
+    joined = torch.maximum(1.6 * between_brows(landmarks68, size), 1.4 * beside_mouth(landmarks68, size)).clamp_max(1)
+    bare = F.interpolate(skin_region(landmarks68, size // 4), size=(size, size), mode="bilinear", align_corners=False)
+    known = torch.ones_like(mask[:, :, :1, :1]) if shown is None else (shown.amax((2, 3), keepdim=True) > 0).to(mask)
+    joined, bare = known * joined.to(decoded.dtype), known * bare.to(decoded.dtype)
     grey = crops.mean(1, keepdim=True).to(decoded.dtype)
-    own = softened(grey, mask, size / 42)
-
-    def between(drawn: Tensor, where: Tensor, darkest: Tensor, lightest: Tensor | None) -> Tensor:
-        there = drawn.mean(1, keepdim=True)
-        return drawn + where.to(drawn.dtype) * (there.clamp(darkest, lightest) - there)
-
-    drawn = between(decoded, torch.maximum(brows, mouth).clamp_max(1), own - DARKER, None)
-    drawn = between(drawn, bare, own - SHADED, own + LIT)
+    own = _blurred(grey, mask, 1 / 42)
+    smooth = _blurred(decoded, bare * mask + 1e-3, SMOOTH)
+    drawn = torch.lerp(decoded, smooth, bare * mask)
+    drawn = drawn + joined * _off(drawn, own, DARKER, math.inf)
+    drawn = drawn + bare * _off(drawn, own, SHADED, LIT)
     nearby = _lightest(torch.cat([grey, -grey], 1))
-    return between(drawn, nose, -nearby[:, 1:] - DARKER, nearby[:, :1] + DARKER)
+    there = drawn.mean(1, keepdim=True)
+    return drawn + known * (there.clamp(-nearby[:, 1:] - DARKER, nearby[:, :1] + DARKER) - there)
+
+
+def _off(drawn: Tensor, own: Tensor, darker: float, lighter: float) -> Tensor:
+    """`(N, 1, S, S)` what pictures `(N, 3, S, S)` lack to be as dark and as light as they may be.
+
+    By at most so much darker or lighter than `own` `(N, 1, S, S)`; the nearer they come to it, the more is held back:
+    where a limit cut them off, its outline would be seen.
+    """
+    change = drawn.mean(1, keepdim=True) - own
+    share = (change / torch.where(change < 0, darker, lighter)).abs()
+    return change / (1 + share.pow(3)).pow(1 / 3) - change
 
 
 def _lightest(pictures: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def complete_tracks(
             before and the first after a gap that is not filled.
         max_gap: longest gap, in frames, that is filled by interpolation.
         cuts: frames that begin a new shot; nothing is filled or extended across them.
-        rate: frames per second: the more, the less an extrapolated box slows down and grows from one to the next.
+        rate: frames per second: the more, the less a held box slows down and grows from one to the next.
 
     Returns:
         frame -> faces, in rising order of frames and tracks.

@@ -158,9 +158,9 @@ def test_a_guide_of_a_low_threshold_counts_more(parts: dict[str, Any], tmp_path:
 
 @pytest.fixture
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is drawn on bare skin counts, too: there is little else in faces of noise."""
-    for limit in ("SHADED", "LIT"):
-        monkeypatch.setattr(composite, limit, 9.0)
+    """Whatever is drawn counts, on bare skin, too: there is little else in faces of noise."""
+    monkeypatch.setattr(composite, "skin_region", lambda points, size: torch.zeros(len(points), 1, size, size))
+    monkeypatch.setattr(composite, "DARKER", 9.0)
 
 
 def _search_on(parts: dict[str, Any], count: int) -> tuple[Callable[..., Optimised], dict[str, torch.Tensor]]:
@@ -223,7 +223,7 @@ def test_a_search_leads_away_from_rivals(parts: dict[str, Any], anywhere: None) 
         rivals = [Candidate(0, seen={"guide": source["guide"][0]})]
         return search(candidates=[Candidate(1)], rivals=rivals, options=options).terms["apart"]
 
-    assert alike(13) < alike(1) - 0.01  # both without the blur
+    assert alike(13) < alike(1) - 0.005  # both without the blur
 
 
 def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any], anywhere: None) -> None:
@@ -237,7 +237,7 @@ def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any], a
         found = search(candidates=[Candidate(1, start=start)], options=options)
         return float((found.coordinates - (0 if start is None else start)).norm())
 
-    assert moved(1e5, start) < 0.8 * moved(0.0, start)
+    assert moved(1e5, start) < 0.85 * moved(0.0, start)
     assert moved(1e5, None) == moved(0.0, None)  # who begins nowhere may go anywhere
 
 
@@ -479,7 +479,6 @@ def test_the_watching_guide_sees_who_stayed_and_who_went(parts: dict[str, Any]) 
 def test_weak_frame_is_edited_more_strongly_and_the_boost_subsides(
     parts: dict[str, Any], anywhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(composite, "DARKER", 9.0)  # noses, too
     editor = _editor(parts)
     crops = faces(2)
     one = np.ones(1, np.float32)

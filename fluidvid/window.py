@@ -24,6 +24,7 @@ from fluidvid.gating import CausalGate, GateLimits
 from fluidvid.keyframes import KeyCrop, KeyCrops, key_crop, presentable
 from fluidvid.masks import clip_region
 from fluidvid.stages import Stages
+from fluidvid.trackers.detectors.base import boxes_of
 from fluidvid.trackers.types import Detection, TrackedFace
 from fluidvid.treatment import FrameTreatment, PlannedFace, TreatedFrame
 from fluidvid.unclaimed import duplicates
@@ -246,7 +247,7 @@ class Window:
         found += [(face, [face]) for face in self._faces.get(index, []) if face.track_id not in told]
         found.sort(key=lambda entry: entry[0].track_id)
         ids = np.array([face.track_id for face, _ in found], dtype=np.int32)
-        dropped = duplicates(ids, np.array([face.box for face, _ in found], dtype=np.float32).reshape(-1, 4))
+        dropped = duplicates(ids, boxes_of([face for face, _ in found]))
         return [entry for entry, drop in zip(found, dropped, strict=True) if not drop]
 
     def _planned(self, face: TrackedFace, near: list[TrackedFace]) -> PlannedFace:

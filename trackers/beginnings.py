@@ -10,11 +10,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fluidvid.rate import USUAL_RATE
-from fluidvid.trackers.detectors.base import iou_matrix
+from fluidvid.trackers.detectors.base import boxes_of, iou_matrix
 from fluidvid.trackers.tracking import MIN_OVERLAP_LOW, alike_in_size
 from fluidvid.trackers.types import Detection, TrackedFace
 
@@ -63,7 +60,7 @@ class Beginnings:
         earlier = [before for face in begun for before in self._before(face)]
         unsure = [found for found in detections if self._low <= found.score < self._high]
         if unsure:
-            overlap = iou_matrix(_boxes(unsure), _boxes(faces))
+            overlap = iou_matrix(boxes_of(unsure), boxes_of(faces))
             free = [found for found, of_one in zip(unsure, overlap, strict=True) if not (of_one >= TAKEN).any()]
             if free:
                 self._loose.append((frame, free))
@@ -76,7 +73,7 @@ class Beginnings:
         for frame, free in reversed(self._loose):
             if latest.frame - frame > self._reach + 1:
                 break
-            boxes = _boxes(free)
+            boxes = boxes_of(free)
             fitting = iou_matrix(latest.box[None], boxes)[0] * alike_in_size(latest.box[None], boxes)[0]
             if fitting.max(initial=0.0) < MIN_OVERLAP_LOW:
                 continue
@@ -84,7 +81,3 @@ class Beginnings:
             latest = TrackedFace(face.track_id, frame, own.box, own.landmarks, own.score, True)
             found.append(latest)
         return found
-
-
-def _boxes(faces: Sequence[Detection | TrackedFace]) -> NDArray[np.float32]:
-    return np.array([face.box for face in faces], np.float32).reshape(-1, 4)

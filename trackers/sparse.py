@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from fluidvid.trackers.detectors.base import boxes_of
 from fluidvid.trackers.types import Detection, Image
 
 NEAR = 1.0
@@ -87,7 +88,7 @@ class SparseDetector:
             return [*begun, list(middle.faces), *self.between(images[half + 1 :], middle, last, also)]
         couples = [(before[i], after[j]) for i, j in pairs]
         due = np.array([max(a.score, b.score) >= self._sure for a, b in couples], dtype=bool)
-        extra = np.concatenate([_boxes([*alone, *also]), first.hints, last.hints])
+        extra = np.concatenate([boxes_of([*alone, *also]), first.hints, last.hints])
         expected = [
             np.stack([(1 - share) * a.box + share * b.box for a, b in couples]).astype(np.float32)
             if couples
@@ -104,16 +105,12 @@ class SparseDetector:
 
 def paired(before: Sequence[Detection], after: Sequence[Detection]) -> list[tuple[int, int]]:
     """Which detections of two pictures may be the same face, nearest first over all; indices of either."""
-    return _matched(_boxes(before), _boxes(after), NEAR)
+    return _matched(boxes_of(before), boxes_of(after), NEAR)
 
 
 def _all_there(expected: NDArray[np.float32], found: Sequence[Detection]) -> bool:
     """Every expected box has a face of its own among those found."""
-    return len(_matched(expected, _boxes(found), FOUND)) == len(expected)
-
-
-def _boxes(faces: Sequence[Detection]) -> NDArray[np.float32]:
-    return np.array([face.box for face in faces], np.float32).reshape(-1, 4)
+    return len(_matched(expected, boxes_of(found), FOUND)) == len(expected)
 
 
 def _matched(a: NDArray[np.float32], b: NDArray[np.float32], limit: float) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluidvid.trackers.session import CPU, Provider, give_back, open_session
-from fluidvid.trackers.types import Detection, Image
+from fluidvid.trackers.types import Detection, Image, TrackedFace
 
 STRIDE = 32
 SMALLEST = 320
@@ -193,6 +193,11 @@ def fitting_scale(image: Image, long_side: int) -> float:
     return float(min(1.0, long_side / longest))
 
 
+def boxes_of(faces: Sequence[Detection | TrackedFace]) -> NDArray[np.float32]:
+    """`(N, 4)` boxes of faces, also of none."""
+    return np.array([face.box for face in faces], np.float32).reshape(-1, 4)
+
+
 def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """Intersection over union of `(N, 4)` and `(M, 4)` boxes as `(N, M)` float32."""
     left_top = np.maximum(a[:, None, :2], b[None, :, :2])
@@ -206,7 +211,7 @@ def iou_matrix(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
 def suppressed(found: Iterable[Detection], overlap: float = 0.3) -> list[Detection]:
     """Non-maximum suppression: best first, without those that overlap a better one by more than `overlap`."""
     left = sorted(found, key=lambda d: -d.score)
-    boxes = np.array([d.box for d in left], np.float32).reshape(-1, 4)
+    boxes = boxes_of(left)
     kept: list[Detection] = []
     while left:
         kept.append(left[0])

@@ -7,7 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import FaceDetector, enlarged, fitting_scale, iou_matrix, resized, share_inside
+from fluidvid.trackers.detectors.base import (
+    FaceDetector,
+    boxes_of,
+    enlarged,
+    fitting_scale,
+    iou_matrix,
+    resized,
+    share_inside,
+)
 from fluidvid.trackers.types import Detection, Image
 
 SAME = 0.3
@@ -115,7 +123,7 @@ class _Alike(NamedTuple):
 
 def _alike(found: list[Detection], extra: Detection) -> _Alike:
     """Which faces `extra` may show too: by overlap, or because one lies in the middle of the other."""
-    boxes = np.array([d.box for d in found], np.float32).reshape(-1, 4)
+    boxes = boxes_of(found)
     overlap = iou_matrix(extra.box[None], boxes)[0]
     inside = np.array([share_inside(extra.box, box) for box in boxes])
     corners = np.append(boxes, extra.box[None], axis=0)

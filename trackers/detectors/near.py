@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fluidvid.trackers.detectors.base import LARGEST, STRIDE, WINDOW, fitting_scale, iou_matrix
+from fluidvid.trackers.detectors.base import LARGEST, STRIDE, WINDOW, boxes_of, fitting_scale, iou_matrix
 from fluidvid.trackers.detectors.refined import MIN_SIDE, RefinedDetector
 from fluidvid.trackers.types import Detection, Image
 
@@ -123,7 +123,7 @@ def _joined(found: Sequence[Sequence[Detection]]) -> list[Detection]:
     """Faces of several windows of one picture, best first, without those that another window shows better."""
     faces = [(face, window) for window, of_one in enumerate(found) for face in of_one]
     faces.sort(key=lambda pair: -pair[0].score)
-    boxes = np.array([face.box for face, _ in faces], np.float32).reshape(-1, 4)
+    boxes = boxes_of([face for face, _ in faces])
     windows = np.array([window for _, window in faces])
     same = (iou_matrix(boxes, boxes) > OVERLAP) & (windows[:, None] != windows[None])
     kept: list[int] = []

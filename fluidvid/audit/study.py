@@ -22,6 +22,7 @@ from fluidvid.config import TrackConfig
 from fluidvid.geometry import FFHQ_112, similarity
 from fluidvid.rate import USUAL_RATE
 from fluidvid.trackers import SceneCutDetector, Tracker, link_tracks
+from fluidvid.trackers.beginnings import Beginnings
 from fluidvid.trackers.detectors.base import iou_matrix
 from fluidvid.trackers.types import TrackedFace
 from fluidvid.video import VideoReader
@@ -152,16 +153,20 @@ def study_source(
     times, size = [], (0, 0)
     with VideoReader(path, start=start, end=end) as reader:
         rate = reader.info.average_rate
-        tracker = Tracker(rate=float(rate or USUAL_RATE))
+        track = TRACKS.at_rate(rate)
+        usual = float(rate or USUAL_RATE)
+        tracker, beginnings = Tracker(rate=usual), Beginnings(reach=track.max_gap, rate=usual)
         for frame in reader:
             picture = frame.rgb()
             cut = cutter.update(picture)
             cuts |= {frame.index} if cut else set()
-            online += tracker.update(frame.index, detector.detect(picture), scene_cut=cut)
+            detections = detector.detect(picture)
+            tracked = tracker.update(frame.index, detections, scene_cut=cut)
+            online += [*tracked, *beginnings.update(frame.index, detections, tracked, cut=cut)]
             times.append(frame.time)
             size = (picture.shape[1], picture.shape[0])
             tick("source", len(times), reader.info.frames_estimate)
-    completed = completing(TRACKS.at_rate(rate), rate)(online, len(times), cuts)
+    completed = completing(track, rate)(online, len(times), cuts)
     faces = [face for frame in sorted(completed) for face in completed[frame] if _inside(face, size)]
     matrices = np.stack([crop_matrix(f.landmarks) for f in faces]) if faces else np.zeros((0, 2, 3))
     large = np.array([_side(f) >= min_face for f in faces], bool)

@@ -253,8 +253,9 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
 
     What is drawn there are folds, bars on foreheads, streaks at temples and blots on cheeks; between the brows and
     beside the mouth, where nothing may get darker, it joins brows and gives women moustaches; noses get black wings and
-    white tips, and sockets rings: nothing is darker or lighter than all that the source shows nearby. Where landmarks
-    were placed wrongly nobody knows what is skin: there anything may be drawn, see `gaze_region`.
+    white tips, and sockets rings, and all of it blots in orange and slate: nothing is darker, lighter or of more colour
+    than all that the source shows nearby. Where landmarks were placed wrongly nobody knows what is skin: there anything
+    may be drawn, see `gaze_region`.
 
     Args:
         crops: `(N, 3, S, S)` source in [-1, 1].
@@ -268,15 +269,21 @@ def unmarked(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, 
     bare = F.interpolate(skin_region(landmarks68, size // 4), size=(size, size), mode="bilinear", align_corners=False)
     known = torch.ones_like(mask[:, :, :1, :1]) if shown is None else (shown.amax((2, 3), keepdim=True) > 0).to(mask)
     joined, bare = known * joined.to(decoded.dtype), known * bare.to(decoded.dtype)
-    grey = crops.mean(1, keepdim=True).to(decoded.dtype)
+    grey, colour = _grey_and_colour(crops.to(decoded.dtype))
     own = _blurred(grey, mask, 1 / 42)
     smooth = _blurred(decoded, bare * mask + 1e-3, SMOOTH)
     drawn = torch.lerp(decoded, smooth, bare * mask)
     drawn = drawn + joined * _off(drawn, own, DARKER, math.inf)
     drawn = drawn + bare * _off(drawn, own, SHADED, LIT)
-    nearby = _lightest(torch.cat([grey, -grey], 1))
-    there = drawn.mean(1, keepdim=True)
-    return drawn + known * (there.clamp(-nearby[:, 1:] - DARKER, nearby[:, :1] + DARKER) - there)
+    drawn_grey, drawn_colour = _grey_and_colour(drawn)
+    held = _as_nearby(drawn_grey, grey, DARKER, 2) + _as_nearby(drawn_colour, colour, 0.0, 4)
+    return torch.lerp(drawn, held, known)
+
+
+def _grey_and_colour(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """`(N, 1, S, S)` means over the channels of `(N, 3, S, S)` pictures, and `(N, 3, S, S)` the rest."""
+    grey = pictures.mean(1, keepdim=True)
+    return grey, pictures - grey
 
 
 def _off(drawn: Tensor, own: Tensor, darker: float, lighter: float) -> Tensor:
@@ -290,13 +297,18 @@ def _off(drawn: Tensor, own: Tensor, darker: float, lighter: float) -> Tensor:
     return change / (1 + share.pow(3)).pow(1 / 3) - change
 
 
-def _lightest(pictures: Tensor) -> Tensor:
-    """The lightest of `(N, C, S, S)` pictures within `NEARBY` of each pixel, at half their resolution."""
-    size = pictures.shape[-1]
-    reach = round(NEARBY * size / 2)
-    lightest = F.max_pool2d(F.avg_pool2d(pictures, 2), 2 * reach + 1, 1, reach)
-    smooth = F.avg_pool2d(lightest, 3, 1, 1, count_include_pad=False)
-    return F.interpolate(smooth, size=(size, size), mode="bilinear", align_corners=False)
+def _as_nearby(drawn: Tensor, source: Tensor, beyond: float, cell: int) -> Tensor:
+    """Drawn `(N, C, S, S)` values within what the source's are within `NEARBY`, and so much beyond.
+
+    They are looked up in cells of `cell` pixels.
+    """
+    size = source.shape[-1]
+    reach = round(NEARBY * size / cell)
+    cells = F.avg_pool2d(source, cell)
+    ends = F.max_pool2d(torch.cat([-cells, cells], 1), 2 * reach + 1, 1, reach)
+    ends = F.avg_pool2d(ends, 3, 1, 1, count_include_pad=False)
+    least, most = F.interpolate(ends, size=(size, size), mode="bilinear", align_corners=False).chunk(2, 1)
+    return drawn.clamp(-least - beyond, most + beyond)
 
 
 def fitted(crops: Tensor, decoded: Tensor, landmarks68: Tensor, mask: Tensor, shown: Tensor | None) -> Tensor:

@@ -125,7 +125,7 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
         if min(stored) <= 0:
             raise InputError(f"{path}: its header crops the whole picture away: correct it, as with mkvpropedit")
         width, height = orientation.size(*stored)
-        rate = stream.average_rate or stream.guessed_rate
+        rate = _rate(stream)
         duration = _duration(container, stream)
         estimate = stream.frames or (round(duration * rate) if duration and rate else 0)
         context = stream.codec_context
@@ -154,7 +154,7 @@ def read_info(path: Path, max_bad_packets: int) -> VideoInfo:
             captions=bool(_side_data(first, SideDataType.A53_CC)),
             interlaced=first.interlaced_frame,
             time_base=stream.time_base or Fraction(1, 90000),
-            average_rate=rate if rate else None,
+            average_rate=rate,
             frames_estimate=estimate or None,
             duration=duration,
             start=max(Fraction(0), begins + offset),
@@ -258,6 +258,13 @@ def _lost(picture: av.VideoFrame, stream: VideoStream) -> Iterator[str]:
 def _cropped(crop: Crop, stored: tuple[int, int]) -> list[str]:
     sides = " x ".join(map(str, stored))
     return [f"the source's header crops the picture to {sides}: the result holds no more than that"] if crop else []
+
+
+def _rate(stream: VideoStream) -> Fraction | None:
+    average, guessed = stream.average_rate, stream.guessed_rate
+    if average and guessed and guessed < average and average * (stream.time_base or 0) == 1:
+        return guessed  # one picture per tick is what FFmpeg says of DV, where nothing was measured
+    return average or guessed or None
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None:

@@ -13,6 +13,8 @@ from fluidvid.video.opening import NO_INDEX, WRAP
 
 _JUMP = Fraction(1, 2)
 """Seconds by which the clock jumps back at a seam; by less it is merely unsteady, unless a recording is no longer."""
+_REORDERED = 17
+"""Pictures by which a time of showing may run ahead: codecs show up to 16 of them later than they come."""
 _PATIENCE = Fraction(5)
 """Seconds of sound that wait for a seam of the picture. Sound that jumps by itself stays where it is."""
 _SHOWN = 3
@@ -27,12 +29,15 @@ class SteadyClock:
     def __init__(self, info: VideoInfo) -> None:
         self._info = info
         self._frame = 1 / (info.average_rate or Fraction(25))
+        self._reach = max(_JUMP, _REORDERED * self._frame)
         self._stored: dict[int, Fraction] = {}  # decoding time of each stream's last packet
         self._begun: dict[int, Fraction] = {}  # of the first packet behind each stream's last seam
         self._offset = info.offset
         self._sound: dict[int, Fraction] = {}  # the offset of each stream of sound, which may lag behind
         self._waiting: list[Packet[Any]] = []
         self._end: Fraction | None = None
+        self._last_shown: Fraction | None = None  # when the last packet of the picture is shown, as stored
+        self._ahead: Packet[Any] | None = None  # one of the picture that leaps ahead, until the next one is known
         # Before a seam: the last time, the first one and the offset; and the seam's place.
         self._doubted: tuple[Fraction, Fraction | None, Fraction, Fraction] | None = None
         self._seams: list[Fraction] = []
@@ -60,15 +65,50 @@ class SteadyClock:
             if not self.may_jump or (time := _stored(packet)) is None:
                 yield packet
             elif packet.stream_index == self._info.stream:
-                if self._meets_seam(packet, time):
-                    yield from self._released(self._offset)
-                yield self._moved(packet, self._offset)
-                self._end = max(self._end or Fraction(0), self._ends(packet))
+                yield from self._seen(packet, time)
             elif packet.stream.type == "audio":
                 yield from self._heard(packet, time)
             else:
                 yield self._moved(packet, self._offset)
+        if self._ahead is not None:
+            yield from self._placed(self._ahead)
         yield from self._released(None)
+
+    def _seen(self, packet: Packet[Any], time: Fraction) -> Iterator[Packet[Any]]:
+        """One of the picture that leaps ahead waits for the next; if that one does not, its times are damaged."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            if self._follows(packet, time):
+                ahead.pts = ahead.dts = None
+                yield ahead
+            else:
+                yield from self._placed(ahead)
+        if self._leaps(packet, time):
+            self._ahead = packet
+        else:
+            yield from self._placed(packet)
+
+    def _placed(self, packet: Packet[Any]) -> Iterator[Packet[Any]]:
+        time = _stored(packet)
+        assert time is not None
+        self._last_shown = _shown(packet)
+        if self._meets_seam(packet, time):
+            yield from self._released(self._offset)
+        yield self._moved(packet, self._offset)
+        self._end = max(self._end or Fraction(0), self._ends(packet))
+
+    def _steps(self, packet: Packet[Any], time: Fraction) -> tuple[Fraction, Fraction]:
+        """From the last packet of the picture to this one: when they are decoded, and shown."""
+        last = self._stored.get(packet.stream_index, time)
+        shown = _shown(packet)
+        return _step(last, time), _step(shown if self._last_shown is None else self._last_shown, shown)
+
+    def _leaps(self, packet: Packet[Any], time: Fraction) -> bool:
+        return max(self._steps(packet, time)) > self._reach
+
+    def _follows(self, packet: Packet[Any], time: Fraction) -> bool:
+        decoded, shown = self._steps(packet, time)
+        return 0 < decoded <= self._reach and abs(shown) <= self._reach
 
     def _meets_seam(self, packet: Packet[Any], time: Fraction) -> bool:
         index = packet.stream_index

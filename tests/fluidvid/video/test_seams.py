@@ -121,6 +121,58 @@ def test_a_single_damaged_time_is_no_seam(clip: Path, tmp_path: Path, where: int
     assert clock.warnings == []
 
 
+@pytest.mark.parametrize(
+    ("pts", "dts"),
+    [(1882, 7360), (1882, None), (None, 7360), (11, None), (None, 11)],
+    ids=["both", "showing", "decoding", "showing by a second", "decoding by a second"],
+)
+def test_a_single_time_far_ahead_is_taken_off(clip: Path, tmp_path: Path, pts: int | None, dts: int | None) -> None:
+    """All that follows would stand behind it, half an hour late and without its sound."""
+    source = part(tmp_path / "in.ts", clip, 10)
+    with VideoReader(source) as reader:
+        clock = SteadyClock(reader.info)
+    packets = []
+    for n, place in enumerate([1, 0, 3, 2, 5, 4, 7, 6]):
+        packet: av.Packet[Any] = av.Packet(b"picture")
+        packet.pts, packet.dts = 900_000 + place * FRAME, 900_000 + (n - 1) * FRAME
+        packet.time_base, packet.duration = BASE, FRAME
+        packets.append(packet)
+    due = [(p.pts, p.dts) for p in packets]
+    due[4] = (None, None)
+    packets[4].pts = packets[4].pts if pts is None else pts * 90_000
+    packets[4].dts = packets[4].dts if dts is None else dts * 90_000
+    assert [(p.pts, p.dts) for p in clock.steady(packets)] == due
+    assert clock.warnings == []
+
+
+def test_a_picture_whose_time_is_damaged_stays_in_its_place(clip: Path, tmp_path: Path) -> None:
+    source = part(tmp_path / "in.ts", clip, 10)
+    before = see(source)
+    content = bytearray(source.read_bytes())
+    stamp = _pes_time(int(before.times[9] / BASE))
+    assert content.count(stamp) == 1
+    at = content.index(stamp)
+    content[at : at + 5] = _pes_time(1882 * 90_000)
+    source.write_bytes(content)
+    report, _ = rewrite(source, tmp_path / "out.ts")
+    assert see(tmp_path / "out.ts").times == before.times
+    assert not any("clock jumps back" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("gap", [1, 600])
+def test_a_clock_that_stays_ahead_is_believed(clip: Path, tmp_path: Path, gap: int) -> None:
+    source = joined(tmp_path / "in.ts", part(tmp_path / "1.ts", clip, 5), part(tmp_path / "2.ts", clip, 6 + gap))
+    before = see(source)
+    rewrite(source, tmp_path / "out.ts")
+    assert see(tmp_path / "out.ts").times == before.times
+
+
+def _pes_time(ticks: int) -> bytes:
+    """A time of showing that stands alone in a picture's header in a transport stream (ISO/IEC 13818-1, 2.4.3.6)."""
+    high, middle, low = ticks >> 30 & 7, ticks >> 15 & 0x7FFF, ticks & 0x7FFF
+    return bytes([0x21 | high << 1, *(middle << 1 | 1).to_bytes(2, "big"), *(low << 1 | 1).to_bytes(2, "big")])
+
+
 def test_first_packets_without_decoding_times_are_no_seam(clip: Path, tmp_path: Path) -> None:
     """Their times of showing are ahead of the next one's of decoding."""
     source = part(tmp_path / "in.ts", clip, 10)

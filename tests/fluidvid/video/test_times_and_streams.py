@@ -482,6 +482,23 @@ def test_a_late_beginning_is_no_early_end(clip: Path, tmp_path: Path, suffix: st
         assert reader.info.duration is not None and abs(reader.info.duration - 1) < Fraction(1, 20)
 
 
+def test_the_frame_rate_of_dv_is_not_that_of_its_ticks(clip: Path, tmp_path: Path) -> None:
+    """A tape of a camcorder has 25 pictures a second, FFmpeg says 60000: everything in frames would be stretched."""
+    encoder = av.CodecContext.create("dvvideo", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = 720, 576, "yuv420p"
+    encoder.time_base = Fraction(1, 25)
+    tape = b"".join(
+        bytes(packet)
+        for picture in (av.VideoFrame(720, 576, "yuv420p") for _ in range(30))
+        for packet in encoder.encode(picture)
+    )
+    (tmp_path / "in.dv").write_bytes(tape)
+    with VideoReader(tmp_path / "in.dv") as reader:
+        assert reader.info.average_rate == 25
+        assert reader.info.frames_estimate == 30
+
+
 def test_a_length_that_a_cut_left_in_the_tags_is_not_believed(clip: Path, tmp_path: Path) -> None:
     source = build(tmp_path / "in.mkv", clip, Recipe())
     data = source.read_bytes()

@@ -82,7 +82,7 @@ class EditorOptions:
     searches: int = 1
     attempts: int = 4
     further: float = 0.5
-    strength: float = 1.8
+    strength: float = 2.0
     boosts: tuple[float, ...] = (1.15, 1.3)
     transition: int = 12
     between: float = 0.0

@@ -194,7 +194,7 @@ class EditConfig(_Section):
         "geodesic", "how the direction is applied in h-space", flag="--geometry"
     )
     strength: float = _option(
-        1.8,
+        2.0,
         "strength of the edit: below 1 part of the way to the other face, above 1 beyond it, further from the person; "
         "people who are still recognised take up to 1.3 times as much",
         flag="--strength",

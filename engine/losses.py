@@ -21,7 +21,7 @@ from fluidvid.engine.face_networks import Attributes
 class LossWeights:
     """Weight of each term; 0 turns it off."""
 
-    suppress: float = 400.0
+    suppress: float = 450.0
     displace: float = 140.0
     apart: float = 40.0
     begun: float = 2500.0

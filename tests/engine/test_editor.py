@@ -161,6 +161,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is drawn counts, on bare skin, too: there is little else in faces of noise."""
     monkeypatch.setattr(composite, "skin_region", lambda points, size: torch.zeros(len(points), 1, size, size))
     monkeypatch.setattr(composite, "DARKER", 9.0)
+    monkeypatch.setattr(composite, "_as_nearby", lambda drawn, *_: drawn)
 
 
 def _search_on(parts: dict[str, Any], count: int) -> tuple[Callable[..., Optimised], dict[str, torch.Tensor]]:
@@ -223,7 +224,7 @@ def test_a_search_leads_away_from_rivals(parts: dict[str, Any], anywhere: None) 
         rivals = [Candidate(0, seen={"guide": source["guide"][0]})]
         return search(candidates=[Candidate(1)], rivals=rivals, options=options).terms["apart"]
 
-    assert alike(13) < alike(1) - 0.005  # both without the blur
+    assert alike(25) < alike(1) - 0.01  # both without the blur
 
 
 def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any], anywhere: None) -> None:
@@ -237,8 +238,8 @@ def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any], a
         found = search(candidates=[Candidate(1, start=start)], options=options)
         return float((found.coordinates - (0 if start is None else start)).norm())
 
-    assert moved(1e5, start) < 0.85 * moved(0.0, start)
-    assert moved(1e5, None) == moved(0.0, None)  # who begins nowhere may go anywhere
+    assert moved(2e5, start) < 0.8 * moved(0.0, start)
+    assert moved(2e5, None) == moved(0.0, None)  # who begins nowhere may go anywhere
 
 
 def test_a_second_search_keeps_away_from_everybody_else_who_was_drawn(
@@ -517,7 +518,7 @@ def test_non_finite_edit_is_not_ok(parts: dict[str, Any]) -> None:
     assert (result.ok, result.reason) == (False, "the edit is not finite")
 
 
-def test_changed_direction_moves_without_a_jump(parts: dict[str, Any]) -> None:
+def test_changed_direction_moves_without_a_jump(parts: dict[str, Any], anywhere: None) -> None:
     editor = _editor(parts, replace(EASY, transition=10))
     crops = faces(2)
     assert editor.prepare(0, crops).ok
@@ -526,7 +527,7 @@ def test_changed_direction_moves_without_a_jump(parts: dict[str, Any]) -> None:
     assert editor.prepare(0, faces(2, seed=9)).ok
     path = [editor.edit([0], crops[:1], one)[0].residual for _ in range(12)]
     whole = np.abs(path[-1] - first).mean()
-    assert whole > 0.2
+    assert whole > 0.5
     assert np.abs(path[0] - first).mean() < 0.01 * whole
     steps = [np.abs(b - a).mean() for a, b in pairwise(path)]
     assert max(steps) < 0.35 * whole

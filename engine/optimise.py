@@ -38,7 +38,7 @@ from fluidvid.engine.losses import (
     total_variation,
     weighted_sum,
 )
-from fluidvid.engine.plan import CropEditor
+from fluidvid.engine.plan import CropEditor, extrapolated
 from fluidvid.engine.shares import Shares
 from fluidvid.engine.subspace import DirectionSpace
 
@@ -72,9 +72,9 @@ class OptimiseOptions:
         weights: of the loss terms.
     """
 
-    steps: int = 24
+    steps: int = 20
     learning_rate: float = 0.25
-    refining_rate: float = 0.14
+    refining_rate: float = 0.22
     averaged: float = 0.5
     margin: float = 0.0
     gaze: bool = True
@@ -183,6 +183,7 @@ class Objective:
         options: budget and weights; `under` changes them.
         shares: lets networks look at once; None: one after another.
         rims: `(K, 1, S, S)` in [0, 1], of glasses, which stay; None: there are none.
+        strength: at which directions are tried, see `EditorOptions.strength`.
     """
 
     def __init__(
@@ -198,8 +199,9 @@ class Objective:
         options: OptimiseOptions,
         shares: Shares | None = None,
         rims: Tensor | None = None,
+        strength: float = 1.0,
     ) -> None:
-        self.backbone, self.space, self.options = backbone, space, options
+        self.backbone, self.space, self.options, self.strength = backbone, space, options, strength
         self.shares = shares or Shares(backbone.device, 1)
         self.guides, self.attributes, self.source, self.noise = guides, attributes, source, noise
         self.crops = crops.to(backbone.device)
@@ -228,7 +230,9 @@ class Objective:
         this = slice(crop, crop + 1)
         z, mask = self.z[this], self.mask[this]
         directions = self.space.directions(coordinates).to(z.dtype)
-        _, after = self.edits[crop](directions[None], z.new_ones(1))
+        strength = z.new_full((1,), self.strength)
+        before, after = self.edits[crop](directions[None], strength.clamp_max(1))
+        after = extrapolated(before, after, strength)
         landmarks, shown = self.kept.landmarks[this], None if self.shown is None else self.shown[this]
         decoded = fitted(self.crops[this], self.backbone.decode(after), landmarks, mask, shown)
         return after, decoded, composite(self.crops[this], decoded, mask)

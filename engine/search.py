@@ -62,9 +62,9 @@ class EditorOptions:
         attempts: rounds of optimisation, each with another pseudonym, before a person is given up (masked). Where some
             guide still sees a person who passed, or some crop stays weak, one more round goes on where the best ended.
         further: share of a round's steps that one takes which goes on.
-        strength: of what is applied and verified: up to 1 so much of the direction's arc, from there on as many times
-            the change of the latents that the whole arc makes. The search is at 1, so that who takes no part in it is
-            left behind, too; a longer arc leads no further away from the person (benchmarks/PRIOR.md).
+        strength: of what is searched, verified and applied: up to 1 so much of the direction's arc, from there on as
+            many times the change of the latents that the whole arc makes; a longer arc leads no further away from the
+            person (benchmarks/PRIOR.md).
         boosts: multiples of the strength, ascending: a person takes the least with which no guide sees them and no crop
             is weak, and a weak frame is edited again with those beyond, until it is weak no more.
         transition: edits over which a changed direction moves along its arc.
@@ -82,7 +82,7 @@ class EditorOptions:
     searches: int = 1
     attempts: int = 4
     further: float = 0.5
-    strength: float = 2.0
+    strength: float = 1.6
     boosts: tuple[float, ...] = (1.15, 1.3)
     transition: int = 12
     between: float = 0.0
@@ -396,6 +396,7 @@ class DirectionSearch:
             self.options.optimise,
             self.shares,
             None if source.rims is None else source.rims[: self.options.key_crops],
+            self.options.strength,
         )
 
     def _stopping(self) -> bool:

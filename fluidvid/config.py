@@ -194,7 +194,7 @@ class EditConfig(_Section):
         "geodesic", "how the direction is applied in h-space", flag="--geometry"
     )
     strength: float = _option(
-        2.0,
+        1.6,
         "strength of the edit: below 1 part of the way to the other face, above 1 beyond it, further from the person; "
         "people who are still recognised take up to 1.3 times as much",
         flag="--strength",
@@ -218,7 +218,7 @@ class EditConfig(_Section):
     max_held: int = _option(3, "a face held longer than this many frames between detections is masked", ge=0, le=60)
     key_frames: int = _option(6, "pictures per person the direction is found on", ge=2, le=8)
     iterations: int = _option(
-        24, "optimisation steps of a search, each on one picture", flag="--iterations", ge=1, le=1000
+        20, "optimisation steps of a search, each on one picture", flag="--iterations", ge=1, le=1000
     )
     searches: int = _option(
         1, "pseudonyms that are searched for a person; the one that looks most like a face is taken", ge=1, le=4

@@ -234,7 +234,7 @@ def test_a_search_stays_near_where_its_pseudonym_begins(parts: dict[str, Any], a
     def moved(begun: float, start: torch.Tensor | None) -> float:
         """How far a search that suppresses leads from its start."""
         weights = dict.fromkeys(vars(losses.LossWeights()), 0.0) | {"suppress": 10.0, "begun": begun}
-        options = OptimiseOptions(steps=12, weights=losses.LossWeights(**weights))
+        options = OptimiseOptions(steps=12, refining_rate=0.14, weights=losses.LossWeights(**weights))
         found = search(candidates=[Candidate(1, start=start)], options=options)
         return float((found.coordinates - (0 if start is None else start)).norm())
 
@@ -802,6 +802,20 @@ def test_directions_tried_on_the_same_crops_are_applied_as_to_any(parts: dict[st
             applied, *_ = search.apply(source.crops, values.expand(3, *values.shape), noise, boost)
             torch.testing.assert_close(tried(Direction(values, noise, boost)), applied, atol=1e-4, rtol=1e-4)
             assert (applied - source.crops).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0, 1.7])
+def test_a_search_sees_what_will_be_applied(parts: dict[str, Any], strength: float) -> None:
+    editor = _editor(parts, replace(EASY, strength=strength))
+    search = editor.search
+    source = search.source(editor._crops(faces(2)))
+    noise = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(2))
+    coordinates = search.space.zero() + 0.1
+    tried = search.objective(source, noise).pictures(coordinates)
+    direction = search.direction(Known(coordinates, noise, None, Provenance("")))
+    applied, *_ = search.apply(source.crops, direction.values.expand(2, *direction.values.shape), noise, strength)
+    torch.testing.assert_close(tried, applied, atol=1e-4, rtol=1e-4)
+    assert (tried - source.crops).abs().max() > 1e-3
 
 
 def test_a_boost_of_the_same_direction_asks_no_network_again(

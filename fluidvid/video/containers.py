@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import av
 from av.audio.layout import AudioLayout
@@ -45,6 +46,8 @@ class Target:
     refused: frozenset[str] = frozenset()
 
 
+SAMPLES = "pcm_s16le"
+"""What sound becomes whose own codec a container does not hold, where that loses nothing."""
 _TRANSPORT = frozenset(
     {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "aac", "ac3", "eac3", "mp2", "mp3", "opus", "dts", "truehd"}
     | {"dvb_subtitle", "dvb_teletext"}
@@ -99,7 +102,7 @@ def add_copy(out: OutputContainer, stream: Stream, muxer: str) -> Stream:
     """
     if not isinstance(stream, AudioStream):
         return out.add_stream_from_template(stream, opaque=True)
-    layout = _layout(stream, muxer)
+    layout = _layout(stream, muxer, stream.codec_context.codec.canonical_name)
     with av.open(io.BytesIO(), "w", format=muxer) as trial:
         _add_sound(trial, stream, layout)
         try:
@@ -116,14 +119,25 @@ def _add_sound(out: OutputContainer, stream: AudioStream, layout: AudioLayout | 
     return made
 
 
-def _layout(stream: AudioStream, muxer: str) -> AudioLayout | None:
+def add_samples(out: OutputContainer, stream: AudioStream, muxer: str) -> AudioStream:
+    """Add a stream for the samples of a source's sound, which are not compressed any more: `SAMPLES`.
+
+    Raises:
+        av.FFmpegError: it cannot be added.
+        ValueError: the container does not hold so many channels of it.
+    """
+    layout = _layout(stream, muxer, SAMPLES) or stream.layout
+    return cast(AudioStream, out.add_stream(SAMPLES, rate=stream.rate, layout=layout))
+
+
+def _layout(stream: AudioStream, muxer: str, codec: str) -> AudioLayout | None:
     """Where its channels belong, which some muxers must be told of PCM; AVI, MXF and NUT give their number alone.
 
     Raises:
         ValueError: there are usual places for one to eight of them, and for no nine; FFmpeg aborts at three in FLV.
     """
     count = stream.channels
-    if muxer not in ("mp4", "flv") or not stream.codec_context.codec.canonical_name.startswith("pcm_"):
+    if muxer not in ("mp4", "flv") or not codec.startswith("pcm_"):
         return None
     if muxer == "flv" and count > 2:
         raise ValueError(f"{muxer} takes no {count} channels of it")

@@ -1,4 +1,7 @@
-"""Copies sound and subtitles packet by packet, in step with the video; everything else is dropped and listed."""
+"""Copies sound and subtitles packet by packet, in step with the video; everything else is dropped and listed.
+
+What a container does not hold changes its form where that keeps what it says: text, and sound that loses no sample.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
+from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 
-from fluidvid.video.containers import Target, add_copy, codecs_held, target_for
+from fluidvid.video.containers import SAMPLES, Target, add_copy, add_samples, codecs_held, target_for
 from fluidvid.video.headers import SPEAKING, without_speaker, without_words
 from fluidvid.video.info import UNKNOWN, VideoInfo
 from fluidvid.video.metadata import identifying
@@ -23,6 +28,8 @@ from fluidvid.video.silence import Untimed, untimed
 from fluidvid.video.subtitles import ASS_HEADER, TEXT_CODECS, packet_of, text_of
 
 _WHY = {"picture": "cover art or thumbnail", "data": "may hold places and times", "attachment": "attached file"}
+_BY_ITSELF = frozenset({"pcm_mulaw", "pcm_alaw", "adpcm_ms", "adpcm_ima_wav"})
+"""Sound of 16 bits at most, of which every packet is decoded without another one: G.711 and ADPCM of cameras."""
 _PRIMING = Fraction(1, 5)
 """Sound before an edit list's start that decoders need to start cleanly; what lies further ahead was cut away."""
 
@@ -201,7 +208,27 @@ class StreamCopier:
             packet.duration = duration
         elif not self._within(copied, packet, pts * base):
             return
+        elif copied.converts_to is not None:
+            packet = self._samples(packet, copied)
+            if not packet.size:
+                return
+            packet.pts = packet.dts = pts
+            packet.duration = duration
+            packet.time_base = base
         self._place(out, copied, packet, base)
+
+    def _samples(self, packet: Packet[Stream], copied: _Copied) -> Packet[Stream]:
+        """The samples of a packet of sound: as many as it would be heard as."""
+        sound, samples = copied.source, []
+        assert isinstance(sound, AudioStream)
+        try:
+            for frame in sound.decode(cast("Packet[AudioStream]", packet)):
+                samples += [made.to_ndarray().tobytes() for made in AudioResampler("s16").resample(frame)]
+        except av.FFmpegError as error:
+            note = f"parts of audio stream {sound.index} cannot be decoded and are missing ({error.strerror})"
+            if note not in self.report.warnings:
+                self.report.warnings.append(note)
+        return Packet(b"".join(samples))
 
     def _unnamed(self, packet: Packet[Stream], copied: _Copied) -> Packet[Stream]:
         data = bytes(packet)
@@ -305,7 +332,8 @@ class StreamCopier:
         copied.out.disposition = stream.disposition
         if isinstance(stream, AudioStream):
             step = 1 / (self._info.average_rate or Fraction(25))
-            copied.untimed = untimed(self._target.muxer, codec, stream.rate, stream.channels, step)
+            stored = copied.converts_to or codec
+            copied.untimed = untimed(self._target.muxer, stored, stream.rate, stream.channels, step)
         self._copied[stream.index] = copied
 
     def _better(self, kind: str, codec: str) -> str | None:
@@ -332,6 +360,9 @@ class StreamCopier:
                     made.codec_context.extradata = header
                     self.report.dropped_metadata.append(f"{taken} in the header of {kind} stream {stream.index}")
             return _Copied(stream, made, kind, codec)
+        if isinstance(stream, AudioStream) and codec in _BY_ITSELF and SAMPLES in codecs_held(target):
+            self.report.converted.append(f"audio stream {stream.index}: {codec} to {SAMPLES}, nothing is lost")
+            return _Copied(stream, add_samples(out, stream, target.muxer), kind, codec, SAMPLES)
         wanted = target.subtitles
         if kind != "subtitle" or codec not in TEXT_CODECS or wanted is None:
             return None

@@ -261,6 +261,13 @@ def rewrite(source: Path, target: Path, edit: Edit | None = None, **options: Any
     return writer.report, reader
 
 
+def heard(path: Path) -> tuple[NDArray[np.int16], list[float]]:
+    """The samples of the first sound, one channel of 16 bits, and the time of every packet, seconds."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=0))
+        return np.concatenate([frame.to_ndarray()[0] for frame in frames]), [float(frame.time or 0) for frame in frames]
+
+
 def planes(path: Path) -> list[list[NDArray[Any]]]:
     """The native planes of every decoded picture, without padding."""
     with av.open(str(path)) as container:

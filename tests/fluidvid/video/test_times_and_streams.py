@@ -22,7 +22,7 @@ from fluidvid.video.containers import codecs_held, target_for
 from fluidvid.video.info import picture_orientation
 from fluidvid.video.orientation import Orientation
 from fluidvid.video.silence import Untimed
-from tests.fluidvid.video.media_files import SUBTITLES, Recipe, build, rewrite, see
+from tests.fluidvid.video.media_files import RATE, SUBTITLES, Recipe, build, heard, rewrite, see
 
 UNEVEN = (0, 1001, 2002, 9000, 9500, 12000, 30000, 30400, 47000)
 
@@ -133,9 +133,56 @@ def test_a_stream_the_container_cannot_hold_is_dropped_with_the_reason(clip: Pat
 
 
 def test_a_dropped_stream_is_not_sent_where_it_was_refused(clip: Path, tmp_path: Path) -> None:
-    report, _ = rewrite(build(tmp_path / "in.mov", clip, Recipe(audio=["pcm_alaw"])), tmp_path / "out.mkv")
+    report, _ = rewrite(build(tmp_path / "in.mov", clip, Recipe(audio=["pcm_f32be"])), tmp_path / "out.mkv")
     (line,) = report.dropped_streams
     assert line.endswith("choose a file name ending in .mov to keep it")
+
+
+@pytest.mark.parametrize(
+    ("codec", "first", "suffix"),
+    [
+        ("pcm_alaw", "in.mov", ".mkv"),
+        ("pcm_mulaw", "in.mov", ".mp4"),
+        ("adpcm_ms", "in.avi", ".mkv"),
+        ("adpcm_ima_wav", "in.avi", ".mkv"),
+    ],
+)
+def test_sound_of_cameras_keeps_its_samples_where_its_codec_has_no_place(
+    clip: Path, tmp_path: Path, codec: str, first: str, suffix: str
+) -> None:
+    source = build(tmp_path / first, clip, Recipe("mpeg4", audio=[codec], time_base=Fraction(1, 30), pts=range(24)))
+    result = tmp_path / f"out{suffix}"
+    report, _ = rewrite(source, result)
+    assert not report.dropped_streams and len(see(result).times) == 24
+    assert report.converted == (f"audio stream 1: {codec} to pcm_s16le, nothing is lost",)
+    (before, begun), (after, begins) = heard(source), heard(result)
+    assert after.any() and np.array_equal(after, before)
+    assert begins == pytest.approx(begun, abs=0.001)
+
+
+def test_a_part_keeps_the_samples_of_its_sound_alone(clip: Path, tmp_path: Path) -> None:
+    source = build(tmp_path / "in.mov", clip, Recipe(audio=["pcm_mulaw"]))
+    rewrite(source, tmp_path / "out.mkv", start=Fraction(1, 4), end=Fraction(1, 2))
+    (whole, _), (part, begins) = heard(source), heard(tmp_path / "out.mkv")
+    assert part.size / RATE == pytest.approx(0.25, abs=2 * 1024 / RATE)
+    assert 0 <= begins[0] < 1024 / RATE
+    assert part.tobytes() in whole.tobytes()
+
+
+def test_a_packet_that_is_no_sound_is_missing_and_said(clip: Path, tmp_path: Path) -> None:
+    recipe = Recipe("mpeg4", audio=["adpcm_ima_wav"], time_base=Fraction(1, 30), pts=range(24))
+    source = build(tmp_path / "in.avi", clip, recipe)
+    with av.open(str(source)) as container:
+        whole = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    data = source.read_bytes()
+    assert data.count(whole[1]) == 1
+    source.write_bytes(data.replace(whole[1], b"\xff" * len(whole[1])))  # a step of 255 where 88 is the last
+    report, _ = rewrite(source, tmp_path / "out.mkv")
+    assert [line for line in report.warnings if "cannot be decoded" in line] == [
+        "parts of audio stream 1 cannot be decoded and are missing (Invalid data found when processing input)"
+    ]
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert len([packet for packet in container.demux(audio=0) if packet.size]) == len(whole) - 1
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class LossWeights:
     """Weight of each term; 0 turns it off."""
 
     suppress: float = 450.0
-    displace: float = 400.0
+    displace: float = 140.0
     apart: float = 40.0
     begun: float = 2500.0
     brows: float = 3000.0

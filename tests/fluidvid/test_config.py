@@ -76,7 +76,7 @@ def test_file_and_flag_give_the_same_tree(key: str, tmp_path: Path) -> None:
         "edit.strength": "0.75",
         "edit.backbone": "folder",
         "edit.min_face": "50",
-        "edit.iterations": "20",
+        "edit.iterations": "21",
         "mask.kind": "pixelate",
         "media.start": "1:02.5",
         "media.end": "70",

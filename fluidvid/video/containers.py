@@ -124,8 +124,10 @@ def add_samples(out: OutputContainer, stream: AudioStream, muxer: str) -> AudioS
 
     Raises:
         av.FFmpegError: it cannot be added.
-        ValueError: the container does not hold so many channels of it.
+        ValueError: the container does not hold so many channels of it, or no such rate.
     """
+    if muxer == "flv" and stream.rate not in (11025, 22050, 44100):  # FFmpeg's muxer calls 8 and 16 kHz 5.5
+        raise ValueError(f"{muxer} takes no samples of {stream.rate} Hz")
     layout = _layout(stream, muxer, SAMPLES) or stream.layout
     return cast(AudioStream, out.add_stream(SAMPLES, rate=stream.rate, layout=layout))
 

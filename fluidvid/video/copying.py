@@ -361,8 +361,9 @@ class StreamCopier:
                     self.report.dropped_metadata.append(f"{taken} in the header of {kind} stream {stream.index}")
             return _Copied(stream, made, kind, codec)
         if isinstance(stream, AudioStream) and codec in _BY_ITSELF and SAMPLES in codecs_held(target):
+            samples = add_samples(out, stream, target.muxer)
             self.report.converted.append(f"audio stream {stream.index}: {codec} to {SAMPLES}, nothing is lost")
-            return _Copied(stream, add_samples(out, stream, target.muxer), kind, codec, SAMPLES)
+            return _Copied(stream, samples, kind, codec, SAMPLES)
         wanted = target.subtitles
         if kind != "subtitle" or codec not in TEXT_CODECS or wanted is None:
             return None

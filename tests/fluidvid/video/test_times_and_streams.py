@@ -160,6 +160,14 @@ def test_sound_of_cameras_keeps_its_samples_where_its_codec_has_no_place(
     assert begins == pytest.approx(begun, abs=0.001)
 
 
+def test_sound_of_cameras_is_dropped_where_its_rate_has_no_place(clip: Path, tmp_path: Path) -> None:
+    """FFmpeg's FLV muxer writes PCM of 8 kHz as if it were of 5.5."""
+    report, _ = rewrite(build(tmp_path / "in.avi", clip, Recipe("mpeg4", audio=["adpcm_ms"])), tmp_path / "out.flv")
+    assert not see(tmp_path / "out.flv").of("audio")
+    assert report.converted == ()
+    assert any("8000 Hz" in line and ".avi" in line for line in report.dropped_streams)
+
+
 def test_a_part_keeps_the_samples_of_its_sound_alone(clip: Path, tmp_path: Path) -> None:
     source = build(tmp_path / "in.mov", clip, Recipe(audio=["pcm_mulaw"]))
     rewrite(source, tmp_path / "out.mkv", start=Fraction(1, 4), end=Fraction(1, 2))

@@ -53,6 +53,9 @@ _TRANSPORT = frozenset(
     | {"dvb_subtitle", "dvb_teletext"}
 )
 _PROGRAM = frozenset({"mpeg1video", "mpeg2video", "mp2", "mp3", "ac3", "dvd_subtitle"})
+_FLV_RATES = {"pcm_alaw": (8000,), "pcm_mulaw": (8000,)}
+_FLV_PCM_RATES = (5512, 11025, 22050, 44100)
+"""Rates, in Hz, that FLV can tell of sound that is not compressed; FFmpeg takes others, to be played as these."""
 _NOT_IN_MP4 = frozenset({"truehd"})
 _NOT_IN_MOV = frozenset({"vp8", "vp9", "av1", "flac", "opus"})
 
@@ -126,8 +129,6 @@ def add_samples(out: OutputContainer, stream: AudioStream, muxer: str) -> AudioS
         av.FFmpegError: it cannot be added.
         ValueError: the container does not hold so many channels of it, or no such rate.
     """
-    if muxer == "flv" and stream.rate not in (11025, 22050, 44100):  # FFmpeg's muxer calls 8 and 16 kHz 5.5
-        raise ValueError(f"{muxer} takes no samples of {stream.rate} Hz")
     layout = _layout(stream, muxer, SAMPLES) or stream.layout
     return cast(AudioStream, out.add_stream(SAMPLES, rate=stream.rate, layout=layout))
 
@@ -136,13 +137,16 @@ def _layout(stream: AudioStream, muxer: str, codec: str) -> AudioLayout | None:
     """Where its channels belong, which some muxers must be told of PCM; AVI, MXF and NUT give their number alone.
 
     Raises:
-        ValueError: there are usual places for one to eight of them, and for no nine; FFmpeg aborts at three in FLV.
+        ValueError: there are usual places for one to eight of them, and for no nine; FFmpeg aborts at three in FLV,
+            which has few rates, too.
     """
     count = stream.channels
     if muxer not in ("mp4", "flv") or not codec.startswith("pcm_"):
         return None
     if muxer == "flv" and count > 2:
         raise ValueError(f"{muxer} takes no {count} channels of it")
+    if muxer == "flv" and stream.rate not in _FLV_RATES.get(codec, _FLV_PCM_RATES):
+        raise ValueError(f"{muxer} takes no samples of {stream.rate} Hz")
     if stream.layout.name != f"{count} channels":
         return stream.layout
     try:

@@ -47,6 +47,7 @@ class Recipe:
     sar: Fraction | None = None
     colour: tuple[int, int, int, int] | None = None  # range, primaries, transfer, matrix
     audio: Sequence[str] = ()
+    rate: int = RATE
     subtitles: str | None = None
     cover: bool = False
     attachment: bool = False
@@ -61,7 +62,7 @@ def build(path: Path, clip: Path, recipe: Recipe) -> Path:
         if path.suffix in (".mp4", ".mov"):
             out.container_options["movie_timescale"] = str(recipe.time_base.denominator)
         video = _video(out, recipe)
-        sounds = [_audio(out, codec, n) for n, codec in enumerate(recipe.audio)]
+        sounds = [_audio(out, codec, n, recipe.rate) for n, codec in enumerate(recipe.audio)]
         text: Any = out.add_stream(recipe.subtitles) if recipe.subtitles else None
         if text is not None:
             text.codec_context.subtitle_header = ASS_HEADER
@@ -125,17 +126,17 @@ def _encode(out: av.container.OutputContainer, video: VideoStream, clip: Path, r
     out.mux(video.encode(None))
 
 
-def _audio(out: av.container.OutputContainer, codec: str, number: int) -> AudioStream:
-    stream = out.add_stream(codec, rate=RATE, layout="mono")
+def _audio(out: av.container.OutputContainer, codec: str, number: int, rate: int) -> AudioStream:
+    stream = out.add_stream(codec, rate=rate, layout="mono")
     assert isinstance(stream, AudioStream)
     stream.metadata["language"] = ("deu", "fra")[number]
-    stream.time_base = Fraction(1, RATE)
+    stream.time_base = Fraction(1, rate)
     return stream
 
 
 def _tone(out: av.container.OutputContainer, stream: AudioStream, number: int, recipe: Recipe) -> None:
-    first = round(recipe.pts[0] * recipe.time_base * RATE)
-    last = round((recipe.pts[-1] + 1001) * recipe.time_base * RATE)
+    first = round(recipe.pts[0] * recipe.time_base * recipe.rate)
+    last = round((recipe.pts[-1] + 1001) * recipe.time_base * recipe.rate)
     step = min(1024, stream.codec_context.frame_size or 1024)
     for at in range(first, last, step):
         wave = np.sin(np.arange(at, at + step, dtype=np.float32) * np.float32(0.2 + 0.1 * number))[None]
@@ -143,7 +144,7 @@ def _tone(out: av.container.OutputContainer, stream: AudioStream, number: int, r
         kind = {"s16": np.int16, "s32": np.int32}.get(form.rstrip("p"))
         samples = (wave * 20000).astype(kind) if kind is not None else wave
         frame = av.AudioFrame.from_ndarray(samples, format=form, layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = RATE, at, Fraction(1, RATE)
+        frame.sample_rate, frame.pts, frame.time_base = recipe.rate, at, Fraction(1, recipe.rate)
         out.mux(stream.encode(frame))
     out.mux(stream.encode(None))
 

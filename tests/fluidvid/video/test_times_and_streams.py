@@ -214,23 +214,32 @@ def test_what_a_muxer_lists_and_then_refuses_is_dropped_or_replaced(
 
 
 @pytest.mark.parametrize(
-    ("codec", "suffix", "kept"),
+    ("codec", "rate", "suffix", "kept"),
     [
-        ("pcm_s16le", ".flv", True),
-        ("libmp3lame", ".flv", False),
-        ("libmp3lame", ".mp4", False),
-        ("libmp3lame", ".mkv", True),
+        ("pcm_s16le", 44_100, ".flv", True),
+        ("pcm_s16le", 22_050, ".flv", True),
+        ("pcm_s16le", 16_000, ".flv", False),
+        ("pcm_s16le", 8000, ".flv", False),
+        ("pcm_mulaw", 8000, ".flv", True),
+        ("pcm_mulaw", 22_050, ".flv", False),
+        ("libmp3lame", 8000, ".flv", False),
+        ("libmp3lame", 8000, ".mp4", False),
+        ("libmp3lame", 8000, ".mkv", True),
     ],
 )
 def test_sound_of_an_unusual_rate_or_without_a_layout(
-    clip: Path, tmp_path: Path, codec: str, suffix: str, kept: bool
+    clip: Path, tmp_path: Path, codec: str, rate: int, suffix: str, kept: bool
 ) -> None:
-    """FFmpeg's FLV muxer aborts the process where PCM has no layout; others refuse MP3 of 8 kHz at the end."""
-    source = build(tmp_path / "in.mkv", clip, Recipe(audio=[codec]))
+    """FFmpeg's FLV muxer aborts the process where PCM has no layout, and takes PCM of 8 and 16 kHz, which is then
+    played as if it were of 5.5; others refuse MP3 of 8 kHz at the end."""
+    other = ".mov" if codec == "pcm_mulaw" else ".mkv"
+    source = build(tmp_path / f"in{other}", clip, Recipe(audio=[codec], rate=rate))
     report, _ = rewrite(source, tmp_path / f"out{suffix}")
     sound = see(tmp_path / f"out{suffix}").of("audio")
     assert [o.hashes for o in sound] == ([see(source).of("audio")[0].hashes] if kept else [])
-    assert any("8000 Hz" in line and ".mkv" in line for line in report.dropped_streams) == (not kept)
+    with av.open(str(tmp_path / f"out{suffix}")) as result:
+        assert [s.rate for s in result.streams.audio] == ([rate] if kept else [])
+    assert any(f"{rate} Hz" in line and other in line for line in report.dropped_streams) == (not kept)
 
 
 DELAY, GAP, PIECE = 18_000, 24_000, 1536

@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 
 from fluidvid.geometry import invert, transform
 from fluidvid.masks import Region, clip_region
+from fluidvid.trackers.align import BLUR, BLURRED_BELOW
 
 Matrix = NDArray[np.float64]
 """`(2, 3)` similarity from frame pixels to crop pixels."""
+AVERAGED_ABOVE = 1.5
+"""Crop pixels per frame pixel from which a residual is averaged before it is warped, which would alias."""
+CORRECTIONS = 2
+"""Rounds in which a residual is sharpened before it is warped, see `_restored`."""
 
 
 def crop_footprint(matrix: Matrix, size: int, shape: tuple[int, ...]) -> Region | None:
@@ -24,6 +29,9 @@ def crop_footprint(matrix: Matrix, size: int, shape: tuple[int, ...]) -> Region 
 
 def add_residual(canvas: NDArray[np.uint8], residual: NDArray[np.float32], matrix: Matrix) -> Region | None:
     """Add a crop's residual to the frame, in place: `frame + warp^-1(residual)`, clipped.
+
+    The same crop, cut from the frame again, shows the residual as it was: what interpolation takes from it would leave
+    the source's own fine detail in the face, by which recognisers find the person again.
 
     Args:
         canvas: `(H, W, 3)` uint8 RGB, changed in place.
@@ -46,7 +54,8 @@ def add_residual(canvas: NDArray[np.uint8], residual: NDArray[np.float32], matri
     if region is None:
         return None
     x1, y1, x2, y2 = region
-    if scale > 1.5:  # the face is smaller than the crop: average first, linear warping alone would alias
+    residual = _restored(residual, scale)
+    if scale > AVERAGED_ABOVE:
         smaller = max(8, round(size / scale))
         residual = cv2.resize(residual, (smaller, smaller), interpolation=cv2.INTER_AREA).astype(np.float32)
         # Pixel centres: u' + .5 = (u + .5) * smaller / size.
@@ -65,6 +74,28 @@ def add_residual(canvas: NDArray[np.uint8], residual: NDArray[np.float32], matri
     patch = canvas[y1:y2, x1:x2]
     canvas[y1:y2, x1:x2] = np.clip(np.rint(patch + warped), 0, 255).astype(np.uint8)
     return region
+
+
+def _restored(residual: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """A residual with what warping into the frame, and cutting the crop again, will take from it.
+
+    That is about a Gaussian mean, undone by the iteration of Van Cittert (1931).
+
+    Args:
+        residual: `(S, S, 3)` float32.
+        scale: crop pixels per frame pixel.
+    """
+    linear = 1 / 6  # variance of linear interpolation, in squares of the grid's pixels
+    if scale > AVERAGED_ABOVE:
+        variance = (1 / 12 + linear) * scale**2
+    elif scale < BLURRED_BELOW:
+        variance = linear + BLUR**2
+    else:
+        variance = linear + (linear * scale**2 if scale < 1 else 0.0)
+    found = residual
+    for _ in range(CORRECTIONS):
+        found = found + residual - cv2.GaussianBlur(found, (0, 0), math.sqrt(variance))
+    return found
 
 
 def blend(canvas: NDArray[np.uint8], cover: NDArray[np.uint8], region: Region, weight: float) -> None:

@@ -10,6 +10,10 @@ SOFT, SOFTENED = 0.08, 0.06
 """What lies outside the picture is blurred by a Gaussian of this standard deviation, entirely so from this distance to
 the edge on, both in sides of the crop: a mirrored face must not look like a second one. FFHQ's crops are made so."""
 
+BLUR, BLURRED_BELOW = 0.45, 0.75
+"""Standard deviation, in crop pixels, of the Gaussian that keeps a larger picture from aliasing, and crop pixels per
+picture pixel below which it is applied."""
+
 
 def crop(image: NDArray[np.uint8], matrix: ArrayLike, size: int) -> NDArray[np.uint8]:
     """Sample an aligned square crop without aliasing.
@@ -30,8 +34,8 @@ def crop(image: NDArray[np.uint8], matrix: ArrayLike, size: int) -> NDArray[np.u
     if not np.isfinite(m).all() or scale < 1e-9:
         raise ValueError(f"an aligned crop needs a finite, invertible transform, got {m.tolist()}")
     part, moved = _around(image, m, size, scale)
-    if scale < 0.75:
-        part = np.asarray(cv2.GaussianBlur(part, (0, 0), 0.45 / scale), dtype=np.uint8)
+    if scale < BLURRED_BELOW:
+        part = np.asarray(cv2.GaussianBlur(part, (0, 0), BLUR / scale), dtype=np.uint8)
     how = cv2.INTER_LINEAR if scale < 1 else cv2.INTER_CUBIC
     sampled = np.asarray(cv2.warpAffine(part, moved, (size, size), flags=how, borderMode=cv2.BORDER_REFLECT), np.uint8)
     return _softened_outside(sampled, part.shape[:2], moved)

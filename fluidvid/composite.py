@@ -30,8 +30,9 @@ def crop_footprint(matrix: Matrix, size: int, shape: tuple[int, ...]) -> Region 
 def add_residual(canvas: NDArray[np.uint8], residual: NDArray[np.float32], matrix: Matrix) -> Region | None:
     """Add a crop's residual to the frame, in place: `frame + warp^-1(residual)`, clipped.
 
-    The same crop, cut from the frame again, shows the residual as it was: what interpolation takes from it would leave
-    the source's own fine detail in the face, by which recognisers find the person again.
+    The same crop, cut from the frame again, shows nearly the residual as it was, but for what lies beyond the frame and
+    what is finer than its pixels: what interpolation takes from it would leave the source's own fine detail in the
+    face, by which recognisers find the person again.
 
     Args:
         canvas: `(H, W, 3)` uint8 RGB, changed in place.
